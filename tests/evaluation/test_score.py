@@ -1,0 +1,115 @@
+"""Bits per byte against transformers' own loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.run import evaluate
+from tokensurgeon.evaluation.score import collect_states, score_text
+from tokensurgeon.evaluation.texts import load_texts, python_text, split_bytes
+
+TEXT = "The value of the object is 42.\nNaïve café, 日本."
+
+
+@pytest.fixture(scope="module")
+def loaded(zoo):
+    return load_model(zoo["gpt"])
+
+
+def test_bits_per_byte_is_the_models_loss(loaded):
+    score = score_text(loaded.model, loaded.encode, loaded.prefix, [TEXT])
+    ids = torch.tensor([[loaded.prefix, *loaded.encode(TEXT)]])
+    with torch.no_grad():
+        loss = loaded.model(input_ids=ids, labels=ids).loss.item()
+    expected = loss * (ids.shape[1] - 1) / math.log(2) / len(TEXT.encode())
+    assert score.bits_per_byte == pytest.approx(expected, rel=1e-5)
+
+
+def test_groups_and_watched_mass(loaded):
+    ids = loaded.encode(TEXT)
+    mask = torch.zeros(loaded.model.config.vocab_size, dtype=torch.bool)
+    mask[ids[::2]] = True
+    watched = torch.tensor([1, 5, 9])
+    score = score_text(
+        loaded.model, loaded.encode, loaded.prefix, [TEXT], groups={"a": mask, "b": ~mask}, watched=watched
+    )
+    (count_a, nats_a), (count_b, nats_b) = score.groups["a"], score.groups["b"]
+    assert count_a + count_b == len(ids) and nats_a + nats_b == pytest.approx(score.nats, rel=1e-6)
+    with torch.no_grad():
+        logits = loaded.model(input_ids=torch.tensor([[loaded.prefix, *ids]])).logits[0, :-1]
+    assert score.mass == pytest.approx(logits.softmax(-1)[:, watched].sum(-1).mean().item(), rel=1e-4)
+
+
+def test_without_a_prefix_the_first_token_is_not_scored(loaded):
+    assert score_text(loaded.model, loaded.encode, None, [TEXT]).positions == len(loaded.encode(TEXT)) - 1
+
+
+def test_states_times_head_are_the_logits(loaded):
+    seen = collect_states(loaded.model, loaded.encode, loaded.prefix, [TEXT])
+    with torch.no_grad():
+        logits = loaded.model(input_ids=torch.tensor([[loaded.prefix, *loaded.encode(TEXT)]])).logits[0]
+    head = loaded.model.get_output_embeddings().weight
+    torch.testing.assert_close(seen.states @ head.T, logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.log_normaliser, logits.logsumexp(-1))
+
+
+def test_states_of_a_model_that_scales_its_logits():
+    from transformers import CohereConfig, CohereForCausalLM
+
+    config = CohereConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        logit_scale=0.25, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = CohereForCausalLM(config).eval()
+    seen = collect_states(model, lambda _: [5, 6, 7], None, ["x"])
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[5, 6, 7]])).logits[0]
+    torch.testing.assert_close(seen.states @ model.lm_head.weight.T, logits, rtol=1e-3, atol=1e-4)
+
+
+def test_pieces_are_the_text_and_fit():
+    text = python_text(20_000) + "é" * 3000
+    pieces = split_bytes(text, 1000)
+    assert "".join(pieces) == text and max(len(p.encode()) for p in pieces) <= 1000
+
+
+def test_python_text_is_as_long_as_asked():
+    assert 0.9 * 30_000 < len(python_text(30_000).encode()) < 1.1 * 30_000
+
+
+def test_text_files(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("é" * 100)
+    assert load_texts([path])["a.txt"] == "é" * 100
+    assert load_texts([path], 51)["a.txt"] == "é" * 25  # a character cut by the limit is left out
+    assert list(load_texts([])) == ["python-topics"]
+    for content, message in ((b"", "empty"), (b"\xff\xfe", "not UTF-8")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            load_texts([path])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_texts([Path("/no/such/file")])
+
+
+def test_evaluate_splits_by_provenance(zoo, tmp_path):
+    report = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8))
+    text = {"t": TEXT}
+    result = evaluate(str(tmp_path / "out"), text)["texts"]["t"]
+    ids = report.donor.vocabulary.encode(TEXT)
+    shared = sum(report.alignment.source[i] >= 0 for i in ids)
+    assert result["groups"]["shared"]["tokens"] == shared and result["groups"]["new"]["tokens"] == len(ids) - shared
+    assert 0 <= result["dead_mass"] < 1e-4
+    assert evaluate(str(zoo["gpt"]), text)["texts"]["t"]["groups"] == {}
+
+
+def test_a_model_that_does_not_load(copy_of):
+    broken = copy_of("gpt")
+    (broken / "config.json").write_text('{"model_type": "martian"}')
+    with pytest.raises(InputError, match="cannot load"):
+        load_model(broken)

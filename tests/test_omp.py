@@ -1,0 +1,191 @@
+"""The solver against scikit-learn and against the definition."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import orthogonal_mp
+
+import tokensurgeon.omp as omp
+from tokensurgeon import InputError, solve_omp
+from tokensurgeon.transfer import transfer
+
+
+def problem(n=40, m=700, d=48, seed=0, spread=True):
+    generator = torch.Generator().manual_seed(seed)
+    atoms = torch.randn(m, d, generator=generator)
+    if spread:  # embeddings have rows of very different norm, and a common direction
+        atoms = (atoms + torch.randn(d, generator=generator)) * torch.rand(m, 1, generator=generator).add(0.1)
+    return torch.randn(n, d, generator=generator), atoms
+
+
+def reference(targets, atoms, k):
+    norms = atoms.double().norm(dim=1, keepdim=True)
+    unit = (atoms.double() / norms).numpy()
+    coefficients = orthogonal_mp(unit.T, targets.double().numpy().T, n_nonzero_coefs=k)
+    return coefficients.reshape(len(atoms), -1).T / norms.numpy().T
+
+
+def dense(solution, m):
+    full = torch.zeros(len(solution.indices), m, dtype=torch.float64)
+    return full.scatter_add_(1, solution.indices, solution.values.double()).numpy()
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 24])
+@pytest.mark.parametrize("scan", [torch.float32, torch.bfloat16])
+def test_agrees_with_scikit_learn(monkeypatch, k, scan):
+    monkeypatch.setattr(omp, "_scan_dtype", lambda _: scan)
+    targets, atoms = problem()
+    solution = solve_omp(targets, atoms, k)
+    expected = reference(targets, atoms, k)
+    for row, indices in zip(expected, solution.indices, strict=True):
+        assert set(np.flatnonzero(row)) == set(indices.tolist())
+    np.testing.assert_allclose(dense(solution, len(atoms)), expected, rtol=1e-3, atol=1e-4)
+    error = np.linalg.norm(targets.numpy() - expected @ atoms.double().numpy(), axis=1)
+    np.testing.assert_allclose(solution.residual, error, rtol=1e-4)
+    assert (solution.n_active == k).all()
+
+
+def test_scan_in_bfloat16_is_certified(monkeypatch):
+    """Atoms so alike that bfloat16 cannot tell them apart: the float32 winner must still be picked."""
+    generator = torch.Generator().manual_seed(3)
+    centre = torch.randn(64, generator=generator)
+    atoms = centre + 1e-3 * torch.randn(900, 64, generator=generator)
+    targets = centre + 1e-3 * torch.randn(30, 64, generator=generator)
+    solutions = []
+    for scan in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(omp, "_scan_dtype", lambda _, scan=scan: scan)
+        solutions.append(solve_omp(targets, atoms, 1))
+    correlation = (targets / targets.norm(dim=1, keepdim=True)) @ (atoms / atoms.norm(dim=1, keepdim=True)).T
+    for solution in solutions:
+        picked = correlation.gather(1, solution.indices)[:, 0]
+        torch.testing.assert_close(picked, correlation.amax(dim=1), rtol=0, atol=5e-7)
+
+
+def test_a_target_that_is_an_atom_needs_one():
+    _, atoms = problem()
+    solution = solve_omp(atoms[[5]] * 3, atoms, 8)
+    assert solution.n_active.tolist() == [1]
+    assert solution.indices[0, 0] == 5
+    assert solution.values[0].tolist() == pytest.approx([3.0] + [0.0] * 7, abs=1e-5)
+    assert solution.residual[0] < 1e-4
+
+
+def test_zero_targets_get_nothing():
+    targets, atoms = problem()
+    targets[3] = 0
+    solution = solve_omp(targets, atoms, 4)
+    assert solution.n_active[3] == 0 and solution.residual[3] == 0
+    assert (solution.values[3] == 0).all() and (solution.n_active[[0, 1, 2, 4]] == 4).all()
+
+
+def test_zero_atoms_are_never_picked():
+    targets, atoms = problem()
+    atoms[::2] = 0
+    assert (solve_omp(targets, atoms, 8).indices % 2 == 1).all()
+
+
+def test_duplicate_atoms_are_picked_once_and_the_lowest_index_wins():
+    targets, atoms = problem(m=100)
+    doubled = torch.cat([atoms, atoms, atoms])
+    one, three = solve_omp(targets, atoms, 6), solve_omp(targets, doubled, 6)
+    assert torch.equal(one.indices, three.indices)
+    torch.testing.assert_close(one.values, three.values, rtol=1e-4, atol=1e-5)
+
+
+def test_dependent_atoms_stop_when_nothing_is_left():
+    """All atoms in a plane, the target outside: two atoms, then no atom can help."""
+    generator = torch.Generator().manual_seed(1)
+    atoms = torch.randn(50, 2, generator=generator) @ torch.randn(2, 16, generator=generator)
+    target = torch.randn(1, 16, generator=generator)
+    solution = solve_omp(target, atoms, 10)
+    assert solution.n_active.tolist() == [2]
+    best = np.linalg.lstsq(atoms.double().numpy().T, target[0].double().numpy(), rcond=1e-6)[0]
+    expected = np.linalg.norm(target[0].double().numpy() - best @ atoms.double().numpy())
+    assert solution.residual[0].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_nearly_dependent_atoms_keep_the_fit():
+    generator = torch.Generator().manual_seed(2)
+    atoms = torch.randn(1, 32, generator=generator) + 1e-3 * torch.randn(200, 32, generator=generator)
+    target = torch.randn(1, 32, generator=generator)
+    solution = solve_omp(target, atoms, 16)
+    chosen = atoms[solution.indices[0]].double().numpy()
+    best = np.linalg.lstsq(chosen.T, target[0].double().numpy(), rcond=None)[0]
+    expected = np.linalg.norm(target[0].double().numpy() - best @ chosen)
+    assert solution.residual[0].item() <= expected * 1.01 + 1e-4
+
+
+def test_tolerance_stops_early():
+    targets, atoms = problem()
+    loose, tight = solve_omp(targets, atoms, 30, tol=0.5), solve_omp(targets, atoms, 30)
+    assert (loose.residual <= 0.5 * targets.norm(dim=1)).all()
+    assert (loose.n_active < tight.n_active).all()
+
+
+def test_more_atoms_never_fit_worse():
+    targets, atoms = problem()
+    errors = [solve_omp(targets, atoms, k).residual for k in (1, 4, 16, 40)]
+    assert all((b <= a + 1e-5).all() for a, b in pairwise(errors))
+
+
+def test_k_up_to_all_atoms_and_beyond():
+    targets, atoms = problem(n=3, m=20, d=48)
+    assert solve_omp(targets, atoms, 20).n_active.tolist() == [20] * 3
+    with pytest.raises(InputError, match="k=21 must be from 1 to the number of anchors, 20"):
+        solve_omp(targets, atoms, 21)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])
+def test_batches_do_not_matter(batch_size):
+    targets, atoms = problem()
+    whole, parts = solve_omp(targets, atoms, 8), solve_omp(targets, atoms, 8, batch_size=batch_size)
+    assert torch.equal(whole.indices, parts.indices)
+    torch.testing.assert_close(whole.values, parts.values, rtol=1e-4, atol=1e-5)
+
+
+def test_few_atoms_and_no_targets():
+    targets, atoms = problem(m=3)
+    assert solve_omp(targets, atoms, 2).indices.max() < 3
+    empty = solve_omp(targets[:0], atoms, 2)
+    assert empty.indices.shape == (0, 2) and empty.residual.shape == (0,)
+
+
+def test_half_precision_input_is_solved_in_float32():
+    targets, atoms = problem()
+    solution = solve_omp(targets.bfloat16(), atoms.bfloat16(), 8)
+    again = solve_omp(targets.bfloat16().float(), atoms.bfloat16().float(), 8)
+    assert solution.values.dtype == torch.float32 and torch.equal(solution.indices, again.indices)
+
+
+def test_progress_reaches_the_end():
+    targets, atoms = problem()
+    seen = []
+    solve_omp(targets, atoms, 2, batch_size=16, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(16, 40), (32, 40), (40, 40)]
+
+
+@pytest.mark.parametrize("which", ["target", "atom"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_are_named(which, value):
+    targets, atoms = problem()
+    (targets if which == "target" else atoms)[7, 3] = value
+    with pytest.raises(InputError, match=rf"1 {which} rows hold NaN or infinity \(first: row 7\)"):
+        solve_omp(targets, atoms, 2)
+
+
+def test_shapes_that_do_not_fit():
+    with pytest.raises(InputError, match="equal width"):
+        solve_omp(torch.randn(3, 4), torch.randn(5, 6), 2)
+
+
+def test_transfer_is_the_weighted_sum_of_rows():
+    targets, atoms = problem()
+    rows = torch.randn(len(atoms), 20, generator=torch.Generator().manual_seed(9))
+    solution = solve_omp(targets, atoms, 5)
+    expected = torch.from_numpy(dense(solution, len(atoms))) @ rows.double()
+    torch.testing.assert_close(transfer(solution, rows).double(), expected, rtol=1e-4, atol=1e-4)
+    assert transfer(solve_omp(targets[:0], atoms, 5), rows).shape == (0, 20)

@@ -1,0 +1,56 @@
+"""The house: imports run one way, the public names exist."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import tokensurgeon
+
+ROOT = Path(tokensurgeon.__file__).parent
+# A room may import from rooms before it, and from itself.
+ORDER = (
+    "errors", "vocabulary", "alignment", "omp", "transfer", "suppress", "rows", "heldout", "config",
+    "checkpoint", "manifest", "evaluation", "verify", "report", "pipeline", "cli",
+)  # fmt: skip
+# Types only, for annotations.
+ALLOWED = {("report", "pipeline")}
+
+
+def room(name):
+    return name.split(".")[1]
+
+
+def imported(path):
+    """Full names of the modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_imports_run_one_way():
+    seen = set()
+    for path in ROOT.rglob("*.py"):
+        here = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if here not in ("__init__", "__main__"):
+            seen |= {(here, room(n)) for n in imported(path) if n.startswith("tokensurgeon.") and room(n) != here}
+    assert len(seen) > 20
+    assert not {(a, b) for a, b in seen - ALLOWED if ORDER.index(b) >= ORDER.index(a)}
+
+
+def test_the_solver_sees_tensors_only():
+    for name in ("omp", "transfer", "suppress", "rows", "heldout"):
+        foreign = {n.split(".")[0] for n in imported(ROOT / f"{name}.py")} & {
+            "pathlib",
+            "tokenizers",
+            "transformers",
+        }
+        assert not foreign, name
+
+
+def test_public_names():
+    assert tokensurgeon.__all__ == sorted(tokensurgeon.__all__) and len(tokensurgeon.__all__) <= 12
+    for name in tokensurgeon.__all__:
+        assert getattr(tokensurgeon, name).__doc__, name

@@ -1,0 +1,295 @@
+"""End to end on tiny real models: what is written loads, and is right."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import llama, save
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tokensurgeon.pipeline as pipeline
+from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
+from tokensurgeon.checkpoint import Checkpoint
+from tokensurgeon.manifest import Manifest
+
+K8 = TransplantOptions(k=8)
+
+
+def run(zoo, tmp_path, base, donor, options=K8, **kwargs):
+    return transplant(str(zoo[base]), str(zoo[donor]), tmp_path / "out", options, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("base", "donor"),
+    [
+        ("gpt", "spm"), ("spm", "gpt"), ("untied", "spm"), ("untied", "untied-spm"), ("untied-spm", "untied"),
+        ("biased", "spm"), ("biased", "untied-spm"), ("neox", "spm"), ("sharded", "spm"), ("spm", "sharded"),
+    ],
+)  # fmt: skip
+def test_pairs(zoo, tmp_path, base, donor):
+    report = run(zoo, tmp_path, base, donor)
+    assert report.checks and all(check.ok for check in report.checks)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    donor_config = json.loads((zoo[donor] / "config.json").read_text())
+    assert model.config.vocab_size == donor_config["vocab_size"] == model.get_input_embeddings().weight.shape[0]
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    tokens = tokenizer("The quick brown fox", return_tensors="pt", return_token_type_ids=False)
+    made = model.generate(**tokens, max_new_tokens=5, do_sample=False)
+    assert made.shape[1] > tokens["input_ids"].shape[1]
+    original = AutoTokenizer.from_pretrained(zoo[donor])
+    text = "def f(x):\n\treturn 'naïve' # 日本"
+    assert tokenizer(text)["input_ids"] == original(text)["input_ids"]
+
+
+def test_logits_of_shared_tokens_are_the_bases(zoo, tmp_path):
+    """A text of shared tokens only goes through the body as before, and scores as before."""
+    report = run(zoo, tmp_path, "gpt", "spm")
+    plan = report.alignment
+    ids = [i for i in report.donor.vocabulary.encode("The value of the object") if plan.source[i] >= 0]
+    source = [int(plan.source[i]) for i in ids]
+    new = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(torch.tensor([ids])).logits[0]
+    old = AutoModelForCausalLM.from_pretrained(zoo["gpt"])(torch.tensor([source])).logits[0]
+    anchors = torch.from_numpy(plan.anchors)
+    torch.testing.assert_close(
+        new[:, anchors], old[:, torch.from_numpy(plan.source[plan.anchors])], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_everything_but_the_vocabulary_is_byte_identical(zoo, tmp_path):
+    run(zoo, tmp_path, "sharded", "spm")
+    old, new = Checkpoint.open(zoo["sharded"]), Checkpoint.open(tmp_path / "out")
+    assert len(old.shards) > 1 and set(old.tensors) == set(new.tensors)
+    for name in set(old.tensors) - {"model.embed_tokens.weight"}:
+        assert b"".join(old.chunks(name)) == b"".join(new.chunks(name)), name
+
+
+def test_manifest_tells_the_provenance_of_every_row(zoo, tmp_path):
+    report = run(zoo, tmp_path, "gpt", "spm")
+    manifest = Manifest.read(tmp_path / "out")
+    assert (manifest.provenance == report.alignment.provenance).all()
+    assert (manifest.source == report.alignment.source).all()
+    content = manifest.content
+    assert content["counts"] == report.alignment.counts() and content["options"]["k"] == 8
+    assert content["base"]["sha256"]["model.embed_tokens.weight"] == Checkpoint.open(zoo["gpt"]).digest(
+        "model.embed_tokens.weight"
+    )
+    assert content["residual"]["embedding"]["mean_atoms"] == 8
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| copied | {content['counts']['copied']:,} |" in card
+
+
+def test_runs_repeat_to_the_bit(zoo, tmp_path):
+    for name in ("a", "b"):
+        transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / name, K8)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_seed_chooses_the_held_out_anchors_only(zoo, tmp_path):
+    one = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "a", TransplantOptions(k=8, seed=1))
+    two = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "b", TransplantOptions(k=8, seed=2))
+    assert one.content["held_out"] != two.content["held_out"]
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_donor_with_its_own_tokenizer_is_the_identity(zoo, tmp_path):
+    run(zoo, tmp_path, "gpt", "gpt")
+    old, new = (load_file(d / "model.safetensors") for d in (zoo["gpt"], tmp_path / "out"))
+    kept = Manifest.read(tmp_path / "out").source >= 0
+    rows = old["model.embed_tokens.weight"], new["model.embed_tokens.weight"]
+    assert torch.equal(rows[0][kept], rows[1][kept]) and kept.sum() > 600
+
+
+def test_unreachable_rows_take_no_mass(zoo, tmp_path):
+    report = run(zoo, tmp_path, "gpt", "spm")
+    assert report.alignment.counts()["unreachable"] > 40 and report.alignment.counts()["padding"] == 22
+    (dead,) = [check for check in report.checks if check.name == "dead ids"]
+    assert dead.ok
+
+
+def test_untie(zoo, tmp_path):
+    run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=8, untie=True, map={"<unused1>": " the repository"}))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert not model.config.tie_word_embeddings
+    token = AutoTokenizer.from_pretrained(tmp_path / "out").convert_tokens_to_ids("<unused1>")
+    head, embedding = model.get_output_embeddings().weight[token], model.get_input_embeddings().weight[token]
+    assert not torch.equal(head, embedding)
+
+
+def test_dtype_and_padding(zoo, tmp_path):
+    run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=8, dtype="bfloat16", pad_to_multiple_of=128))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == torch.bfloat16 and model.config.vocab_size % 128 == 0
+    old = load_file(zoo["gpt"] / "model.safetensors")["model.norm.weight"]
+    assert torch.equal(load_file(tmp_path / "out/model.safetensors")["model.norm.weight"], old.bfloat16())
+
+
+def test_ids_beyond_the_embedding(zoo, copy_of, tmp_path):
+    donor = copy_of("spm")
+    tokenizer = AutoTokenizer.from_pretrained(donor)
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<late_{c}>" for c in "abcdefghijklmnopqrstuvwxyz"]})
+    tokenizer.save_pretrained(donor)
+    with pytest.raises(InputError, match=r"4 ids do not fit.*--pad-to-multiple-of"):
+        transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", K8)
+    report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", TransplantOptions(k=8, pad_to_multiple_of=64))
+    assert report.alignment.n_rows == -(-len(tokenizer) // 64) * 64
+
+
+def test_wordpiece_donor(zoo, tmp_path):
+    from conftest import fast, wordpiece
+
+    tokenizer = fast(wordpiece(900), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+    donor = save(tmp_path / "wp", llama(len(tokenizer), seed=8), tokenizer)
+    report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", K8)
+    assert report.alignment.counts()["copied"] > 100
+    assert {c.name: c.detail for c in report.checks}["text round trip"] == "lossy, as the donor's"
+
+
+def test_dry_run_writes_nothing(zoo, tmp_path):
+    report = run(zoo, tmp_path, "gpt", "spm", dry_run=True)
+    assert report.out is None and report.alignment.counts()["copied"] > 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_kept_unless_told(zoo, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="--overwrite"):
+        run(zoo, tmp_path, "gpt", "spm")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
+    run(zoo, tmp_path, "gpt", "spm", overwrite=True)
+    assert not (tmp_path / "out" / "mine.txt").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("when", ["write_settings", "verify"])
+def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, when):
+    def fail(*_args, **_kwargs):
+        raise failure
+
+    monkeypatch.setattr(pipeline, when, fail)
+    with pytest.raises(type(failure)):
+        run(zoo, tmp_path, "gpt", "spm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_keeps_the_old_output(zoo, tmp_path, monkeypatch):
+    run(zoo, tmp_path, "gpt", "spm")
+    before = (tmp_path / "out/model.safetensors").read_bytes()
+    monkeypatch.setattr(pipeline, "verify", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(zoo, tmp_path, "untied", "spm", overwrite=True)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_model_that_fails_verification_is_discarded(zoo, tmp_path, monkeypatch):
+    real = pipeline.build_rows
+
+    def sabotage(*args, **kwargs):
+        new = real(*args, **kwargs)
+        new.matrices.embedding[int(args[2].anchors[7]), 0] += 1e-3
+        return new
+
+    monkeypatch.setattr(pipeline, "build_rows", sabotage)
+    with pytest.raises(VerificationError, match="anchors"):
+        run(zoo, tmp_path, "gpt", "spm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_k_larger_than_the_anchors(zoo, tmp_path):
+    with pytest.raises(InputError, match=r"k=5000 exceeds the \d+ anchors"):
+        run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=5000))
+
+
+@pytest.mark.parametrize("side", ["base", "donor"])
+def test_nan_rows(zoo, copy_of, tmp_path, side):
+    damaged = copy_of("gpt" if side == "base" else "spm")
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.embed_tokens.weight"][400:] = float("nan")
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    pair = (str(damaged), str(zoo["untied-spm"])) if side == "base" else (str(zoo["untied"]), str(damaged))
+    with pytest.raises(InputError, match="NaN"):
+        transplant(*pair, tmp_path / "out", K8)
+
+
+def test_untie_needs_a_head(zoo, tmp_path, monkeypatch):
+    import dataclasses
+
+    real = pipeline.find_vocabulary_tensors
+    monkeypatch.setattr(pipeline, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), head_name=None))
+    with pytest.raises(InputError, match="no LM head"):
+        run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=8, untie=True))
+
+
+def test_stale_copies_of_a_tied_head_are_dropped(copy_of, zoo, tmp_path):
+    base = copy_of("gpt")
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    transplant(str(base), str(zoo["spm"]), tmp_path / "out", K8)
+    assert "lm_head.weight" not in load_file(tmp_path / "out/model.safetensors")
+
+
+def test_recipe(tmp_path):
+    from tokensurgeon.config import load_recipe
+
+    path = tmp_path / "r.toml"
+    path.write_text('k = 5\nuntie = true\n[map]\n"<unused1>" = "hello"\n')
+    options = load_recipe(path).updated({"k": 6, "map": {"<unused2>": "x"}})
+    assert options.k == 6 and options.untie and options.map == {"<unused1>": "hello", "<unused2>": "x"}
+    for text, message in (
+        ("kk = 1", "unknown option 'kk'"),
+        ("k = 0", "k=0"),
+        ("k = [", "not valid TOML"),
+        ('dtype = "int4"', "int4"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            load_recipe(path)
+    with pytest.raises(InputError, match="does not exist"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def test_code_and_other_files_of_the_base_are_kept(copy_of, zoo, tmp_path):
+    base = copy_of("gpt")
+    (base / "modeling_custom.py").write_text("# code\n")
+    (base / "preprocessor_config.json").write_text("{}\n")
+    (base / "pytorch_model.bin").write_text("stale weights")
+    transplant(str(base), str(zoo["spm"]), tmp_path / "out", K8)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"modeling_custom.py", "preprocessor_config.json", "README.md", "tokensurgeon.json"} <= names
+    assert "pytorch_model.bin" not in names
+
+
+def test_provenance_arrays_survive_the_manifest(tmp_path):
+    provenance = np.random.default_rng(0).integers(0, 6, 5000).astype(np.int8)
+    source = np.random.default_rng(1).integers(-1, 300_000, 5000)
+    Manifest({"a": 1}, provenance, source).write(tmp_path)
+    again = Manifest.read(tmp_path)
+    assert (again.provenance == provenance).all() and (again.source == source).all()
+    assert Manifest.read(tmp_path / "nowhere") is None
+    (tmp_path / "tokensurgeon.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match="damaged"):
+        Manifest.read(tmp_path)
+    (tmp_path / "tokensurgeon.json").write_text('{"format": 99}')
+    with pytest.raises(InputError, match="format 99"):
+        Manifest.read(tmp_path)
+    shutil.rmtree(tmp_path)
+
+
+def test_committed_recipes_load():
+    from pathlib import Path
+
+    from tokensurgeon.config import load_recipe
+
+    recipes = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+    assert recipes
+    for recipe in recipes:
+        load_recipe(recipe)

@@ -1,0 +1,6 @@
+"""``python -m tokensurgeon``."""
+
+from tokensurgeon.cli import main
+
+if __name__ == "__main__":
+    main()

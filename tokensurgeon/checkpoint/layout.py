@@ -1,0 +1,139 @@
+"""Which tensors of a checkpoint are vocabulary-sized, from the model class's own structure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.checkpoint.shards import DTYPES, TensorInfo
+from tokensurgeon.errors import InputError
+
+__all__ = ["VocabularyTensors", "find_vocabulary_tensors", "read_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyTensors:
+    """Names, as in the checkpoint, of what has one row per token.
+
+    Attributes:
+        embedding: The input embedding, (rows, dim).
+        head: The LM head, (rows, dim); None where it is the input embedding itself.
+        bias: The LM head's bias, (rows,), if it has one.
+        head_name: What the head is, or would be, called, for untying; None without a head.
+        rows: Number of rows.
+        dim: Width.
+        stale: Copies of a tied head that the checkpoint stores besides.
+    """
+
+    embedding: str
+    head: str | None
+    bias: str | None
+    head_name: str | None
+    rows: int
+    dim: int
+    stale: frozenset[str] = frozenset()
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the input embedding."""
+        return self.head is None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The parsed ``config.json``."""
+    path = directory / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} has no config.json, so it is not a model directory") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+    return config
+
+
+def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) -> VocabularyTensors:
+    """Build the model without weights, ask it for its embeddings, and find those in the checkpoint.
+
+    Raises:
+        InputError: For an architecture that transformers does not know as a language model, or
+            whose embedding is not in the checkpoint or is quantised.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    read_config(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    except (ValueError, KeyError, ImportError, OSError, NotImplementedError) as error:
+        kind = read_config(directory).get("model_type", "unknown")
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{directory}: transformers cannot build a causal language model of type {kind!r} ({reason}). "
+            "Only architectures that the installed transformers knows are supported"
+        ) from error
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    prefix = model.base_model_prefix
+
+    def stored(parameter: Any) -> str | None:
+        wanted = [] if parameter is None else names.get(id(parameter), [])
+        return next((found for name in wanted if (found := _match(name, prefix, tensors))), None)
+
+    tied = head is None or head.weight is embedding.weight
+    where = stored(embedding.weight)
+    if where is None:
+        raise InputError(
+            f"{directory}: the checkpoint has none of {names[id(embedding.weight)]} "
+            "(the model's input embedding); it is incomplete or of another architecture"
+        )
+    head_names = [] if head is None else [n for n in names[id(head.weight)] if n != where]
+    stale = (
+        frozenset(f for n in head_names if (f := _match(n, prefix, tensors)) and f != where) if tied else frozenset()
+    )
+    where_head = None if tied else stored(head.weight) or _only_one_alike(where, tensors)
+    if not tied and where_head is None:
+        raise InputError(f"{directory}: the model is untied, but the checkpoint has no {head_names[0]}")
+    info = tensors[where]
+    for name in (where, where_head):
+        if name is not None and tensors[name].dtype not in DTYPES:
+            raise InputError(
+                f"{name} is stored as {tensors[name].dtype}; tokensurgeon needs an embedding in "
+                f"{', '.join(sorted(DTYPES))}. Use a checkpoint whose embeddings are not quantised"
+            )
+    if len(info.shape) != 2:
+        raise InputError(f"{where} has shape {list(info.shape)}; an embedding has (tokens, width)")
+    return VocabularyTensors(
+        embedding=where,
+        head=where_head,
+        bias=None if head is None else stored(getattr(head, "bias", None)),
+        head_name=where_head or (head_names[0] if head_names else None),
+        rows=info.shape[0],
+        dim=info.shape[1],
+        stale=stale,
+    )
+
+
+def _only_one_alike(embedding: str, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """The one other tensor of the embedding's shape: files may name the head as older versions did."""
+    shape = tensors[embedding].shape
+    alike = [name for name, info in tensors.items() if info.shape == shape and name != embedding]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _match(name: str, prefix: str, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """A parameter's name in the file: as it is, or with the base model's prefix added or removed."""
+    for candidate in (name, name.removeprefix(prefix + "."), f"{prefix}.{name}"):
+        if candidate in tensors:
+            return candidate
+    # Composite models store their text model under names of their own.
+    tail = ".".join(name.split(".")[-2:])
+    alike = [found for found in tensors if found.endswith("." + tail) or found == tail]
+    return alike[0] if len(alike) == 1 else None

@@ -1,0 +1,227 @@
+"""Safetensors files as byte ranges: untouched tensors are copied as bytes, whatever their dtype."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from tokensurgeon.errors import InputError
+
+__all__ = ["DTYPES", "INDEX", "Checkpoint", "TensorInfo"]
+
+INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_CHUNK = 1 << 24
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""Floating dtypes that an embedding may have, by their name in a safetensors header."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies: its file, dtype name, shape and absolute byte range."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The safetensors files of a model directory.
+
+    Attributes:
+        directory: The model directory.
+        tensors: By name, in file order.
+        shards: File name to the names of its tensors.
+        metadata: File name to the header's ``__metadata__``.
+    """
+
+    directory: Path
+    tensors: Mapping[str, TensorInfo]
+    shards: Mapping[str, tuple[str, ...]]
+    metadata: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def open(cls, directory: Path) -> Checkpoint:
+        """Read the headers of all shards.
+
+        Raises:
+            InputError: If there are no safetensors, a shard is missing, or a header is damaged.
+        """
+        tensors: dict[str, TensorInfo] = {}
+        shards: dict[str, tuple[str, ...]] = {}
+        metadata: dict[str, Mapping[str, str]] = {}
+        for name in _shard_names(directory):
+            header, data_start = _read_header(directory / name)
+            metadata[name] = header.pop("__metadata__", {})
+            for tensor, info in header.items():
+                begin, end = info["data_offsets"]
+                tensors[tensor] = TensorInfo(
+                    directory / name,
+                    info["dtype"],
+                    tuple(info["shape"]),
+                    data_start + begin,
+                    data_start + end,
+                )
+            shards[name] = tuple(header)
+        return cls(directory, tensors, shards, metadata)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One whole tensor, on the CPU, in its stored dtype."""
+        info = self.tensors[name]
+        try:
+            with safe_open(info.file, framework="pt") as file:
+                tensor: torch.Tensor = file.get_tensor(name)
+                return tensor
+        except SafetensorError as error:
+            raise InputError(f"{info.file}: {name} cannot be read ({error}). Fetch the file again") from error
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A tensor's stored bytes, piece by piece."""
+        info = self.tensors[name]
+        with info.file.open("rb") as file:
+            file.seek(info.begin)
+            left = info.end - info.begin
+            while left:
+                piece = file.read(min(_CHUNK, left))
+                if not piece:
+                    raise InputError(f"{info.file} ends {left} bytes before the end of {name}. Fetch it again")
+                left -= len(piece)
+                yield piece
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a tensor's stored bytes."""
+        sha = hashlib.sha256()
+        for piece in self.chunks(name):
+            sha.update(piece)
+        return sha.hexdigest()
+
+    def write(
+        self,
+        out: Path,
+        replaced: Mapping[str, torch.Tensor],
+        dropped: frozenset[str] = frozenset(),
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Write the same shards with some tensors replaced, added or dropped.
+
+        Args:
+            out: An existing directory.
+            replaced: New tensors; one whose name is not in the checkpoint is added to the shard
+                that holds the first replaced tensor.
+            dropped: Names that shall not be written.
+            dtype: Convert every floating tensor to this; by default nothing is converted.
+        """
+        added = [name for name in replaced if name not in self.tensors]
+        home = next(self.tensors[name].file.name for name in replaced if name in self.tensors)
+        weight_map: dict[str, str] = {}
+        for shard, present in self.shards.items():
+            names = [n for n in present if n not in dropped] + (added if shard == home else [])
+            weight_map.update(dict.fromkeys(names, shard))
+            if dtype is None and not (set(names) & set(replaced)) and len(names) == len(present):
+                shutil.copyfile(self.directory / shard, out / shard)
+            else:
+                self._rewrite(out / shard, names, replaced, dtype, self.metadata[shard])
+        if list(self.shards) != [_SINGLE]:
+            total = sum((out / shard).stat().st_size for shard in self.shards)
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    def _rewrite(
+        self,
+        path: Path,
+        names: list[str],
+        replaced: Mapping[str, torch.Tensor],
+        dtype: torch.dtype | None,
+        metadata: Mapping[str, str],
+    ) -> None:
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        offset = 0
+        for name in names:
+            kind, shape = self._target_type(name, replaced, dtype)
+            size = _nbytes(kind, shape, self.tensors.get(name))
+            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
+            offset += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for name in names:
+                kind = header[name]["dtype"]
+                if name in replaced:
+                    _write_tensor(file, replaced[name].to(DTYPES[kind]))
+                elif kind == self.tensors[name].dtype:
+                    for piece in self.chunks(name):
+                        file.write(piece)
+                else:
+                    _write_tensor(file, self.read(name).to(DTYPES[kind]))
+
+    def _target_type(
+        self, name: str, replaced: Mapping[str, torch.Tensor], dtype: torch.dtype | None
+    ) -> tuple[str, tuple[int, ...]]:
+        if name in replaced:
+            tensor = replaced[name]
+            return _NAMES[dtype or tensor.dtype], tuple(tensor.shape)
+        info = self.tensors[name]
+        return (_NAMES[dtype] if dtype and info.dtype in DTYPES else info.dtype), info.shape
+
+
+def _shard_names(directory: Path) -> list[str]:
+    index = directory / INDEX
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing and len(missing) == len(names):
+            raise InputError(f"{directory}: none of the {len(names)} shards that {INDEX} lists is there")
+        return [name for name in names if name not in missing]
+    if (directory / _SINGLE).is_file():
+        return [_SINGLE]
+    other = sorted(p.name for p in directory.glob("*.bin")) if directory.is_dir() else []
+    hint = f" It has {other[0]}: convert it to safetensors first" if other else ""
+    raise InputError(f"{directory} holds no {_SINGLE} and no {INDEX}.{hint}")
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise InputError(f"{path} is truncated: its header needs {length + 8} bytes, it has {size}. Fetch it again")
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+        except ValueError as error:
+            raise InputError(f"{path} is not a safetensors file ({error}). Fetch it again") from error
+    end = max((info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end > size:
+        raise InputError(f"{path} is truncated: it should have {8 + length + end} bytes, it has {size}. Fetch it again")
+    return header, 8 + length
+
+
+def _nbytes(kind: str, shape: tuple[int, ...], info: TensorInfo | None) -> int:
+    if info is not None and info.dtype == kind and info.shape == shape:
+        return info.end - info.begin
+    return DTYPES[kind].itemsize * int(torch.Size(shape).numel())
+
+
+def _write_tensor(file: Any, tensor: torch.Tensor) -> None:
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    for start in range(0, len(flat), _CHUNK):
+        file.write(flat[start : start + _CHUNK].numpy().data)

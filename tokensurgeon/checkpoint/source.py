@@ -1,0 +1,78 @@
+"""From what the user names - a directory, a .gguf file, a hub id - to a local model directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from tokensurgeon.checkpoint.shards import INDEX
+from tokensurgeon.errors import InputError
+
+__all__ = ["resolve"]
+
+log = logging.getLogger(__name__)
+
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
+
+
+def resolve(reference: str, *, weights: str = "all") -> Path:
+    """Give a local directory for a model.
+
+    Args:
+        reference: A model directory, a ``.gguf`` file, or a hub id such as ``org/name``, with
+            ``org/name@revision`` for a branch, tag or commit. Hub access goes through
+            huggingface_hub and follows its cache, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN.
+        weights: ``all``, or ``none`` where tokenizer and config are enough, or ``vocabulary`` for
+            only the shards that hold an embedding or an LM head.
+
+    Returns:
+        A directory that exists.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix == ".gguf":
+            from tokensurgeon.checkpoint.gguf import convert
+
+            return convert(path)
+        raise InputError(f"{reference} is a file; give a model directory, a .gguf file or a hub id")
+    looks_local = reference.startswith((".", "/", "~")) or reference.count("/") > 1 or path.suffix == ".gguf"
+    if looks_local:
+        raise InputError(f"{reference} does not exist; give a model directory, a .gguf file or a hub id")
+    return _download(reference, weights)
+
+
+def _download(reference: str, weights: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = reference.partition("@")
+
+    def fetch(patterns: list[str]) -> Path:
+        try:
+            found = snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"{reference} is neither a local path nor a model that the hub gives us ({reason}). "
+                "Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE"
+            ) from error
+        return Path(found)
+
+    directory = fetch(_SMALL_FILES)
+    if weights == "none":
+        return directory
+    patterns = ["*.safetensors"]
+    index = directory / INDEX
+    if weights == "vocabulary" and index.is_file():
+        places = json.loads(index.read_text())["weight_map"]
+        patterns = sorted(
+            {shard for name, shard in places.items() if "embed" in name or "head" in name or "wte" in name}
+        )
+    log.info("fetching %s from %s", ", ".join(patterns), repository)
+    return fetch([*_SMALL_FILES, *(patterns or ["*.safetensors"])])

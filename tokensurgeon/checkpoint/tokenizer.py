@@ -1,0 +1,155 @@
+"""The tokenizer that lies in a model directory: read as bytes and roles, and copied whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tokensurgeon.errors import InputError, MissingDependencyError
+from tokensurgeon.vocabulary import Vocabulary
+
+__all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tekken.json",
+)
+_SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A directory's tokenizer.
+
+    Attributes:
+        directory: Where it lies.
+        tokenizer: The fast tokenizer, from ``tokenizer.json`` or converted from slow files.
+        declared: ``tokenizer_config.json`` merged with ``special_tokens_map.json``.
+        chat_template: The default chat template, if any.
+        converted: A transformers tokenizer, where the files were slow ones; None otherwise.
+    """
+
+    directory: Path
+    tokenizer: Tokenizer
+    declared: dict[str, Any]
+    chat_template: str | None
+    converted: Any = None
+
+    @classmethod
+    def open(cls, directory: Path) -> TokenizerFiles:
+        """Read the tokenizer of a model directory.
+
+        Raises:
+            InputError: If there is none, or it is damaged.
+        """
+        declared = {
+            **_json(directory / "special_tokens_map.json"),
+            **_json(directory / "tokenizer_config.json"),
+        }
+        template = declared.get("chat_template")
+        if (directory / "chat_template.jinja").is_file():
+            template = (directory / "chat_template.jinja").read_text()
+        if isinstance(template, list):  # several named templates
+            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+        path = directory / "tokenizer.json"
+        if path.is_file():
+            try:
+                return cls(directory, Tokenizer.from_file(str(path)), declared, template)
+            except Exception as error:  # tokenizers raises bare Exception
+                raise InputError(f"{path} cannot be read as a tokenizer ({error})") from error
+        slow = _convert_slow(directory)
+        return cls(directory, slow.backend_tokenizer, declared, template, slow)
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary as bytes and roles."""
+        return Vocabulary.from_tokenizer(self.tokenizer, self.declared, self.chat_template)
+
+    def special_ids(self) -> dict[str, int]:
+        """Ids of the declared special tokens, by name (``bos_token``, ``eos_token``, ...)."""
+        found = {}
+        for name in (
+            "bos_token",
+            "eos_token",
+            "pad_token",
+            "unk_token",
+            "sep_token",
+            "cls_token",
+            "mask_token",
+        ):
+            token = self.declared.get(name)
+            literal = token.get("content") if isinstance(token, dict) else token
+            token_id = self.tokenizer.token_to_id(literal) if isinstance(literal, str) else None
+            if token_id is not None:
+                found[name] = token_id
+        return found
+
+    def write(self, out: Path) -> None:
+        """Copy the tokenizer's files, or save the converted ones."""
+        if self.converted is not None:
+            self.converted.save_pretrained(out)
+            return
+        for name in TOKENIZER_FILES:
+            path = self.directory / name
+            if path.is_dir():
+                shutil.copytree(path, out / name)
+            elif path.is_file():
+                shutil.copyfile(path, out / name)
+        for code in self.directory.glob("tokenization_*.py"):
+            shutil.copyfile(code, out / code.name)
+
+    def digest(self) -> str:
+        """SHA-256 of the fast tokenizer."""
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+    return content
+
+
+def _convert_slow(directory: Path) -> Any:
+    """Let transformers turn SentencePiece, tiktoken or vocab/merges files into a fast tokenizer."""
+    tiktoken_files = sorted(directory.glob("*.tiktoken"))
+    if not tiktoken_files and not any((directory / name).is_file() for name in _SLOW_FILES):
+        raise InputError(
+            f"{directory} has no tokenizer: none of tokenizer.json, {', '.join(_SLOW_FILES)}, *.tiktoken is there"
+        )
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    try:
+        if tiktoken_files:
+            backend = TikTokenConverter(vocab_file=str(tiktoken_files[0])).converted()
+            return PreTrainedTokenizerFast(tokenizer_object=backend)
+        return AutoTokenizer.from_pretrained(directory)
+    except ImportError as error:
+        raise MissingDependencyError("sentencepiece, protobuf and tiktoken", "slow", str(directory)) from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{directory}: transformers cannot turn its tokenizer files into a fast tokenizer ({reason}). "
+            "Save the tokenizer with save_pretrained first, so that there is a tokenizer.json"
+        ) from error

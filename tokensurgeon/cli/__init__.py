@@ -1,0 +1,7 @@
+"""The command ``tokensurgeon``."""
+
+from __future__ import annotations
+
+from tokensurgeon.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,37 @@
+"""``tokensurgeon align BASE DONOR``."""
+
+from __future__ import annotations
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import console, emit_json, guarded
+
+
+def command(
+    base: o.Base,
+    donor: o.Donor,
+    token_map: o.Map = None,
+    text: o.Texts = None,
+    pad_to_multiple_of: o.PadTo = None,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Compare two vocabularies: what is shared, what must be reconstructed, what is cut differently.
+
+    Needs tokenizers only, no weights.
+    """
+    with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.config import TransplantOptions
+        from tokensurgeon.evaluation.texts import load_texts
+        from tokensurgeon.pipeline import align_models
+        from tokensurgeon.report.alignment import alignment_summary
+        from tokensurgeon.report.console import print_alignment
+
+        options = TransplantOptions(map=o.parse_map(token_map), pad_to_multiple_of=pad_to_multiple_of)
+        texts = load_texts(text or [])
+        left, right, alignment, schemes = align_models(base, donor, options)
+        summary = alignment_summary(left.vocabulary, right.vocabulary, alignment, schemes, texts)
+        if json_out:
+            emit_json({"base": base, "donor": donor, **summary})
+        elif not quiet:
+            print_alignment(console(), base, donor, summary)

@@ -1,0 +1,62 @@
+"""The command group; ``transplant`` is what runs when no command is named."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tokensurgeon.cli import align, evaluate, transplant, verify
+
+__all__ = ["app", "main"]
+
+
+class _DefaultToTransplant(TyperGroup):
+    """``tokensurgeon BASE DONOR`` means ``tokensurgeon transplant BASE DONOR``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {"--help", "--version", "--install-completion", "--show-completion", *self.commands}
+        if args and args[0] not in own:
+            args = ["transplant", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_DefaultToTransplant,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+app.command("transplant")(transplant.command)
+app.command("align")(align.command)
+app.command("evaluate")(evaluate.command)
+app.command("verify")(verify.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("tokensurgeon"))
+        raise typer.Exit
+
+
+@app.callback()
+def _group(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Give a language model another tokenizer without training it, and know what that cost.
+
+    [bold]tokensurgeon BASE DONOR[/bold] writes a model with BASE's body and DONOR's tokenizer; it is
+    short for [bold]tokensurgeon transplant BASE DONOR[/bold]. BASE and DONOR are model directories,
+    .gguf files, or hub ids (org/name, org/name@revision).
+    """
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,53 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokensurgeon.errors import InputError
+
+Base = Annotated[
+    str, typer.Argument(metavar="BASE", help="Model that keeps its body: directory, .gguf file or hub id.")
+]
+Donor = Annotated[str, typer.Argument(metavar="DONOR", help="Model that gives the tokenizer.")]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="'TOKEN=TEXT'",
+        help="Let the donor's TOKEN stand for a text of the base: its last piece's row for the input, "
+        "its first piece's row for the head. Repeatable.",
+    ),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML recipe; options given here win over it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and the libraries' own logs.")]
+Texts = Annotated[
+    list[Path] | None,
+    typer.Option("--text", metavar="FILE", help="UTF-8 text to use instead of Python's own documentation. Repeatable."),
+]
+PadTo = Annotated[
+    int | None,
+    typer.Option(
+        "--pad-to-multiple-of",
+        metavar="N",
+        help="Rows of the output: the donor's tokens rounded up to N, instead of its config.vocab_size.",
+    ),
+]
+
+
+def parse_map(entries: list[str] | None) -> dict[str, str]:
+    """``TOKEN=TEXT`` strings to a mapping; the token ends at the first ``=`` that is not its start."""
+    parsed = {}
+    for entry in entries or []:
+        cut = entry.find("=", 1)
+        if cut < 0 or cut == len(entry) - 1:
+            raise InputError(f"--map {entry!r} must look like 'DONOR_TOKEN=base text'")
+        parsed[entry[:cut]] = entry[cut + 1 :]
+    return parsed

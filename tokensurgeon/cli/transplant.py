@@ -1,0 +1,63 @@
+"""``tokensurgeon [transplant] BASE DONOR``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+
+
+def command(
+    base: o.Base,
+    donor: o.Donor,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Output directory; by default named after both."),
+    ] = None,
+    k: Annotated[int | None, typer.Option("--k", "-k", help="Anchors per reconstructed token.  [default: 64]")] = None,
+    token_map: o.Map = None,
+    config: o.Config = None,
+    untie: Annotated[bool | None, typer.Option("--untie", help="Write a separate LM head for a tied base.")] = None,
+    pad_to_multiple_of: o.PadTo = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16 for the whole output.  [default: the base's]"),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to solve: cpu, cuda, cuda:1, mps.  [default: auto]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tokens solved together.  [default: by memory]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Chooses the held-out anchors that are scored.  [default: 0]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Align and plan; write nothing.")] = False,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Write a model with BASE's body and DONOR's tokenizer.
+
+    Tokens that both vocabularies share, by bytes or by role, keep the base's rows bit for bit. Every
+    other donor token is written as a combination of k shared ones in the donor's embedding space, and
+    the same combination of the base's rows becomes its row.
+    """
+    with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.config import TransplantOptions, load_recipe
+        from tokensurgeon.pipeline import transplant
+        from tokensurgeon.report.console import print_transplant
+
+        given = {
+            "k": k, "untie": untie, "pad_to_multiple_of": pad_to_multiple_of, "dtype": dtype, "device": device,
+            "batch_size": batch_size, "seed": seed, "map": o.parse_map(token_map) or None,
+        }  # fmt: skip
+        options = load_recipe(config) if config else TransplantOptions()
+        options = options.updated({name: value for name, value in given.items() if value is not None})
+        with progress_bar(quiet or json_out) as tell:
+            report = transplant(base, donor, out, options, overwrite=overwrite, dry_run=dry_run, progress=tell)
+        if json_out:
+            emit_json({"out": str(report.out) if report.out else None, **report.content})
+        elif not quiet:
+            print_transplant(console(), report)

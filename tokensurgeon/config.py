@@ -1,0 +1,86 @@
+"""The options of a transplant, one default each, and recipes in TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tokensurgeon.errors import InputError
+
+__all__ = ["TransplantOptions", "load_recipe"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class TransplantOptions:
+    """What a transplant may be told.
+
+    Attributes:
+        k: Anchors per reconstructed token.
+        map: Donor token to the base text that it shall stand for.
+        untie: Write a separate LM head although the base has none.
+        pad_to_multiple_of: Round the number of tokens up to this, instead of the donor's
+            ``config.vocab_size``.
+        dtype: Convert the output's floating tensors; None keeps the base's.
+        device: Where to solve: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        batch_size: Tokens solved together; None chooses by memory.
+        seed: For the random choice of held-out anchors that the report scores.
+    """
+
+    k: int = 64
+    map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    untie: bool = False
+    pad_to_multiple_of: int | None = None
+    dtype: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        for name in ("k", "pad_to_multiple_of", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name}={value!r} must be a whole number of at least 1")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
+        if not isinstance(self.map, Mapping) or not all(isinstance(v, str) for v in self.map.values()):
+            raise InputError("map must be a table of donor token = base text")
+
+    def updated(self, changes: Mapping[str, Any]) -> TransplantOptions:
+        """These options with some replaced; a ``map`` is merged into the present one."""
+        known = {f.name for f in fields(self)}
+        unknown = sorted(set(changes) - known)
+        if unknown:
+            raise InputError(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        merged = dict(changes)
+        if isinstance(merged.get("map"), Mapping):
+            merged["map"] = {**self.map, **merged["map"]}
+        return replace(self, **merged)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"map": dict(self.map)}
+
+
+def load_recipe(path: Path) -> TransplantOptions:
+    """Options from a TOML file whose keys are those of `TransplantOptions`.
+
+    Raises:
+        InputError: If the file is missing, not TOML, or has an unknown key.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"recipe {path} does not exist") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {path} is not valid TOML ({error})") from error
+    try:
+        return TransplantOptions().updated(content)
+    except InputError as error:
+        raise InputError(f"recipe {path}: {error}") from error

@@ -1,0 +1,23 @@
+"""The few exceptions that need a name. Everything else is a built-in exception."""
+
+from __future__ import annotations
+
+__all__ = ["InputError", "MissingDependencyError", "VerificationError"]
+
+
+class InputError(ValueError):
+    """The user's input cannot be used. The message gives the value, the limit and the remedy."""
+
+
+class VerificationError(RuntimeError):
+    """A written model breaks an invariant. It was not moved to its final place."""
+
+
+class MissingDependencyError(ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        """Name the package, the extra that brings it and what it is needed for."""
+        super().__init__(f"{purpose} needs {package}: pip install 'tokensurgeon[{extra}]'")
+        self.package = package
+        self.extra = extra

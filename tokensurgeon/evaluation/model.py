@@ -1,0 +1,52 @@
+"""A model directory as its users load it: AutoModelForCausalLM and AutoTokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.errors import InputError
+
+__all__ = ["LoadedModel", "load_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model and its tokenizer, ready to score text.
+
+    Attributes:
+        model: The causal language model, in evaluation mode.
+        tokenizer: The transformers tokenizer.
+        prefix: What every text starts with: BOS, or EOS where there is none, or None.
+    """
+
+    model: Any
+    tokenizer: Any
+    prefix: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Text to ids, without special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
+    """Load for evaluation.
+
+    Raises:
+        InputError: If transformers cannot load the directory.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{directory}: transformers cannot load this model ({reason})") from error
+    if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
+        model = model.float()
+    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return LoadedModel(model.to(device).eval(), tokenizer, prefix)

@@ -1,0 +1,143 @@
+"""Bits per byte: a loss that can be compared across tokenizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["HeadStates", "TextScore", "collect_states", "score_text"]
+
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(slots=True)
+class TextScore:
+    """Sums over one text.
+
+    Attributes:
+        n_bytes: UTF-8 bytes scored.
+        nats: Negative log-likelihood of them.
+        groups: Name of a group of gold tokens (``shared``, ``new``) to (tokens, nats).
+        mass: Mean probability on the ids to watch (unreachable, padding); None where none are watched.
+        positions: Predictions made.
+    """
+
+    n_bytes: int = 0
+    nats: float = 0.0
+    groups: dict[str, tuple[int, float]] = field(default_factory=dict)
+    mass: float | None = None
+    positions: int = 0
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Negative log2-likelihood over UTF-8 bytes."""
+        return self.nats / math.log(2) / max(1, self.n_bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "bits_per_byte": self.bits_per_byte,
+            "bytes": self.n_bytes,
+            "tokens": self.positions,
+            "groups": {
+                name: {"tokens": count, "nats_per_token": nats / max(1, count)}
+                for name, (count, nats) in self.groups.items()
+            },
+            "dead_mass": self.mass,
+        }
+
+
+def score_text(
+    model: Any,
+    encode: Encode,
+    prefix: int | None,
+    pieces: Iterable[str],
+    *,
+    groups: dict[str, torch.Tensor] | None = None,
+    watched: torch.Tensor | None = None,
+    tell: Callable[[], None] | None = None,
+) -> TextScore:
+    """Score pieces of text, each on its own behind the prefix token.
+
+    Args:
+        model: A causal language model.
+        encode: Text to ids, without special tokens.
+        prefix: Id that every piece starts with (BOS, or EOS where there is none). Without one the
+            first token of a piece is not scored, and its bytes are still counted.
+        pieces: Texts that fit the model's context.
+        groups: Name to a (vocab,) bool mask, to split the loss by gold token.
+        watched: (n,) int64 ids whose probability is to be summed.
+        tell: Called after each piece.
+    """
+    total = TextScore(groups=dict.fromkeys(groups or {}, (0, 0.0)))
+    mass = 0.0
+    for piece in pieces:
+        ids = encode(piece)
+        ids = ids if prefix is None else [prefix, *ids]
+        if len(ids) < 2:
+            continue
+        tokens = torch.tensor([ids], device=model.device)
+        with torch.inference_mode():
+            logits = model(input_ids=tokens).logits[0, :-1].float()
+            normaliser = torch.logsumexp(logits, dim=-1)
+            gold = tokens[0, 1:]
+            nats = normaliser - logits.gather(1, gold[:, None])[:, 0]
+            if watched is not None and len(watched):
+                mass += float((torch.logsumexp(logits[:, watched], dim=-1) - normaliser).exp().sum())
+        total.n_bytes += len(piece.encode())
+        total.nats += float(nats.double().sum())
+        total.positions += len(gold)
+        for name, mask in (groups or {}).items():
+            inside = mask[gold.cpu()]
+            count, before = total.groups[name]
+            total.groups[name] = (
+                count + int(inside.sum()),
+                before + float(nats.cpu().double()[inside].sum()),
+            )
+        if tell is not None:
+            tell()
+    if watched is not None:
+        total.mass = mass / max(1, total.positions)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStates:
+    """What the LM head sees on text.
+
+    Attributes:
+        states: (n, dim) float32 inputs of the head, scaled so that ``states @ head.T`` are the
+            model's logits (some models scale them afterwards).
+        log_normaliser: (n,) float32 logsumexp of the logits.
+    """
+
+    states: torch.Tensor
+    log_normaliser: torch.Tensor
+
+
+def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Iterable[str]) -> HeadStates:
+    """Run text through a model and keep the LM head's inputs."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append((inputs[0].detach()[0].float(), output.detach()[0].float()))
+
+    states, normalisers = [], []
+    handle = model.get_output_embeddings().register_forward_hook(keep)
+    try:
+        for piece in pieces:
+            ids = encode(piece)
+            ids = ids if prefix is None else [prefix, *ids]
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
+            hidden, raw = seen.pop()
+            scale = logits.std(dim=-1) / raw.std(dim=-1).clamp(min=1e-9)
+            states.append((hidden * scale[:, None]).cpu())
+            normalisers.append(torch.logsumexp(logits, dim=-1).cpu())
+    finally:
+        handle.remove()
+    return HeadStates(torch.cat(states), torch.cat(normalisers))

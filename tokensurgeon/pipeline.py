@@ -1,0 +1,395 @@
+"""The pipeline: two models in, one out. The one place where the rooms meet."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance, align
+from tokensurgeon.checkpoint import (
+    Checkpoint,
+    TokenizerFiles,
+    VocabularyTensors,
+    find_vocabulary_tensors,
+    resolve,
+)
+from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.settings import vocab_size, write_settings
+from tokensurgeon.checkpoint.tokenizer import TOKENIZER_FILES
+from tokensurgeon.config import TransplantOptions
+from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.score import collect_states
+from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.heldout import HeldOutScore, score_held_out
+from tokensurgeon.manifest import Manifest
+from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.report.card import model_card
+from tokensurgeon.rows import NewRows, VocabularyMatrices, build_rows, drop_rowless
+from tokensurgeon.suppress import suppressing_row
+from tokensurgeon.verify import Check, verify
+from tokensurgeon.vocabulary import Vocabulary
+from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
+
+__all__ = ["TransplantReport", "align_models", "default_output", "transplant"]
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+_WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    "*.gguf",
+    "*.pth",
+    "*.h5",
+    "*.msgpack",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two models, as far as its vocabulary goes."""
+
+    name: str
+    directory: Path
+    files: TokenizerFiles
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class TransplantReport:
+    """What was done and what it cost, as plain data around an alignment.
+
+    Attributes:
+        out: The written model, or None after a dry run.
+        base: The side that keeps its body.
+        donor: The side that gives the tokenizer.
+        alignment: Provenance of every row.
+        schemes: Kinds of text that the two tokenizers cut differently.
+        content: The manifest's content.
+        checks: Invariants verified on the written model.
+    """
+
+    out: Path | None
+    base: Side
+    donor: Side
+    alignment: Alignment
+    schemes: list[SchemeDifference]
+    content: dict[str, Any]
+    checks: list[Check]
+
+
+def default_output(base: str, donor: str) -> Path:
+    """A directory in the current one, named after both models."""
+
+    def short(reference: str) -> str:
+        name = Path(reference.partition("@")[0]).name
+        return name.removesuffix(".gguf") or "model"
+
+    return Path(f"{short(base)}-with-{short(donor)}-tokenizer")
+
+
+def open_side(reference: str, weights: str) -> Side:
+    """Resolve a model and read its tokenizer."""
+    directory = resolve(reference, weights=weights)
+    files = TokenizerFiles.open(directory)
+    return Side(reference, directory, files, files.vocabulary())
+
+
+def output_rows(donor: Side, multiple: int | None) -> int:
+    """Rows of the output: the donor's ``config.vocab_size``, or its tokens rounded up."""
+    if multiple is not None:
+        return -(-len(donor.vocabulary) // multiple) * multiple
+    config = read_config(donor.directory) if (donor.directory / "config.json").is_file() else {}
+    return vocab_size(config) or len(donor.vocabulary)
+
+
+def align_models(
+    base: str, donor: str, options: TransplantOptions | None = None
+) -> tuple[Side, Side, Alignment, list[SchemeDifference]]:
+    """Align two models by their tokenizers alone; no weights are read or fetched."""
+    options = options or TransplantOptions()
+    left, right = open_side(base, "none"), open_side(donor, "none")
+    rows = output_rows(right, options.pad_to_multiple_of)
+    aligned = align(left.vocabulary, right.vocabulary, n_rows=rows, overrides=options.map)
+    return left, right, aligned, compare_schemes(left.vocabulary, right.vocabulary)
+
+
+def transplant(
+    base: str,
+    donor: str,
+    out: Path | str | None = None,
+    options: TransplantOptions | None = None,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> TransplantReport:
+    """Give ``base`` the tokenizer of ``donor`` and write the result.
+
+    Args:
+        base: Model that keeps its body: directory, ``.gguf`` file, or hub id.
+        donor: Model that gives the tokenizer.
+        out: Output directory; by default named after both.
+        options: See `TransplantOptions`.
+        overwrite: Replace an output that exists.
+        dry_run: Align and plan only; nothing is written.
+        progress: Called with (stage, done, total) during long stages.
+
+    Raises:
+        InputError: If the input cannot be used.
+        VerificationError: If the written model breaks an invariant; nothing is left behind.
+    """
+    options = options or TransplantOptions()
+    target = Path(out) if out is not None else default_output(base, donor)
+    if not dry_run:
+        _check_target(target, overwrite)
+    started = time.perf_counter()
+    left, right = open_side(base, "all"), open_side(donor, "vocabulary")
+    base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory)
+    base_layout = find_vocabulary_tensors(left.directory, base_files.tensors)
+    donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
+    if options.untie and base_layout.head_name is None:
+        raise InputError(f"{base}: this architecture has no LM head that could be untied")
+    plan = align(
+        left.vocabulary,
+        right.vocabulary,
+        n_rows=output_rows(right, options.pad_to_multiple_of),
+        base_rows=base_layout.rows,
+        donor_rows=donor_layout.rows,
+        overrides=options.map,
+    )
+    if options.k > len(plan.anchors):
+        raise InputError(
+            f"k={options.k} exceeds the {len(plan.anchors)} anchors that the two models share. Choose a smaller --k"
+        )
+    schemes = compare_schemes(left.vocabulary, right.vocabulary)
+    content = _describe(left, right, base_files, donor_files, base_layout, donor_layout, options)
+    if dry_run:
+        return TransplantReport(None, left, right, plan, schemes, {**content, "counts": plan.counts()}, [])
+
+    base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
+    plan = drop_rowless(plan, donor_matrices)
+    device = _device(options.device)
+    rows = build_rows(
+        base_matrices,
+        donor_matrices,
+        plan,
+        k=options.k,
+        untie=options.untie,
+        suppressing=_suppressing(left, plan, base_layout, device, progress),
+        device=device,
+        batch_size=options.batch_size,
+        progress=progress,
+    )
+    anchors = torch.from_numpy(plan.anchors)
+    held_out = score_held_out(
+        donor_matrices.embedding[anchors],
+        base_matrices.embedding[torch.from_numpy(plan.source[plan.anchors])],
+        options.k,
+        generator=torch.Generator().manual_seed(options.seed),
+        device=device,
+        batch_size=options.batch_size,
+    )
+    content |= _results(plan, right.vocabulary, rows, held_out, schemes)
+    with _staged(target, overwrite) as work:
+        _write(work, left, right, base_files, base_layout, rows, plan, options, content)
+        if progress is not None:
+            progress("verify", 0, 1)
+        checks = verify(work, left.directory, right.directory)
+        failed = [check for check in checks if not check.ok]
+        if failed:
+            raise VerificationError(
+                "the written model was discarded, because it fails: "
+                + "; ".join(f"{c.name} ({c.detail})" for c in failed)
+            )
+        content["verified"] = {check.name: check.detail for check in checks}
+        content["seconds"] = round(time.perf_counter() - started, 1)
+        Manifest.of(plan, content).write(work)
+        report = TransplantReport(target, left, right, plan, schemes, content, checks)
+        (work / "README.md").write_text(model_card(report.content))
+    return report
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.is_file():
+        raise InputError(f"{target} is a file; --out must be a directory")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise InputError(f"{target} exists and is not empty; give another --out, or --overwrite")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}). Use --device cpu") from error
+    return device
+
+
+def _matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMatrices:
+    return VocabularyMatrices(
+        embedding=files.read(layout.embedding),
+        head=files.read(layout.head) if layout.head else None,
+        bias=files.read(layout.bias) if layout.bias else None,
+    )
+
+
+def _suppressing(
+    base: Side, plan: Alignment, layout: VocabularyTensors, device: torch.device, progress: Progress | None
+) -> torch.Tensor | None:
+    """The row for ids that take no probability, from the base's own states; None where none is needed."""
+    dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
+    if not len(dead) or layout.bias is not None:
+        return None
+    if progress is not None:
+        progress("states", 0, 1)
+    loaded = load_model(base.directory, device)
+    seen = collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))
+    return suppressing_row(seen.states, seen.log_normaliser, len(dead))
+
+
+@contextmanager
+def _staged(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A directory beside the target that takes its place if all goes well, and vanishes otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        if target.is_dir():
+            _check_target(target, overwrite)
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+            target.rename(old / target.name)
+            work.rename(target)
+            shutil.rmtree(old)
+        else:
+            work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(
+    work: Path,
+    base: Side,
+    donor: Side,
+    files: Checkpoint,
+    layout: VocabularyTensors,
+    rows: NewRows,
+    plan: Alignment,
+    options: TransplantOptions,
+    content: dict[str, Any],
+) -> None:
+    for path in sorted(base.directory.iterdir()):
+        foreign = path.name in TOKENIZER_FILES or any(path.match(pattern) for pattern in _WEIGHTS)
+        written = path.name in ("config.json", "generation_config.json", "README.md", "tokensurgeon.json")
+        if path.is_file() and not foreign and not written and not path.name.startswith((".", "tokenization_")):
+            shutil.copyfile(path, work / path.name)
+    donor.files.write(work)
+    replaced = {layout.embedding: rows.matrices.embedding}
+    if rows.matrices.head is not None and layout.head_name is not None:
+        replaced[layout.head_name] = rows.matrices.head
+    if rows.matrices.bias is not None and layout.bias is not None:
+        replaced[layout.bias] = rows.matrices.bias
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    files.write(work, replaced, layout.stale - set(replaced), dtype)
+    new_ids: dict[int, list[int]] = {}
+    for token_id in plan.anchors.tolist():
+        new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
+    content["removed_settings"] = write_settings(
+        base.directory,
+        donor.directory,
+        work,
+        donor.files,
+        new_ids,
+        plan.n_rows,
+        tied=rows.matrices.head is None,
+        dtype=options.dtype,
+    )
+    Manifest.of(plan, content).write(work)
+
+
+def _describe(
+    base: Side,
+    donor: Side,
+    base_files: Checkpoint,
+    donor_files: Checkpoint,
+    base_layout: VocabularyTensors,
+    donor_layout: VocabularyTensors,
+    options: TransplantOptions,
+) -> dict[str, Any]:
+    def side(of: Side, files: Checkpoint, layout: VocabularyTensors) -> dict[str, Any]:
+        names = [n for n in (layout.embedding, layout.head, layout.bias) if n]
+        config = (of.directory / "config.json").read_bytes()
+        return {
+            "name": of.name,
+            "rows": layout.rows,
+            "dim": layout.dim,
+            "tied": layout.tied,
+            "sha256": {
+                "config.json": hashlib.sha256(config).hexdigest(),
+                "tokenizer": of.files.digest(),
+                **{name: files.digest(name) for name in names},
+            },
+        }
+
+    packages = ("tokensurgeon", "torch", "transformers", "tokenizers", "safetensors")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "options": options.as_dict(),
+        "base": side(base, base_files, base_layout),
+        "donor": side(donor, donor_files, donor_layout),
+    }
+
+
+def _results(
+    plan: Alignment,
+    donor: Vocabulary,
+    rows: NewRows,
+    held_out: HeldOutScore,
+    schemes: list[SchemeDifference],
+) -> dict[str, Any]:
+    return {
+        "counts": plan.counts(),
+        "anchors": len(plan.anchors),
+        "residual": {name: _residuals(c) for name, c in rows.coefficients.items()},
+        "held_out": held_out.as_dict(),
+        "unmapped": [donor.describe(i) for i in plan.unmapped if plan.provenance[i] == Provenance.RECONSTRUCTED],
+        "scheme_differences": [
+            {
+                "kind": s.kind,
+                "differing": s.differing,
+                "probes": s.probes,
+                "examples": list(map(list, s.examples)),
+            }
+            for s in schemes
+        ],
+    }
+
+
+def _residuals(coefficients: SparseCoefficients) -> Mapping[str, float]:
+    """Residual norms of the reconstructed donor rows, absolute, with the mean number of atoms."""
+    if not len(coefficients.residual):
+        return {}
+    quantiles = torch.quantile(coefficients.residual[:1_000_000], torch.tensor([0.05, 0.5, 0.95]))
+    return {
+        "mean": float(coefficients.residual.mean()),
+        **{f"p{p}": float(q) for p, q in zip((5, 50, 95), quantiles, strict=True)},
+        "mean_atoms": float(coefficients.n_active.float().mean()),
+    }

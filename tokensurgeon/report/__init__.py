@@ -1,0 +1,1 @@
+"""From plain data to something that people read."""

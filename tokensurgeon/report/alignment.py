@@ -1,0 +1,70 @@
+"""An alignment as plain data: counts, examples, and how much of a text the anchors cover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.vocabulary import Vocabulary
+from tokensurgeon.vocabulary.schemes import SchemeDifference
+
+__all__ = ["alignment_summary", "coverage"]
+
+_EXAMPLES = 8
+
+
+def alignment_summary(
+    base: Vocabulary,
+    donor: Vocabulary,
+    alignment: Alignment,
+    schemes: Sequence[SchemeDifference],
+    texts: Mapping[str, str],
+) -> dict[str, Any]:
+    """Counts and examples per provenance, coverage of texts, unmapped control tokens, schemes."""
+    return {
+        "counts": alignment.counts(),
+        "anchors": len(alignment.anchors),
+        "examples": {p.label: _examples(p, base, donor, alignment) for p in Provenance if len(alignment.ids(p))},
+        "coverage": {name: coverage(donor, alignment, text) for name, text in texts.items()},
+        "unmapped": [
+            donor.describe(i) for i in alignment.unmapped if alignment.provenance[i] == Provenance.RECONSTRUCTED
+        ],
+        "scheme_differences": [
+            {
+                "kind": s.kind,
+                "differing": s.differing,
+                "probes": s.probes,
+                "examples": list(map(list, s.examples)),
+            }
+            for s in schemes
+        ],
+    }
+
+
+def coverage(donor: Vocabulary, alignment: Alignment, text: str) -> dict[str, Any]:
+    """Share of the donor's tokens for a text that are anchors, by occurrence and by type."""
+    ids = np.array([i for i in donor.encode(text) if i < alignment.n_rows], dtype=np.int64)
+    known = alignment.source[ids] >= 0
+    types = np.unique(ids)
+    missing, counts = np.unique(ids[~known], return_counts=True)
+    common = missing[np.argsort(-counts, kind="stable")][:_EXAMPLES]
+    return {
+        "tokens": len(ids),
+        "anchor_share": float(known.mean()) if len(ids) else 0.0,
+        "anchor_share_of_types": float((alignment.source[types] >= 0).mean()) if len(types) else 0.0,
+        "most_frequent_new": [donor.describe(int(i)) for i in common],
+    }
+
+
+def _examples(provenance: Provenance, base: Vocabulary, donor: Vocabulary, alignment: Alignment) -> list[str]:
+    """Rows spread evenly over the ids, so that examples are not all bytes."""
+    ids = alignment.ids(provenance)
+    chosen = ids[np.linspace(0, len(ids) - 1, min(_EXAMPLES, len(ids))).astype(int)].tolist()
+    if provenance is Provenance.ROLE:
+        return [f"{donor.describe(i)} ← {base.describe(int(alignment.source[i]))}" for i in chosen]
+    if provenance is Provenance.OVERRIDE:
+        return [f"{donor.describe(i)} ← {' '.join(base.describe(b) for b in alignment.overrides[i])}" for i in chosen]
+    return [donor.describe(i) for i in chosen]

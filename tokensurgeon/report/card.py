@@ -1,0 +1,72 @@
+"""The output's README.md: a model card that says what was done and what to watch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["model_card"]
+
+
+def model_card(content: dict[str, Any]) -> str:
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        content: The manifest's content.
+    """
+    base, donor = content["base"]["name"], content["donor"]["name"]
+    total = sum(content["counts"].values())
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [tokensurgeon, tokenizer-transplant]",
+        "---",
+        "",
+        f"# {base} with the tokenizer of {donor}",
+        "",
+        f"Body of `{base}`, tokenizer of `{donor}`, transplanted without training by tokensurgeon "
+        f"{content['versions']['tokensurgeon']} (OMP, k={content['options']['k']}; arXiv 2506.06607). "
+        "The licence of the base applies.",
+        "",
+        "## Where the rows come from",
+        "",
+        "| provenance | rows | share |",
+        "|---|---:|---:|",
+        *(f"| {name} | {count:,} | {count / total:.1%} |" for name, count in content["counts"].items() if count),
+        "",
+    ]
+    held = content["held_out"]
+    lines += [
+        f"{held['anchors']} anchors, held out and reconstructed as if they were new: cosine "
+        f"{held['cosine']:.2f} with the true row, {held['unexplained']:.2f} of the variance unexplained, "
+        f"norm {held['norm_ratio']:.2f} of the true one.",
+        "",
+        "## What to watch",
+        "",
+        *(f"- {warning}" for warning in warnings(content) or ["Nothing stood out."]),
+        "",
+        "`tokensurgeon.json` holds versions, options, hashes and the provenance of every row. "
+        "`tokensurgeon evaluate` measures the loss in bits per byte.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def warnings(content: dict[str, Any]) -> list[str]:
+    """What a user should know before trusting the model."""
+    found = []
+    for scheme in content.get("scheme_differences", []):
+        base, donor = scheme["examples"][0]
+        loss = " (the main cause of lost arithmetic)" if scheme["kind"] == "numbers" else ""
+        found.append(
+            f"The tokenizers cut {scheme['kind']} differently{loss}, in {scheme['differing']} of "
+            f"{scheme['probes']} probes: base `{base}`, donor `{donor}`."
+        )
+    if content.get("unmapped"):
+        shown = ", ".join(f"`{name}`" for name in content["unmapped"][:12])
+        more = len(content["unmapped"]) - 12
+        found.append(
+            f"{len(content['unmapped'])} control tokens have no counterpart in the base and were "
+            f"reconstructed: {shown}{f' and {more} more' if more > 0 else ''}. Map them with --map if they matter."
+        )
+    found += [f"Removed from {setting}." for setting in content.get("removed_settings", [])]
+    return found

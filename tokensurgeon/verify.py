@@ -1,0 +1,219 @@
+"""The invariants of a transplanted model, checked on what was really written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
+from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.settings import vocab_size
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.model import LoadedModel, load_model
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.manifest import Manifest
+
+__all__ = ["DEAD_MASS_LIMIT", "Check", "verify"]
+
+DEAD_MASS_LIMIT = 1e-4
+_SAMPLES = (
+    "The quick brown fox jumps over 13 lazy dogs.\n\n\tIt cost $4.50, naïve café — 日本語 🙂",
+    "def f(x):\n    return {'a': [1, 2, x ** 2]}  # done\n",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: its name, whether it holds, and what was seen."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify(out: Path, base: Path, donor: Path | None = None) -> list[Check]:
+    """Check a transplanted model against its base (and its donor's tokenizer, if given).
+
+    Args:
+        out: The transplanted model, with its manifest.
+        base: The base's directory.
+        donor: The donor's directory; without it, the tokenizer is only checked against itself.
+
+    Returns:
+        All checks, failed ones included.
+
+    Raises:
+        InputError: If ``out`` has no manifest, or one of the directories is not a model.
+    """
+    manifest = Manifest.read(out)
+    if manifest is None:
+        raise InputError(f"{out} has no tokensurgeon.json, so it was not written by tokensurgeon")
+    new, old = Checkpoint.open(out), Checkpoint.open(base)
+    new_layout = find_vocabulary_tensors(out, new.tensors)
+    old_layout = find_vocabulary_tensors(base, old.tensors)
+    checks = list(_tensors(new, old, new_layout, old_layout, manifest))
+    checks += list(_tokenizer(out, donor, manifest))
+    if all(check.ok for check in checks):
+        checks += list(_forward(out, manifest))
+    return checks
+
+
+def _tensors(
+    new: Checkpoint,
+    old: Checkpoint,
+    new_layout: VocabularyTensors,
+    old_layout: VocabularyTensors,
+    manifest: Manifest,
+) -> Iterator[Check]:
+    vocabulary = {new_layout.embedding, new_layout.head, new_layout.bias} - {None}
+    replaced = vocabulary | {old_layout.embedding, old_layout.head, old_layout.bias} | old_layout.stale
+    body, old_body = set(new.tensors) - replaced, set(old.tensors) - replaced
+    yield Check("tensor names", body == old_body, _difference(body, old_body) or f"{len(body)} body tensors")
+    cast = manifest.content["options"]["dtype"]
+    changed = [name for name in sorted(body & old_body) if not _same(new, old, name, cast)]
+    how = f"cast to {cast}" if cast else "byte for byte"
+    yield Check("body unchanged", not changed, f"{changed[:3]} differ" if changed else f"identical {how}")
+
+    rows = len(manifest.provenance)
+    pairs = [(new_layout.embedding, old_layout.embedding)]
+    if new_layout.head:
+        pairs.append((new_layout.head, old_layout.head or old_layout.embedding))
+    if new_layout.bias and old_layout.bias:
+        pairs.append((new_layout.bias, old_layout.bias))
+    shapes = {name: new.tensors[name].shape for name, _ in pairs}
+    good = all(
+        shape[0] == rows and shape[1:] == old.tensors[o].shape[1:]
+        for (n, o), shape in zip(pairs, shapes.values(), strict=True)
+    )
+    yield Check("shapes", good, ", ".join(f"{n} {list(s)}" for n, s in shapes.items()))
+    if not good:
+        return
+    anchors = np.flatnonzero(manifest.source >= 0)
+    for name, old_name in pairs:
+        tensor = new.read(name)
+        bad = torch.nonzero(~torch.isfinite(tensor.reshape(rows, -1)).all(dim=1)).flatten()
+        yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{rows} rows")
+        wanted = old.read(old_name)[torch.from_numpy(manifest.source[anchors])].to(tensor.dtype)
+        differ = torch.nonzero(
+            (tensor[torch.from_numpy(anchors)] != wanted).reshape(len(anchors), -1).any(dim=1)
+        ).flatten()
+        yield Check(
+            f"{name} anchors",
+            not len(differ),
+            f"{len(differ)} rows differ from the base's (first: id {int(anchors[differ[0]])})"
+            if len(differ)
+            else f"{len(anchors)} rows bit-identical to the base's",
+        )
+
+
+def _same(new: Checkpoint, old: Checkpoint, name: str, cast: str | None) -> bool:
+    a, b = new.tensors[name], old.tensors[name]
+    if a.shape != b.shape:
+        return False
+    if a.dtype == b.dtype:
+        return all(x == y for x, y in zip(new.chunks(name), old.chunks(name), strict=False))
+    return cast is not None and torch.equal(new.read(name), old.read(name).to(getattr(torch, cast)))
+
+
+def _difference(a: set[str], b: set[str]) -> str:
+    extra, missing = sorted(a - b)[:3], sorted(b - a)[:3]
+    return (f"unexpected {extra} " if extra else "") + (f"missing {missing}" if missing else "")
+
+
+def _tokenizer(out: Path, donor: Path | None, manifest: Manifest) -> Iterator[Check]:
+    files = TokenizerFiles.open(out)
+    rows = len(manifest.provenance)
+    config = read_config(out)
+    top = max(files.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    yield Check("ids in range", top < rows, f"highest id {top}, {rows} rows")
+    yield Check("vocab_size", vocab_size(config) == rows, f"config says {vocab_size(config)}, tensors have {rows}")
+    special = files.special_ids()
+    generation_path = out / "generation_config.json"
+    generation = json.loads(generation_path.read_text()) if generation_path.is_file() else {}
+    wrong = [
+        f"{where} {name}_id={part[f'{name}_id']}, tokenizer {special[name]}"
+        for where, part in (("config", config), ("generation_config", generation))
+        for name in ("bos_token", "eos_token", "pad_token")
+        if name in special and part.get(f"{name}_id") is not None and special[name] not in _listed(part[f"{name}_id"])
+    ]
+    yield Check("special ids agree", not wrong, "; ".join(wrong) or "config, generation config and tokenizer")
+    reference = TokenizerFiles.open(donor).tokenizer if donor is not None else files.tokenizer
+    faults = []
+    for text in _SAMPLES:
+        ids = files.tokenizer.encode(text, add_special_tokens=False).ids
+        theirs = reference.encode(text, add_special_tokens=False).ids
+        if ids != theirs or files.tokenizer.decode(ids) != reference.decode(theirs):
+            faults.append(text[:20])
+    lossless = all(
+        files.tokenizer.decode(files.tokenizer.encode(t, add_special_tokens=False).ids) == t for t in _SAMPLES
+    )
+    kind = "exact" if lossless else "lossy, as the donor's"
+    yield Check("text round trip", not faults, f"differs from the donor's on {faults}" if faults else kind)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+class _Warnings(logging.Handler):
+    """Keeps what transformers warns about while it loads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record.getMessage().splitlines()[0])
+
+
+def _forward(out: Path, manifest: Manifest) -> Iterator[Check]:
+    import transformers
+
+    handler = _Warnings()
+    logger = logging.getLogger("transformers")
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_warning()
+    logger.addHandler(handler)
+    try:
+        loaded = load_model(out)
+    finally:
+        logger.removeHandler(handler)
+        transformers.logging.set_verbosity(level)
+    yield Check(
+        "loads without a warning",
+        not handler.seen,
+        "; ".join(handler.seen[:2]) or "AutoModelForCausalLM, AutoTokenizer",
+    )
+    raw = TokenizerFiles.open(out).tokenizer
+    same = all(loaded.encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
+    yield Check("AutoTokenizer agrees", same, "with tokenizer.json" if same else "it cuts text unlike tokenizer.json")
+    yield from _logits(loaded, manifest)
+
+
+def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
+    rows = len(manifest.provenance)
+    dead = torch.from_numpy(manifest.ids(Provenance.UNREACHABLE, Provenance.PADDING))
+    ids = loaded.encode(_SAMPLES[0])
+    prefix = [] if loaded.prefix is None else [loaded.prefix]
+    with torch.inference_mode():
+        logits = loaded.model(input_ids=torch.tensor([[*prefix, *ids]])).logits
+    finite = bool(torch.isfinite(logits).all())
+    good = finite and logits.shape[-1] == rows
+    yield Check("forward pass", good, f"{list(logits.shape)} logits, {'finite' if finite else 'not finite'}")
+    if len(dead) and good:
+        pieces = split_bytes(python_text(8192))
+        mass = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, watched=dead).mass or 0.0
+        yield Check(
+            "dead ids",
+            mass < DEAD_MASS_LIMIT,
+            f"{len(dead)} ids take {mass:.1e} of the mass (limit {DEAD_MASS_LIMIT:g})",
+        )
