@@ -37,8 +37,8 @@ def convert(path: Path) -> Path:
         MissingDependencyError: Without the ``gguf`` package.
         InputError: If transformers cannot read the file.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingDependencyError("gguf", "gguf", f"reading {path.name}")
+    if not all(importlib.util.find_spec(package) for package in ("gguf", "accelerate")):
+        raise MissingDependencyError("gguf and accelerate", "gguf", f"reading {path.name}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     out = cache_directory() / "gguf" / f"{path.stem}-{digest[:12]}"
