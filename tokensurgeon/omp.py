@@ -4,10 +4,12 @@ Pati, Rezaiifar and Krishnaprasad (1993); used for tokenizer transplantation by 
 Fernandes Neto (arXiv 2506.06607). For every target y, until k atoms are picked:
 
 1. *Scan.* Correlate the residual r with all m unit atoms. This is one matrix product per batch,
-   and where nearly all of the time goes, so it runs in bfloat16 where the hardware has it. Only
-   the largest magnitude of each block of `BLOCK` atoms is looked at next.
-2. *Re-score.* The `SHORTLIST` best atoms are correlated again in float32. The rounding of a
-   bfloat16 product of unit vectors is at most `ROUNDING` * |r|, so the winner is certified if it
+   and where most of the time goes, so it runs in bfloat16 where the hardware has it. The sign bit
+   is masked off in place, which leaves magnitudes that order as integers, and only the largest of
+   each block of `BLOCK` atoms is looked at next. Blocks are strided (atoms j, j + m/BLOCK, ...), so
+   that their maxima are taken column by column.
+2. *Re-score.* The `SHORTLIST` best atoms are correlated again in float32. Rounding to bfloat16
+   changes the correlation of a unit atom by at most `ROUNDING`·|r|, so the winner is certified if it
    beats every atom that was left out by that margin. A row that is not certified is scanned again
    in float32. The pick is therefore the one that a float32 scan makes.
 3. *Orthogonalise.* The picked atom, made orthogonal to those before it (Gram-Schmidt, twice where
@@ -29,10 +31,12 @@ from tokensurgeon.errors import InputError
 
 __all__ = ["SparseCoefficients", "solve_omp"]
 
-BLOCK = 64
-SHORTLIST = 32
-ROUNDING = 2.0**-7
-"""Two operands rounded to 8 bits of mantissa, and the product's own rounding: a strict bound."""
+BLOCK = 32
+SHORTLIST = 16
+ROUNDING = 1.25 * 2.0**-8
+"""Both operands are rounded to a relative 2^-9, so the sum to at most 2^-8 of |atom|·|r|; the rest
+covers the rounding of the product itself. A strict bound, by Cauchy-Schwarz."""
+_SIGNLESS = {torch.bfloat16: (torch.int16, 0x7FFF), torch.float32: (torch.int32, 0x7FFFFFFF)}
 TINY = 1e-6
 """Relative to |y|: a residual or a correlation below this is float32 noise."""
 
@@ -89,10 +93,10 @@ def solve_omp(
     """
     _check(targets, atoms, k)
     device = torch.device(device) if device is not None else targets.device
-    dictionary = _Dictionary.of(atoms.to(device))
     if batch_size is None:
-        per_target = 4 * len(dictionary.scan) + 8 * (k + SHORTLIST) * atoms.shape[1]
+        per_target = 4 * len(atoms) + 8 * (k + SHORTLIST) * atoms.shape[1]
         batch_size = max(16, min(512, 2**30 // per_target))
+    dictionary = _Dictionary.of(atoms.to(device), min(batch_size, max(1, len(targets))))
     n = len(targets)
     parts = []
     for start in range(0, n, batch_size):
@@ -130,19 +134,28 @@ def _check(targets: torch.Tensor, atoms: torch.Tensor, k: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Dictionary:
-    """Atoms prepared once: (m, dim) float32 of norm 1 (or 0), their norms, and the copy to scan."""
+    """Atoms prepared once, and room for one batch of scores.
+
+    Attributes:
+        unit: (m, dim) float32 of norm 1 (or 0).
+        norms: (m,) float32.
+        scan: (m rounded up to `BLOCK`, dim), the copy that is scanned.
+        scores: (batch_size, len(scan)) in the dtype of ``scan``, used again by every scan.
+    """
 
     unit: torch.Tensor
     norms: torch.Tensor
     scan: torch.Tensor
+    scores: torch.Tensor
 
     @classmethod
-    def of(cls, atoms: torch.Tensor) -> _Dictionary:
+    def of(cls, atoms: torch.Tensor, batch_size: int) -> _Dictionary:
         norms = torch.linalg.vector_norm(atoms.float(), dim=1)
         unit = atoms.float() / torch.where(norms > 0, norms, 1.0)[:, None]
         padding = -len(unit) % BLOCK
         scan = torch.nn.functional.pad(unit, (0, 0, 0, padding)) if padding else unit
-        return cls(unit, norms, scan.to(_scan_dtype(atoms.device)))
+        scan = scan.to(_scan_dtype(atoms.device))
+        return cls(unit, norms, scan, scan.new_empty(batch_size, len(scan)))
 
 
 def _scan_dtype(device: torch.device) -> torch.dtype:
@@ -196,23 +209,21 @@ def _solve_batch(
 
 def _best_atom(residual: torch.Tensor, left: torch.Tensor, atoms: _Dictionary) -> tuple[torch.Tensor, torch.Tensor]:
     """The atom with the largest |correlation| per row, and that correlation, both as in float32."""
-    scores = residual.to(atoms.scan.dtype) @ atoms.scan.T
-    blocks = scores.view(len(residual), -1, BLOCK)
-    peaks = torch.maximum(blocks.amax(dim=2), -blocks.amin(dim=2)).float()
-    width = min(SHORTLIST, peaks.shape[1])
-    peak, block = peaks.topk(width + 1 if width < peaks.shape[1] else width, dim=1)
-    inside = torch.gather(blocks, 1, block[:, :width, None].expand(-1, -1, BLOCK)).abs().flatten(1).float()
-    keep = min(SHORTLIST, inside.shape[1] - 1)
-    score, place = inside.topk(keep + 1, dim=1)
-    place = place[:, :keep]
-    candidates = torch.gather(block, 1, place // BLOCK) * BLOCK + place % BLOCK
-    candidates = candidates.clamp(max=len(atoms.unit) - 1)
+    n, blocks = len(residual), len(atoms.scan) // BLOCK
+    scores = torch.mm(residual.to(atoms.scan.dtype), atoms.scan.T, out=atoms.scores[:n])
+    bits, mask = _SIGNLESS[scores.dtype]
+    magnitudes = scores.view(bits).bitwise_and_(mask).view(n, BLOCK, blocks)
+    width = min(SHORTLIST, blocks)
+    peak, block = magnitudes.amax(dim=1).topk(min(width + 1, blocks), dim=1)
+    near = block[:, None, :width].expand(-1, BLOCK, -1)
+    inside, place = magnitudes.gather(2, near).flatten(1).topk(SHORTLIST + 1, dim=1)
+    place = place[:, :SHORTLIST]
+    candidates = (place // width * blocks + block.gather(1, place % width)).clamp(max=len(atoms.unit) - 1)
     exact = torch.bmm(atoms.unit[candidates], residual[:, :, None])[:, :, 0].abs()
     best, index = _lowest_of_the_best(exact, candidates)
 
-    outside = score[:, keep]
-    if width < peaks.shape[1]:
-        outside = torch.maximum(outside, peak[:, width])
+    left_out = inside[:, SHORTLIST] if width == blocks else torch.maximum(inside[:, SHORTLIST], peak[:, width])
+    outside = left_out.contiguous().view(scores.dtype).float()
     unsure = torch.nonzero(outside + ROUNDING * left > best).flatten()
     if atoms.scan.dtype is not torch.float32 and len(unsure):
         again = (residual[unsure] @ atoms.unit.T).abs()
