@@ -268,6 +268,15 @@ def test_code_and_other_files_of_the_base_are_kept(copy_of, zoo, tmp_path):
     assert "pytorch_model.bin" not in names
 
 
+def test_a_donor_that_adds_no_bos_is_a_warning(zoo, tmp_path):
+    report = run(zoo, tmp_path, "spm", "gpt")
+    assert report.content["bos"] == {"base": True, "donor": False}
+    assert "put bos_token before your prompts" in (tmp_path / "out" / "README.md").read_text()
+    other = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "other", K8)
+    assert other.content["bos"] == {"base": False, "donor": True}
+    assert "put bos_token" not in (tmp_path / "other" / "README.md").read_text()
+
+
 def test_provenance_arrays_survive_the_manifest(tmp_path):
     provenance = np.random.default_rng(0).integers(0, 6, 5000).astype(np.int8)
     source = np.random.default_rng(1).integers(-1, 300_000, 5000)

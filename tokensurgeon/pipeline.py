@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -36,6 +36,7 @@ from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.heldout import HeldOutScore, score_held_out
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import model_card
 from tokensurgeon.rows import NewRows, VocabularyMatrices, build_rows, drop_rowless
 from tokensurgeon.suppress import suppressing_row
@@ -129,6 +130,18 @@ def align_models(
     return left, right, aligned, compare_schemes(left.vocabulary, right.vocabulary)
 
 
+def summarise(
+    base: Side,
+    donor: Side,
+    alignment: Alignment,
+    schemes: Sequence[SchemeDifference],
+    texts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What an alignment says about a pair, as plain data; ``texts`` adds how much of them anchors cover."""
+    summary = alignment_summary(base.vocabulary, donor.vocabulary, alignment, schemes, texts or {})
+    return summary | {"bos": {"base": base.files.adds_bos(), "donor": donor.files.adds_bos()}}
+
+
 def transplant(
     base: str,
     donor: str,
@@ -180,7 +193,7 @@ def transplant(
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = _describe(left, right, base_files, donor_files, base_layout, donor_layout, options)
     if dry_run:
-        return TransplantReport(None, left, right, plan, schemes, {**content, "counts": plan.counts()}, [])
+        return TransplantReport(None, left, right, plan, schemes, content | summarise(left, right, plan, schemes), [])
 
     base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
     plan = drop_rowless(plan, donor_matrices)
@@ -205,7 +218,7 @@ def transplant(
         device=device,
         batch_size=options.batch_size,
     )
-    content |= _results(plan, right.vocabulary, rows, held_out, schemes)
+    content |= _results(summarise(left, right, plan, schemes), rows, held_out)
     with _staged(target, overwrite) as work:
         _write(work, left, right, base_files, base_layout, rows, plan, options, content)
         if progress is not None:
@@ -358,28 +371,11 @@ def _describe(
     }
 
 
-def _results(
-    plan: Alignment,
-    donor: Vocabulary,
-    rows: NewRows,
-    held_out: HeldOutScore,
-    schemes: list[SchemeDifference],
-) -> dict[str, Any]:
+def _results(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore) -> dict[str, Any]:
     return {
-        "counts": plan.counts(),
-        "anchors": len(plan.anchors),
+        **{name: value for name, value in summary.items() if name not in ("examples", "coverage")},
         "residual": {name: _residuals(c) for name, c in rows.coefficients.items()},
         "held_out": held_out.as_dict(),
-        "unmapped": [donor.describe(i) for i in plan.unmapped if plan.provenance[i] == Provenance.RECONSTRUCTED],
-        "scheme_differences": [
-            {
-                "kind": s.kind,
-                "differing": s.differing,
-                "probes": s.probes,
-                "examples": list(map(list, s.examples)),
-            }
-            for s in schemes
-        ],
     }
 
 

@@ -101,6 +101,11 @@ class TokenizerFiles:
                 found[name] = token_id
         return found
 
+    def adds_bos(self) -> bool:
+        """Whether encoding a text puts BOS before it without being asked."""
+        bos = self.special_ids().get("bos_token")
+        return bos is not None and self.tokenizer.encode("a").ids[:1] == [bos]
+
     def write(self, out: Path) -> None:
         """Copy the tokenizer's files, or save the converted ones."""
         if self.converted is not None:

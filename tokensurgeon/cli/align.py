@@ -23,14 +23,13 @@ def command(
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.config import TransplantOptions
         from tokensurgeon.evaluation.texts import load_texts
-        from tokensurgeon.pipeline import align_models
-        from tokensurgeon.report.alignment import alignment_summary
+        from tokensurgeon.pipeline import align_models, summarise
         from tokensurgeon.report.console import print_alignment
 
         options = TransplantOptions(map=o.parse_map(token_map), pad_to_multiple_of=pad_to_multiple_of)
         texts = load_texts(text or [])
         left, right, alignment, schemes = align_models(base, donor, options)
-        summary = alignment_summary(left.vocabulary, right.vocabulary, alignment, schemes, texts)
+        summary = summarise(left, right, alignment, schemes, texts)
         if json_out:
             emit_json({"base": base, "donor": donor, **summary})
         elif not quiet:

@@ -68,5 +68,10 @@ def warnings(content: dict[str, Any]) -> list[str]:
             f"{len(content['unmapped'])} control tokens have no counterpart in the base and were "
             f"reconstructed: {shown}{f' and {more} more' if more > 0 else ''}. Map them with --map if they matter."
         )
+    if content.get("bos") == {"base": True, "donor": False}:
+        found.append(
+            "The base's tokenizer puts BOS before every text, the donor's does not: put bos_token before your "
+            "prompts, or the body works without what it was trained with."
+        )
     found += [f"Removed from {setting}." for setting in content.get("removed_settings", [])]
     return found

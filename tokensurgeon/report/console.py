@@ -43,7 +43,7 @@ def print_alignment(console: Console, base: str, donor: str, summary: Mapping[st
 def print_transplant(console: Console, report: TransplantReport) -> None:
     """What was written (or would be), what it is made of, what to watch."""
     summary = alignment_summary(report.base.vocabulary, report.donor.vocabulary, report.alignment, report.schemes, {})
-    print_alignment(console, report.base.name, report.donor.name, summary)
+    print_alignment(console, report.base.name, report.donor.name, summary | report.content)
     if report.out is None:
         console.print("dry run: nothing was written")
         return
