@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
 
-install: $(INSTALLED)  ## .venv with everything that demo, tests and benchmarks need
+install: $(VENV)/.models $(VENV)/.peers  ## .venv with everything that demo, tests and benchmarks need
 
 test: $(INSTALLED)  ## the default test suite, offline once installed
 	$(VENV)/bin/python -m pytest

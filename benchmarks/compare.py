@@ -35,6 +35,8 @@ def main(path: Path) -> None:
     """Run the experiment file and write its result."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if texts.eval_directory() is None:
+        sys.exit("set TOKENSURGEON_EVAL to the directory with the four evaluation sets")
     experiment = tomllib.loads(path.read_text())
     base, donor = getattr(models, experiment["base"])(), getattr(models, experiment["donor"])()
     result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "sides": {}}
@@ -57,6 +59,7 @@ def main(path: Path) -> None:
                     "median_peak_mib": statistics.median(peaks),
                 }
         ours = Manifest.read(places["tokensurgeon"])
+        result["inputs"] = {side: ours.content[side] for side in ("base", "donor")} if ours else None
         result["anchors"] = ours.content["anchors"] if ours else None
         result["counts"] = ours.content["counts"] if ours else None
     result["loss"] = _losses(result["sides"])

@@ -18,7 +18,7 @@ PACKAGES = ("tokensurgeon", "torch", "transformers", "tokenizers", "numpy")
 
 def provenance(experiment: str) -> dict[str, Any]:
     """Plain data that every result carries."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "experiment": experiment,
         "command": "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),

@@ -68,6 +68,28 @@ def test_numbered_placeholders_are_unreachable(base, donor):
     assert all(of(aligned, donor, f"<unused{i}>")[0] is Provenance.UNREACHABLE for i in range(40))
 
 
+def test_added_text_in_numbers_is_text(base):
+    tokenizer = byte_level(600)
+    tokenizer.add_tokens([str(year) for year in range(2000, 2030)])
+    other = Vocabulary.from_tokenizer(tokenizer)
+    assert of(align(base, other), other, "2024")[0] in (Provenance.RECONSTRUCTED, Provenance.COPIED)
+
+
+def test_no_second_copy_of_eos():
+    """Base: one token is BOS, EOS, UNK and padding. The donor's own padding and UNK must not become it too."""
+    names = ("<|endoftext|>", "<unk>", "<pad>", "</s>")
+    one = Vocabulary.from_tokenizer(
+        byte_level(600, specials=("<|endoftext|>", "<other>")),
+        {f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "unk", "pad")},
+    )
+    donor = Vocabulary.from_tokenizer(
+        byte_level(600, specials=names), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<|endoftext|>"}
+    )
+    aligned = align(one, donor)
+    eos = one.pieces.index("<|endoftext|>")
+    assert np.flatnonzero(aligned.source == eos).tolist() == [donor.pieces.index("</s>")]
+
+
 def test_control_tokens_match_by_literal_where_no_role_is_known(base):
     other = Vocabulary.from_tokenizer(byte_level(600, specials=("<repo>", "<other>")))
     aligned = align(base, other)
@@ -99,6 +121,13 @@ def test_overrides(base, donor):
 def test_an_override_may_name_a_text(base, donor):
     aligned = align(base, donor, overrides={" the": "The"})
     assert list(aligned.overrides) == [donor.pieces.index("▁the")]
+
+
+def test_an_override_of_a_letter_is_not_the_byte_spelled_like_it():
+    other = Vocabulary.from_tokenizer(byte_level(600, text="é " * 500))
+    (letter,) = other.encode("é")
+    assert letter != other.pieces.index("é")  # that piece is the byte 0xE9
+    assert list(align(other, other, overrides={"é": "e"}).overrides) == [letter]
 
 
 def test_override_of_an_unknown_token(base, donor):

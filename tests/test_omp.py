@@ -65,6 +65,21 @@ def test_scan_in_bfloat16_is_certified(monkeypatch):
         torch.testing.assert_close(picked, correlation.amax(dim=1), rtol=0, atol=5e-7)
 
 
+def test_rounding_that_misleads_the_scan_is_noticed(monkeypatch):
+    """Sixteen atoms that bfloat16 rounds up past the winner, which it rounds down: only float32 sees it."""
+    step = 2.0**-8
+    winner = torch.zeros(300)
+    winner[:254] = 0.0625 * (1 + 0.98 * step)
+    rivals = torch.zeros(16, 300)
+    rivals[:, :254] = 0.0625 * (1 + 1.003 * step)
+    rivals[torch.arange(16), 260 + torch.arange(16)] = 0.12
+    atoms = torch.cat([winner[None], rivals, torch.eye(300)[280:]])
+    norms = atoms.norm(dim=1, keepdim=True)
+    for scan in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(omp, "_scan_dtype", lambda _, scan=scan: scan)
+        assert solve_omp(winner[None], atoms / norms, 1).indices.tolist() == [[0]]
+
+
 def test_a_target_that_is_an_atom_needs_one():
     _, atoms = problem()
     solution = solve_omp(atoms[[5]] * 3, atoms, 8)

@@ -228,6 +228,83 @@ def test_untie_needs_a_head(zoo, tmp_path, monkeypatch):
         run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=8, untie=True))
 
 
+def test_shared_tokens_beyond_the_donors_embedding(copy_of, tmp_path):
+    """An added token that both have, in the donor past its last row: the base's row is copied."""
+    base, donor = copy_of("gpt"), copy_of("spm")
+    tokenizer = AutoTokenizer.from_pretrained(donor)
+    tokenizer.add_tokens([*(f"<late_{c}>" for c in "abcdefghijklmnopqrstuvwxyz"), "<repo>"], special_tokens=True)
+    tokenizer.save_pretrained(donor)
+    report = transplant(str(base), str(donor), tmp_path / "out", TransplantOptions(k=8, pad_to_multiple_of=64))
+    late = tokenizer.convert_tokens_to_ids("<repo>")
+    row = load_file(tmp_path / "out/model.safetensors")["model.embed_tokens.weight"][late]
+    source = report.base.vocabulary.pieces.index("<repo>")
+    assert torch.equal(row, load_file(base / "model.safetensors")["model.embed_tokens.weight"][source])
+
+
+def test_a_tied_head_that_differs_is_refused(copy_of, zoo, tmp_path):
+    base = copy_of("gpt")
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"holds a different lm_head\.weight"):
+        transplant(str(base), str(zoo["spm"]), tmp_path / "out", K8)
+
+
+def test_further_embeddings_by_token_are_refused(zoo, tmp_path, monkeypatch):
+    import dataclasses
+
+    real = pipeline.find_vocabulary_tensors
+    monkeypatch.setattr(
+        pipeline, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), others=("embed_per_layer",))
+    )
+    with pytest.raises(InputError, match="embed_per_layer has one row per token too"):
+        run(zoo, tmp_path, "gpt", "spm")
+
+
+def test_gemma3n_has_further_embeddings(tmp_path):
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    from tokensurgeon.checkpoint import find_vocabulary_tensors
+
+    config = Gemma3nTextConfig(
+        vocab_size=64, vocab_size_per_layer_input=64, hidden_size=16, hidden_size_per_layer_input=8,
+        intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        laurel_rank=4, num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"],
+        activation_sparsity_pattern=[0.0, 0.0],
+    )  # fmt: skip
+    Gemma3nForCausalLM(config).save_pretrained(tmp_path)
+    assert find_vocabulary_tensors(tmp_path, Checkpoint.open(tmp_path).tensors).others
+
+
+@pytest.mark.parametrize("place", ["cwd", "base", "above"])
+def test_an_output_that_would_replace_something_else(copy_of, zoo, tmp_path, monkeypatch, place):
+    base = copy_of("gpt")
+    monkeypatch.chdir(base)
+    out = {"cwd": ".", "base": base, "above": tmp_path}[place]
+    with pytest.raises(InputError, match="would replace"):
+        transplant(str(base), str(zoo["spm"]), out, K8, overwrite=True)
+    assert (base / "model.safetensors").is_file()
+
+
+def test_a_failed_swap_restores_the_old_output(zoo, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    run(zoo, tmp_path, "gpt", "spm")
+    before = (tmp_path / "out/model.safetensors").read_bytes()
+    real = Path.rename
+
+    def fail(self, target):
+        if ".partial-" in self.name:
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        run(zoo, tmp_path, "untied", "spm", overwrite=True)
+    assert (tmp_path / "out/model.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_stale_copies_of_a_tied_head_are_dropped(copy_of, zoo, tmp_path):
     base = copy_of("gpt")
     tensors = load_file(base / "model.safetensors")
@@ -249,6 +326,8 @@ def test_recipe(tmp_path):
         ("k = 0", "k=0"),
         ("k = [", "not valid TOML"),
         ('dtype = "int4"', "int4"),
+        ('seed = "x"', "seed='x'"),
+        ('untie = "yes"', "untie='yes'"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):

@@ -97,6 +97,24 @@ def test_damaged_base_rows_are_named():
     build_rows(base, donor, PLAN, k=8)
 
 
+def test_a_zero_head_row_of_the_donor_says_nothing():
+    """The donor never trained that head row: a zero row would have logit 0, above every real token."""
+    base, donor = matrices(150, 24, head=True), matrices(123, 16, head=True, seed=1)
+    donor.head[107] = 0
+    new = build_rows(base, donor, PLAN, k=8)
+    expected = combination(donor.embedding, base.head)[7]
+    torch.testing.assert_close(new.matrices.head[107], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_anchors_beyond_the_donors_embedding_are_copied_but_are_no_atoms():
+    source = np.append(SOURCE, 140)
+    plan = Alignment(np.append(PROVENANCE, 0).astype(np.int8), source, PLAN.overrides, ())
+    base, donor = matrices(150, 24), matrices(123, 16, seed=1)
+    new, same = build_rows(base, donor, plan, k=8), build_rows(base, donor, PLAN, k=8)
+    assert torch.equal(new.matrices.embedding[123], base.embedding[140])
+    assert torch.equal(new.matrices.embedding[:123], same.matrices.embedding)
+
+
 def test_zero_donor_rows_are_not_reconstructed():
     donor = matrices(123, 16, seed=1)
     donor.embedding[104] = 0

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.verify import verify
 
@@ -106,6 +107,43 @@ def test_the_wrong_tokenizer(model, zoo):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(zoo["gpt"] / name, model / name)
     assert "text round trip" in failures(model, zoo)
+
+
+def test_two_ids_swapped_in_the_tokenizer(model, zoo):
+    content = json.loads((model / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    rare = sorted(vocab, key=vocab.get)[-2:]
+    vocab[rare[0]], vocab[rare[1]] = vocab[rare[1]], vocab[rare[0]]
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    assert "tokenizer unchanged" in {c.name for c in verify(model, zoo["gpt"]) if not c.ok}
+
+
+def test_a_stop_token_out_of_range(model, zoo):
+    eos = json.loads((model / "generation_config.json").read_text())["eos_token_id"]
+    eos = eos if isinstance(eos, list) else [eos]
+    change_json(model, "generation_config.json", eos_token_id=[*eos, 999_999])
+    assert failures(model, zoo) == {"special ids agree"}
+
+
+def test_rows_in_another_dtype(model, zoo):
+    change_tensor(model, EMBEDDING, lambda t: t.bfloat16())
+    assert f"{EMBEDDING} anchors" in failures(model, zoo)
+
+
+def test_a_leftover_head(model, zoo):
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight"] = tensors[EMBEDDING].clone()
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    assert "no stale head" in failures(model, zoo)
+
+
+def test_a_token_in_use_that_is_marked_dead(model, zoo):
+    manifest = Manifest.read(model)
+    (token,) = TokenizerFiles.open(model).vocabulary().encode(" the")
+    provenance, source = manifest.provenance.copy(), manifest.source.copy()
+    provenance[token], source[token] = 4, -1
+    Manifest(manifest.content, provenance, source).write(model)
+    assert "dead ids are never emitted" in failures(model, zoo)
 
 
 def test_ids_beyond_the_rows(model, zoo):

@@ -164,26 +164,33 @@ def _same_role(
     base_rows: int,
 ) -> int | None:
     """The base id that plays a control token's first role that the base has, or has its literal."""
-    for role in donor.roles_of(token_id):
+    mine = donor.roles_of(token_id)
+    for role in mine:
         match = base.roles.get(role)
         if match is None or match >= base_rows:
             continue
-        if role is Role.PAD and base.roles_of(match) != [Role.PAD]:
-            continue  # copying the base's EOS as padding would split EOS's probability
+        if role in _NEVER_PREDICTED and base.roles_of(match) != [role]:
+            continue  # a second copy of the base's EOS would take half of its probability
         return match
-    return literal.get(data)
+    match = literal.get(data)
+    theirs = base.roles_of(match) if match is not None else []
+    return None if theirs and not set(theirs) & (set(mine) - _NEVER_PREDICTED) else match
 
 
+_NEVER_PREDICTED = frozenset({Role.UNK, Role.MASK, Role.PAD})
 _NUMBER = re.compile(rb"\d+")
+_MARKER = re.compile(rb"[<\[].*[>\]]", re.DOTALL)
 
 
 def _placeholders(donor: Vocabulary, provenance: np.ndarray[Any, np.dtype[np.int8]]) -> list[int]:
-    """Unmatched added tokens that exist in numbers only, and padding tokens: never to be predicted."""
+    """Unmatched markers that exist in numbers only, and padding tokens: never to be predicted."""
     open_ids = [i for i in sorted(donor.added) if provenance[i] == Provenance.RECONSTRUCTED]
     families: dict[bytes, list[int]] = {}
     for token_id in open_ids:
         key = donor.keys[token_id]
-        if key is not None and _NUMBER.search(key.data):
+        if key is None or (key.is_text and not _MARKER.fullmatch(key.data)):
+            continue  # text that was added, such as years, is text
+        if _NUMBER.search(key.data):
             families.setdefault(_NUMBER.sub(b"0", key.data), []).append(token_id)
     found = [i for family in families.values() if len(family) >= PLACEHOLDER_FAMILY for i in family]
     return found + [i for i in open_ids if donor.roles_of(i) == [Role.PAD]]
@@ -212,10 +219,13 @@ def _apply_overrides(
 
 
 def _find(vocabulary: Vocabulary, token: str) -> int:
-    """The id of a token given as a piece, a literal or a text."""
-    if token in vocabulary.pieces:
-        return vocabulary.pieces.index(token)
+    """The id of a token given as a literal, a text, or a piece; in this order, since ``é`` is also a byte."""
+    added = vocabulary.literal_ids().get(token.encode())
+    if added is not None:
+        return added
     ids = vocabulary.encode(token)
+    if len(ids) != 1 and token in vocabulary.pieces:
+        return vocabulary.pieces.index(token)
     if len(ids) != 1:
         raise InputError(
             f"--map {token!r}: the donor has no such token (as text it is {len(ids)} tokens). "

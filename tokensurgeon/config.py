@@ -45,8 +45,11 @@ class TransplantOptions:
         """Refuse values that no run could use."""
         for name in ("k", "pad_to_multiple_of", "batch_size"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r} must be a whole number of at least 1")
+        for name, kind in (("seed", int), ("untie", bool), ("device", str)):
+            if type(getattr(self, name)) is not kind:
+                raise InputError(f"{name}={getattr(self, name)!r} must be of type {kind.__name__}")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
         if not isinstance(self.map, Mapping) or not all(isinstance(v, str) for v in self.map.values()):

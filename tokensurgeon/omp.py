@@ -8,10 +8,11 @@ Fernandes Neto (arXiv 2506.06607). For every target y, until k atoms are picked:
    is masked off in place, which leaves magnitudes that order as integers, and only the largest of
    each block of `BLOCK` atoms is looked at next. Blocks are strided (atoms j, j + m/BLOCK, ...), so
    that their maxima are taken column by column.
-2. *Re-score.* The `SHORTLIST` best atoms are correlated again in float32. Rounding to bfloat16
-   changes the correlation of a unit atom by at most `ROUNDING`·|r|, so the winner is certified if it
-   beats every atom that was left out by that margin. A row that is not certified is scanned again
-   in float32. The pick is therefore the one that a float32 scan makes.
+2. *Re-score.* The `SHORTLIST` best atoms are correlated again in float32. With ã and r̃ for what
+   rounding to bfloat16 makes of a unit atom a and of r, Cauchy-Schwarz bounds the change of a
+   correlation by |a - ã|·|r| + |ã|·|r - r̃|, both of which are measured, plus the rounding of the
+   product itself. The winner is certified if it beats every atom that was left out by that margin.
+   A row that is not certified is scanned again in float32, so the pick is a float32 scan's.
 3. *Orthogonalise.* The picked atom, made orthogonal to those before it (Gram-Schmidt, twice where
    the first pass cancels), is removed from the residual.
 
@@ -33,9 +34,6 @@ __all__ = ["SparseCoefficients", "solve_omp"]
 
 BLOCK = 32
 SHORTLIST = 16
-ROUNDING = 1.25 * 2.0**-8
-"""Both operands are rounded to a relative 2^-9, so the sum to at most 2^-8 of |atom|·|r|; the rest
-covers the rounding of the product itself. A strict bound, by Cauchy-Schwarz."""
 _SIGNLESS = {torch.bfloat16: (torch.int16, 0x7FFF), torch.float32: (torch.int32, 0x7FFFFFFF)}
 TINY = 1e-6
 """Relative to |y|: a residual or a correlation below this is float32 noise."""
@@ -74,7 +72,7 @@ def solve_omp(
     """Approximate every target with k atoms, greedily.
 
     The same supports and coefficients as ``sklearn.linear_model.orthogonal_mp`` on unit atoms,
-    ties aside (here the lowest index wins).
+    ties aside (here the lowest index wins, among the `SHORTLIST` best).
 
     Args:
         targets: (n_targets, dim), any floating dtype.
@@ -140,12 +138,14 @@ class _Dictionary:
         unit: (m, dim) float32 of norm 1 (or 0).
         norms: (m,) float32.
         scan: (m rounded up to `BLOCK`, dim), the copy that is scanned.
+        rounding: Largest |a - ã| over the atoms.
         scores: (batch_size, len(scan)) in the dtype of ``scan``, used again by every scan.
     """
 
     unit: torch.Tensor
     norms: torch.Tensor
     scan: torch.Tensor
+    rounding: float
     scores: torch.Tensor
 
     @classmethod
@@ -154,14 +154,15 @@ class _Dictionary:
         unit = atoms.float() / torch.where(norms > 0, norms, 1.0)[:, None]
         padding = -len(unit) % BLOCK
         scan = torch.nn.functional.pad(unit, (0, 0, 0, padding)) if padding else unit
-        scan = scan.to(_scan_dtype(atoms.device))
-        return cls(unit, norms, scan, scan.new_empty(batch_size, len(scan)))
+        rounded = scan.to(_scan_dtype(atoms.device))
+        error = float(torch.linalg.vector_norm(scan - rounded.float(), dim=1).max())
+        return cls(unit, norms, rounded, error, rounded.new_empty(batch_size, len(rounded)))
 
 
 def _scan_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    """bfloat16 where the processor multiplies it natively, with sums in float32."""
+    if device.type != "cpu":
+        return torch.float32
     fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return torch.bfloat16 if fast() else torch.float32
 
@@ -210,7 +211,8 @@ def _solve_batch(
 def _best_atom(residual: torch.Tensor, left: torch.Tensor, atoms: _Dictionary) -> tuple[torch.Tensor, torch.Tensor]:
     """The atom with the largest |correlation| per row, and that correlation, both as in float32."""
     n, blocks = len(residual), len(atoms.scan) // BLOCK
-    scores = torch.mm(residual.to(atoms.scan.dtype), atoms.scan.T, out=atoms.scores[:n])
+    rounded = residual.to(atoms.scan.dtype)
+    scores = torch.mm(rounded, atoms.scan.T, out=atoms.scores[:n])
     bits, mask = _SIGNLESS[scores.dtype]
     magnitudes = scores.view(bits).bitwise_and_(mask).view(n, BLOCK, blocks)
     width = min(SHORTLIST, blocks)
@@ -224,8 +226,14 @@ def _best_atom(residual: torch.Tensor, left: torch.Tensor, atoms: _Dictionary) -
 
     left_out = inside[:, SHORTLIST] if width == blocks else torch.maximum(inside[:, SHORTLIST], peak[:, width])
     outside = left_out.contiguous().view(scores.dtype).float()
-    unsure = torch.nonzero(outside + ROUNDING * left > best).flatten()
-    if atoms.scan.dtype is not torch.float32 and len(unsure):
+    if atoms.scan.dtype is torch.float32:
+        return index, best
+    epsilon = torch.finfo(scores.dtype).eps / 2
+    sums = residual.shape[1] * torch.finfo(torch.float32).eps
+    lost = torch.linalg.vector_norm(residual - rounded.float(), dim=1) * (1 + atoms.rounding)
+    margin = lost + (atoms.rounding + sums) * left + epsilon * outside
+    unsure = torch.nonzero(outside + margin > best).flatten()
+    if len(unsure):
         again = (residual[unsure] @ atoms.unit.T).abs()
         every = torch.arange(len(atoms.unit), device=again.device).expand_as(again)
         best[unsure], index[unsure] = _lowest_of_the_best(again, every)

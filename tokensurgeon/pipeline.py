@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import platform
 import shutil
 import tempfile
@@ -25,12 +27,10 @@ from tokensurgeon.checkpoint import (
     find_vocabulary_tensors,
     resolve,
 )
-from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.settings import vocab_size, write_settings
-from tokensurgeon.checkpoint.tokenizer import TOKENIZER_FILES
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError, VerificationError
-from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.model import load_model, pick_device
 from tokensurgeon.evaluation.score import collect_states
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.heldout import HeldOutScore, score_held_out
@@ -38,7 +38,7 @@ from tokensurgeon.manifest import Manifest
 from tokensurgeon.omp import SparseCoefficients
 from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import model_card
-from tokensurgeon.rows import NewRows, VocabularyMatrices, build_rows, drop_rowless
+from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
 from tokensurgeon.suppress import suppressing_row
 from tokensurgeon.verify import Check, verify
 from tokensurgeon.vocabulary import Vocabulary
@@ -49,16 +49,13 @@ __all__ = ["TransplantReport", "align_models", "default_output", "transplant"]
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-_WEIGHTS = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.bin",
-    "*.bin.index.json",
-    "*.gguf",
-    "*.pth",
-    "*.h5",
-    "*.msgpack",
-)
+_WEIGHTS = tuple(
+    f"*.{kind}"
+    for kind in (
+        "safetensors", "safetensors.index.json", "bin", "bin.index.json", "gguf", "pth", "pt", "ckpt", "h5",
+        "msgpack", "onnx", "ot", "tflite",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +105,16 @@ def open_side(reference: str, weights: str) -> Side:
     """Resolve a model and read its tokenizer."""
     directory = resolve(reference, weights=weights)
     files = TokenizerFiles.open(directory)
-    return Side(reference, directory, files, files.vocabulary())
+    name = Path(reference).expanduser().resolve().name if Path(reference).expanduser().exists() else reference
+    return Side(name, directory, files, files.vocabulary())
 
 
 def output_rows(donor: Side, multiple: int | None) -> int:
     """Rows of the output: the donor's ``config.vocab_size``, or its tokens rounded up."""
     if multiple is not None:
         return -(-len(donor.vocabulary) // multiple) * multiple
-    config = read_config(donor.directory) if (donor.directory / "config.json").is_file() else {}
-    return vocab_size(config) or len(donor.vocabulary)
+    known = vocab_size(donor.directory) if (donor.directory / "config.json").is_file() else None
+    return known or len(donor.vocabulary)
 
 
 def align_models(
@@ -168,14 +166,16 @@ def transplant(
         VerificationError: If the written model breaks an invariant; nothing is left behind.
     """
     options = options or TransplantOptions()
-    target = Path(out) if out is not None else default_output(base, donor)
+    base, donor = str(base), str(donor)
+    target = (Path(out) if out is not None else default_output(base, donor)).expanduser().absolute()
     if not dry_run:
-        _check_target(target, overwrite)
+        _check_target(target, overwrite, (base, donor))
     started = time.perf_counter()
     left, right = open_side(base, "all"), open_side(donor, "vocabulary")
-    base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory)
+    base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory, partial=True)
     base_layout = find_vocabulary_tensors(left.directory, base_files.tensors)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
+    _refuse_what_would_break(base, base_files, base_layout)
     if options.untie and base_layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
     plan = align(
@@ -186,10 +186,9 @@ def transplant(
         donor_rows=donor_layout.rows,
         overrides=options.map,
     )
-    if options.k > len(plan.anchors):
-        raise InputError(
-            f"k={options.k} exceeds the {len(plan.anchors)} anchors that the two models share. Choose a smaller --k"
-        )
+    n_atoms = int((plan.anchors < donor_layout.rows).sum())
+    if options.k > n_atoms:
+        raise InputError(f"k={options.k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = _describe(left, right, base_files, donor_files, base_layout, donor_layout, options)
     if dry_run:
@@ -197,7 +196,7 @@ def transplant(
 
     base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
     plan = drop_rowless(plan, donor_matrices)
-    device = _device(options.device)
+    device = pick_device(options.device)
     rows = build_rows(
         base_matrices,
         donor_matrices,
@@ -209,10 +208,10 @@ def transplant(
         batch_size=options.batch_size,
         progress=progress,
     )
-    anchors = torch.from_numpy(plan.anchors)
+    atoms = torch.from_numpy(atom_ids(plan, donor_matrices))
     held_out = score_held_out(
-        donor_matrices.embedding[anchors],
-        base_matrices.embedding[torch.from_numpy(plan.source[plan.anchors])],
+        donor_matrices.embedding[atoms],
+        base_matrices.embedding[torch.from_numpy(plan.source)[atoms]],
         options.k,
         generator=torch.Generator().manual_seed(options.seed),
         device=device,
@@ -238,22 +237,34 @@ def transplant(
     return report
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool, inputs: Sequence[str] = ()) -> None:
+    """Refuse, before any work, a place that cannot take the output or must not lose what it holds."""
     if target.is_file():
         raise InputError(f"{target} is a file; --out must be a directory")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise InputError(f"{target} exists and is not empty; give another --out, or --overwrite")
+    kept = [Path.cwd(), *(Path(i).expanduser().resolve() for i in inputs if Path(i).expanduser().exists())]
+    for place in kept:
+        if target.resolve() in (place, *place.parents):
+            raise InputError(f"--out {target} would replace {place}; give another --out")
+    parent = next(p for p in target.parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--out {target}: {parent} is not a directory that you can write to")
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}). Use --device cpu") from error
-    return device
+def _refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors) -> None:
+    """Checkpoints whose further vocabulary tensors would no longer fit, or whose head is ambiguous."""
+    if layout.others:
+        raise InputError(
+            f"{base}: {layout.others[0]} has one row per token too, and would still be in the old order. "
+            "Models with per-layer embeddings are not supported"
+        )
+    for name in sorted(layout.stale):
+        if files.digest(name) != files.digest(layout.embedding):
+            raise InputError(
+                f"{base}: config.json says that the LM head is tied, but the checkpoint holds a different {name}. "
+                "Set tie_word_embeddings to false if that head is meant, or remove the tensor"
+            )
 
 
 def _matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMatrices:
@@ -286,16 +297,27 @@ def _staged(target: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o755)
-        if target.is_dir():
-            _check_target(target, overwrite)
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-            target.rename(old / target.name)
-            work.rename(target)
-            shutil.rmtree(old)
-        else:
-            work.rename(target)
+        _check_target(target, overwrite)
+        _replace(target, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _replace(target: Path, work: Path) -> None:
+    """Put ``work`` in the target's place; at any moment either the old or the new one is there or restored."""
+    if not target.is_dir():
+        work.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    try:
+        target.rename(aside / "model")
+        try:
+            work.rename(target)
+        except BaseException:
+            (aside / "model").rename(target)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(
@@ -310,11 +332,12 @@ def _write(
     content: dict[str, Any],
 ) -> None:
     for path in sorted(base.directory.iterdir()):
-        foreign = path.name in TOKENIZER_FILES or any(path.match(pattern) for pattern in _WEIGHTS)
+        foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
         written = path.name in ("config.json", "generation_config.json", "README.md", "tokensurgeon.json")
-        if path.is_file() and not foreign and not written and not path.name.startswith((".", "tokenization_")):
+        if path.is_file() and not foreign and not written and not path.name.startswith("."):
             shutil.copyfile(path, work / path.name)
     donor.files.write(work)
+    content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
     replaced = {layout.embedding: rows.matrices.embedding}
     if rows.matrices.head is not None and layout.head_name is not None:
         replaced[layout.head_name] = rows.matrices.head
@@ -352,6 +375,7 @@ def _describe(
         config = (of.directory / "config.json").read_bytes()
         return {
             "name": of.name,
+            "commit": of.directory.name if of.directory.parent.name == "snapshots" else None,
             "rows": layout.rows,
             "dim": layout.dim,
             "tied": layout.tied,
@@ -359,6 +383,7 @@ def _describe(
                 "config.json": hashlib.sha256(config).hexdigest(),
                 "tokenizer": of.files.digest(),
                 **{name: files.digest(name) for name in names},
+                "names, types and shapes of all tensors": _shape_digest(files),
             },
         }
 
@@ -369,6 +394,11 @@ def _describe(
         "base": side(base, base_files, base_layout),
         "donor": side(donor, donor_files, donor_layout),
     }
+
+
+def _shape_digest(files: Checkpoint) -> str:
+    table = {name: [info.dtype, info.shape] for name, info in sorted(files.tensors.items())}
+    return hashlib.sha256(json.dumps(table).encode()).hexdigest()
 
 
 def _results(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.errors import InputError
 from tokensurgeon.omp import SparseCoefficients, solve_omp
 from tokensurgeon.transfer import transfer
 
-__all__ = ["NewRows", "VocabularyMatrices", "build_rows", "drop_rowless"]
+__all__ = ["NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
 
 Progress = Callable[[str, int, int], None]
 _SUPPRESSED_BIAS = -1e4
@@ -78,7 +78,7 @@ def build_rows(
     Raises:
         InputError: If k exceeds the anchors, or rows that are needed are not finite.
     """
-    anchors = torch.from_numpy(alignment.anchors)
+    atoms = torch.from_numpy(atom_ids(alignment, donor))
     targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
     coefficients: dict[str, SparseCoefficients] = {}
 
@@ -88,22 +88,43 @@ def build_rows(
                 progress(name, done, total)
 
         coefficients[name] = solve_omp(
-            matrix[targets], matrix[anchors], k, device=device, batch_size=batch_size, progress=tell
+            matrix[targets], matrix[atoms], k, device=device, batch_size=batch_size, progress=tell
         )
         return coefficients[name]
 
     shared = solve("embedding", donor.embedding)
     separate = base.head is not None or untie
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
-    pick = {True: (-1, -1), False: (0, -1)}[separate]  # which pieces of an override count
-    embedding = _assemble(base.embedding, shared, alignment, torch.zeros_like(silent) if separate else silent, pick)
+
+    def assemble(source: torch.Tensor, weights: SparseCoefficients, quiet: torch.Tensor, *pieces: int) -> torch.Tensor:
+        return _assemble(source, weights, alignment, source[torch.from_numpy(alignment.source)[atoms]], quiet, pieces)
+
     if not separate:
-        bias = _assemble_bias(base.bias, shared, alignment)
-        return NewRows(VocabularyMatrices(embedding, None, bias), coefficients)
-    own = shared if donor.head is None else solve("head", donor.head)
-    source = base.embedding if base.head is None else base.head
-    head = _assemble(source, own, alignment, silent, (0, 0))
-    return NewRows(VocabularyMatrices(embedding, head, _assemble_bias(base.bias, own, alignment)), coefficients)
+        own, embedding, head = shared, assemble(base.embedding, shared, silent, 0, -1), None
+    else:
+        own = shared if donor.head is None else _without_empty(solve("head", donor.head), shared, donor.head[targets])
+        embedding = assemble(base.embedding, shared, torch.zeros_like(silent), -1)
+        head = assemble(base.embedding if base.head is None else base.head, own, silent, 0)
+    bias = None
+    if base.bias is not None:
+        bias = assemble(base.bias[:, None], own, torch.tensor([_SUPPRESSED_BIAS]), 0)[:, 0]
+    return NewRows(VocabularyMatrices(embedding, head, bias), coefficients)
+
+
+def atom_ids(alignment: Alignment, donor: VocabularyMatrices) -> Ids:
+    """Anchors for which the donor has a row. Added tokens may lie beyond its embedding."""
+    return alignment.anchors[alignment.anchors < len(donor.embedding)]
+
+
+def _without_empty(own: SparseCoefficients, shared: SparseCoefficients, rows: torch.Tensor) -> SparseCoefficients:
+    """The head's coefficients, but the input's where the donor's head row is zero and says nothing."""
+    empty = rows.abs().amax(dim=1) == 0
+    return SparseCoefficients(
+        torch.where(empty[:, None], shared.indices, own.indices),
+        torch.where(empty[:, None], shared.values, own.values),
+        torch.where(empty, shared.n_active, own.n_active),
+        own.residual,
+    )
 
 
 def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
@@ -121,10 +142,11 @@ def _assemble(
     source: torch.Tensor,
     coefficients: SparseCoefficients,
     alignment: Alignment,
+    base_atoms: torch.Tensor,
     silent: torch.Tensor,
-    pieces: tuple[int, int],
+    pieces: tuple[int, ...],
 ) -> torch.Tensor:
-    anchors = torch.from_numpy(alignment.anchors)
+    """One matrix: silence everywhere, then anchors, combinations and overrides (mean of the pieces)."""
     ids = torch.from_numpy(alignment.source[alignment.anchors])
     known = source[ids]
     bad = torch.nonzero(~torch.isfinite(known).all(dim=1)).flatten()
@@ -134,18 +156,10 @@ def _assemble(
             f"(first: base id {int(ids[bad[0]])}). The checkpoint is damaged; use another"
         )
     rows = silent.to(source.dtype).repeat(alignment.n_rows, 1)
-    rows[anchors] = known
-    rows[torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))] = transfer(coefficients, known).to(source.dtype)
+    rows[torch.from_numpy(alignment.anchors)] = known
+    new = transfer(coefficients, base_atoms).to(source.dtype)
+    rows[torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))] = new
     for token_id, text_ids in alignment.overrides.items():
-        chosen = source[[text_ids[pieces[0]], text_ids[pieces[1]]]]
-        rows[token_id] = chosen[0] if torch.equal(chosen[0], chosen[1]) else chosen.float().mean(0).to(source.dtype)
+        chosen = source[sorted({text_ids[piece] for piece in pieces})]
+        rows[token_id] = chosen[0] if len(chosen) == 1 else chosen.float().mean(0).to(source.dtype)
     return rows
-
-
-def _assemble_bias(
-    bias: torch.Tensor | None, coefficients: SparseCoefficients, alignment: Alignment
-) -> torch.Tensor | None:
-    if bias is None:
-        return None
-    silent = torch.tensor([_SUPPRESSED_BIAS])
-    return _assemble(bias[:, None], coefficients, alignment, silent, (0, 0))[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ def _tensors(
     vocabulary = {new_layout.embedding, new_layout.head, new_layout.bias} - {None}
     replaced = vocabulary | {old_layout.embedding, old_layout.head, old_layout.bias} | old_layout.stale
     body, old_body = set(new.tensors) - replaced, set(old.tensors) - replaced
+    yield Check("no stale head", not new_layout.stale, str(sorted(new_layout.stale) or "one matrix each"))
     yield Check("tensor names", body == old_body, _difference(body, old_body) or f"{len(body)} body tensors")
     cast = manifest.content["options"]["dtype"]
     changed = [name for name in sorted(body & old_body) if not _same(new, old, name, cast)]
@@ -102,10 +104,14 @@ def _tensors(
         tensor = new.read(name)
         bad = torch.nonzero(~torch.isfinite(tensor.reshape(rows, -1)).all(dim=1)).flatten()
         yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{rows} rows")
-        wanted = old.read(old_name)[torch.from_numpy(manifest.source[anchors])].to(tensor.dtype)
-        differ = torch.nonzero(
-            (tensor[torch.from_numpy(anchors)] != wanted).reshape(len(anchors), -1).any(dim=1)
-        ).flatten()
+        source = old.read(old_name)
+        source = source.to(getattr(torch, cast)) if cast else source
+        wanted, got = source[torch.from_numpy(manifest.source[anchors])], tensor[torch.from_numpy(anchors)]
+        if wanted.dtype != got.dtype:
+            yield Check(f"{name} anchors", False, f"stored as {got.dtype}, expected {wanted.dtype}")
+            continue
+        bits = (got.contiguous().view(torch.uint8) != wanted.contiguous().view(torch.uint8)).reshape(len(anchors), -1)
+        differ = torch.nonzero(bits.any(dim=1)).flatten()
         yield Check(
             f"{name} anchors",
             not len(differ),
@@ -121,7 +127,10 @@ def _same(new: Checkpoint, old: Checkpoint, name: str, cast: str | None) -> bool
         return False
     if a.dtype == b.dtype:
         return all(x == y for x, y in zip(new.chunks(name), old.chunks(name), strict=False))
-    return cast is not None and torch.equal(new.read(name), old.read(name).to(getattr(torch, cast)))
+    if cast is None:
+        return False
+    wanted = old.read(name).to(getattr(torch, cast))
+    return bool(torch.isfinite(wanted).all()) and torch.equal(new.read(name), wanted)
 
 
 def _difference(a: set[str], b: set[str]) -> str:
@@ -132,19 +141,26 @@ def _difference(a: set[str], b: set[str]) -> str:
 def _tokenizer(out: Path, donor: Path | None, manifest: Manifest) -> Iterator[Check]:
     files = TokenizerFiles.open(out)
     rows = len(manifest.provenance)
-    config = read_config(out)
+    config, size = read_config(out), vocab_size(out)
+    yield Check(
+        "tokenizer unchanged",
+        files.digest() == manifest.content["tokenizer_sha256"],
+        "the one that was transplanted, by its hash",
+    )
     top = max(files.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     yield Check("ids in range", top < rows, f"highest id {top}, {rows} rows")
-    yield Check("vocab_size", vocab_size(config) == rows, f"config says {vocab_size(config)}, tensors have {rows}")
+    yield Check("vocab_size", size == rows, f"config says {size}, tensors have {rows}")
     special = files.special_ids()
     generation_path = out / "generation_config.json"
     generation = json.loads(generation_path.read_text()) if generation_path.is_file() else {}
-    wrong = [
-        f"{where} {name}_id={part[f'{name}_id']}, tokenizer {special[name]}"
-        for where, part in (("config", config), ("generation_config", generation))
-        for name in ("bos_token", "eos_token", "pad_token")
-        if name in special and part.get(f"{name}_id") is not None and special[name] not in _listed(part[f"{name}_id"])
-    ]
+    wrong = []
+    for where, part in (("config", config), ("generation_config", generation)):
+        for name, value in part.items():
+            token = name.removesuffix("_id")
+            ids = [i for i in _listed(value) if i is not None] if name.endswith("_token_id") else []
+            unknown = where == "config" and token in ("bos_token", "eos_token", "pad_token") and token not in special
+            if any(i >= rows for i in ids) or (ids and unknown) or (ids and special.get(token, ids[0]) not in ids):
+                wrong.append(f"{where} {name}={value}, tokenizer {special.get(token)}, {rows} rows")
     yield Check("special ids agree", not wrong, "; ".join(wrong) or "config, generation config and tokenizer")
     reference = TokenizerFiles.open(donor).tokenizer if donor is not None else files.tokenizer
     faults = []
@@ -156,6 +172,9 @@ def _tokenizer(out: Path, donor: Path | None, manifest: Manifest) -> Iterator[Ch
     lossless = all(
         files.tokenizer.decode(files.tokenizer.encode(t, add_special_tokens=False).ids) == t for t in _SAMPLES
     )
+    dead = set(manifest.ids(Provenance.UNREACHABLE, Provenance.PADDING).tolist())
+    emitted = dead & set(files.tokenizer.encode(python_text(100_000, part=3), add_special_tokens=False).ids)
+    yield Check("dead ids are never emitted", not emitted, f"{sorted(emitted)[:3]} are" if emitted else "on 100 kB")
     kind = "exact" if lossless else "lossy, as the donor's"
     yield Check("text round trip", not faults, f"differs from the donor's on {faults}" if faults else kind)
 
@@ -172,7 +191,9 @@ class _Warnings(logging.Handler):
         self.seen: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(record.getMessage().splitlines()[0])
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in record.getMessage().splitlines()]
+        telling = [line for line in lines if re.search(r"MISSING|UNEXPECTED|MISMATCH", line)]
+        self.seen += telling or lines[:1]
 
 
 def _forward(out: Path, manifest: Manifest) -> Iterator[Check]:
@@ -183,9 +204,11 @@ def _forward(out: Path, manifest: Manifest) -> Iterator[Check]:
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_warning()
     logger.addHandler(handler)
+    transformers.logging.disable_default_handler()  # what is seen goes into the check, not to the terminal
     try:
         loaded = load_model(out)
     finally:
+        transformers.logging.enable_default_handler()
         logger.removeHandler(handler)
         transformers.logging.set_verbosity(level)
     yield Check(
@@ -210,7 +233,7 @@ def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
     good = finite and logits.shape[-1] == rows
     yield Check("forward pass", good, f"{list(logits.shape)} logits, {'finite' if finite else 'not finite'}")
     if len(dead) and good:
-        pieces = split_bytes(python_text(8192))
+        pieces = split_bytes(python_text(8192, part=2))
         mass = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, watched=dead).mass or 0.0
         yield Check(
             "dead ids",

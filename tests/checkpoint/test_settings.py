@@ -65,6 +65,25 @@ def test_composite_configs(run):
     assert config["text_config"]["dtype"] == config["dtype"] == "bfloat16"
 
 
-def test_vocab_size():
-    assert vocab_size({"vocab_size": 5}) == vocab_size({"text_config": {"vocab_size": 5}}) == 5
-    assert vocab_size({}) is None
+def test_vocab_size(tmp_path):
+    for config, expected in (
+        ({"vocab_size": 5}, 5),
+        ({"text_config": {"vocab_size": 5}}, 5),
+        ({"model_type": "gpt2"}, 50257),  # the architecture's default
+        ({"model_type": "martian"}, None),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert vocab_size(tmp_path) == expected
+
+
+def test_ids_that_the_new_tokenizer_lacks_are_null_not_left_to_the_default(copy_of, tmp_path):
+    from transformers import AutoConfig
+
+    donor = copy_of("spm")
+    content = json.loads((donor / "tokenizer_config.json").read_text())
+    del content["bos_token"]
+    (donor / "tokenizer_config.json").write_text(json.dumps(content))
+    base = copy_of("gpt")
+    write_settings(base, donor, tmp_path, TokenizerFiles.open(donor), {}, 1234, tied=True, dtype=None)
+    assert json.loads((tmp_path / "config.json").read_text())["bos_token_id"] is None
+    assert AutoConfig.from_pretrained(tmp_path).bos_token_id is None

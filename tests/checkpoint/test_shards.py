@@ -70,6 +70,23 @@ def test_shards_and_index(tmp_path):
     assert torch.equal(load_file(out / "a.safetensors")["head"], torch.ones(3, 4))
 
 
+def test_missing_shards(copy_of, zoo, tmp_path):
+    from tokensurgeon import TransplantOptions, transplant
+
+    directory = copy_of("sharded")
+    weight_map = json.loads((directory / INDEX).read_text())["weight_map"]
+    home = weight_map["model.embed_tokens.weight"]
+    other = next(shard for shard in weight_map.values() if shard != home)
+    (directory / other).unlink()
+    with pytest.raises(InputError, match=rf"1 of the \d+ shards .* missing \(first: {other}\)"):
+        Checkpoint.open(directory)
+    assert "model.embed_tokens.weight" in Checkpoint.open(directory, partial=True).tensors
+    transplant(str(zoo["gpt"]), str(directory), tmp_path / "out", TransplantOptions(k=4))  # enough for a donor
+    (directory / home).unlink()
+    with pytest.raises(InputError, match="missing"):
+        Checkpoint.open(directory, partial=False)
+
+
 @pytest.mark.parametrize("cut", [4, 60, -1])
 @pytest.mark.usefixtures("single")
 def test_truncated_files_are_named(tmp_path, cut):

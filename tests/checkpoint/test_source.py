@@ -53,6 +53,8 @@ def test_hub_ids_use_the_cache_offline_and_the_revision(tmp_path):
     assert '"' + "a" * 40 in run_offline(code.format("org/tiny"), tmp_path).stdout
     assert '"' + "b" * 40 in run_offline(code.format("org/tiny@other"), tmp_path).stdout
     assert '"' + "b" * 40 in run_offline(code.format("org/tiny@" + "b" * 40), tmp_path).stdout
+    missing = run_offline(code.format("org/tiny@refs/pr/3"), tmp_path).stderr
+    assert "org/tiny@refs/pr/3 is neither a local path nor" in missing
 
 
 def test_a_hub_id_that_is_not_there_says_what_to_check(tmp_path):

@@ -59,7 +59,8 @@ def convert(path: Path) -> Path:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         work.chmod(0o755)
-        work.rename(out)
+        if not (out / "config.json").is_file():  # another process may have been faster
+            work.rename(out)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise InputError(f"{path}: transformers cannot read this GGUF ({error})") from error
     finally:

@@ -28,6 +28,7 @@ class VocabularyTensors:
         rows: Number of rows.
         dim: Width.
         stale: Copies of a tied head that the checkpoint stores besides.
+        others: Further embeddings that are indexed by token id, such as Gemma-3n's per-layer ones.
     """
 
     embedding: str
@@ -37,6 +38,7 @@ class VocabularyTensors:
     rows: int
     dim: int
     stale: frozenset[str] = frozenset()
+    others: tuple[str, ...] = ()
 
     @property
     def tied(self) -> bool:
@@ -53,6 +55,8 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise InputError(f"{directory} has no config.json, so it is not a model directory") from error
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object")
     return config
 
 
@@ -67,9 +71,9 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
 
     read_config(directory)
     try:
-        config = AutoConfig.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     except (ValueError, KeyError, ImportError, OSError, NotImplementedError) as error:
         kind = read_config(directory).get("model_type", "unknown")
@@ -118,6 +122,13 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
         rows=info.shape[0],
         dim=info.shape[1],
         stale=stale,
+        others=tuple(
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Embedding)
+            and module.num_embeddings == embedding.weight.shape[0]
+            and module.weight is not embedding.weight
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.tokenizer import TokenizerFiles
+from tokensurgeon.errors import InputError
 
 __all__ = ["vocab_size", "write_settings"]
 
@@ -17,12 +18,20 @@ _STANDARD = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "se
 _ANY_ID = re.compile(r"(_token_id|_token_index|_token_ids)$|^(suppress_tokens|begin_suppress_tokens|bad_words_ids)$")
 
 
-def vocab_size(config: Mapping[str, Any]) -> int | None:
-    """``vocab_size`` of a config, also of a composite one."""
+def vocab_size(directory: Path) -> int | None:
+    """``vocab_size`` of a model, also of a composite one or where the architecture's default holds."""
+    config = read_config(directory)
     for part in _text_parts(config):
         if isinstance(part.get("vocab_size"), int):
             return int(part["vocab_size"])
-    return None
+    from transformers import AutoConfig
+
+    try:
+        loaded = AutoConfig.from_pretrained(directory, trust_remote_code=False).get_text_config()
+    except (ValueError, KeyError, OSError):
+        return None  # an unknown architecture is reported where its weights are needed
+    found: int | None = getattr(loaded, "vocab_size", None)
+    return found
 
 
 def write_settings(
@@ -54,6 +63,7 @@ def write_settings(
     special = tokenizer.special_ids()
     dropped: list[str] = []
     config = read_config(base)
+    _text_parts(config)[0]["vocab_size"] = n_rows
     for part in _text_parts(config):
         if "vocab_size" in part:
             part["vocab_size"] = n_rows
@@ -74,7 +84,7 @@ def write_settings(
     eos = list(dict.fromkeys(i for i in [*own, *donors, *carried] if i < n_rows))
     if eos:
         generation["eos_token_id"] = eos[0] if len(eos) == 1 else eos
-    if "pad_token_id" not in generation and eos:
+    if generation.get("pad_token_id") is None and eos:
         generation["pad_token_id"] = eos[0]
     _dump(out / "generation_config.json", generation)
     return dropped
@@ -91,8 +101,8 @@ def _remap(
         new = special.get(name.removesuffix("_id"))
         if new is not None and (name in part or name in _STANDARD[:3]):
             part[name] = new
-        elif name in part:
-            del part[name]
+        elif name in part or name in _STANDARD[:3]:
+            part[name] = None  # left out, the architecture's default would name some other token
     for name in [n for n in part if _ANY_ID.search(n) and n not in _STANDARD and part[n] is not None]:
         old = _as_list(part[name])
         new_list = [new_ids[i][0] for i in old if isinstance(i, int) and new_ids.get(i)]
@@ -112,7 +122,15 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    return content
 
 
 def _dump(path: Path, content: Mapping[str, Any]) -> None:

@@ -59,8 +59,13 @@ class Checkpoint:
     metadata: Mapping[str, Mapping[str, str]]
 
     @classmethod
-    def open(cls, directory: Path) -> Checkpoint:
+    def open(cls, directory: Path, *, partial: bool = False) -> Checkpoint:
         """Read the headers of all shards.
+
+        Args:
+            directory: The model directory.
+            partial: Shards that the index lists may be missing: of a donor, only those with an
+                embedding or an LM head are fetched.
 
         Raises:
             InputError: If there are no safetensors, a shard is missing, or a header is damaged.
@@ -68,7 +73,7 @@ class Checkpoint:
         tensors: dict[str, TensorInfo] = {}
         shards: dict[str, tuple[str, ...]] = {}
         metadata: dict[str, Mapping[str, str]] = {}
-        for name in _shard_names(directory):
+        for name in _shard_names(directory, partial):
             header, data_start = _read_header(directory / name)
             metadata[name] = header.pop("__metadata__", {})
             for tensor, info in header.items():
@@ -184,13 +189,19 @@ class Checkpoint:
         return (_NAMES[dtype] if dtype and info.dtype in DTYPES else info.dtype), info.shape
 
 
-def _shard_names(directory: Path) -> list[str]:
+def _shard_names(directory: Path, partial: bool) -> list[str]:
     index = directory / INDEX
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
         missing = [name for name in names if not (directory / name).is_file()]
-        if missing and len(missing) == len(names):
-            raise InputError(f"{directory}: none of the {len(names)} shards that {INDEX} lists is there")
+        if missing and (not partial or len(missing) == len(names)):
+            raise InputError(
+                f"{directory}: {len(missing)} of the {len(names)} shards that {INDEX} lists are missing "
+                f"(first: {missing[0]}). Fetch them again"
+            )
         return [name for name in names if name not in missing]
     if (directory / _SINGLE).is_file():
         return [_SINGLE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 from tokensurgeon.checkpoint.shards import INDEX
@@ -13,7 +14,8 @@ __all__ = ["resolve"]
 
 log = logging.getLogger(__name__)
 
-_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*"]
+_VOCABULARY_LIKE = re.compile(r"embed|head|wte|output\.(weight|bias)$|^shared")
 
 
 def resolve(reference: str, *, weights: str = "all") -> Path:
@@ -41,7 +43,8 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
 
             return convert(path)
         raise InputError(f"{reference} is a file; give a model directory, a .gguf file or a hub id")
-    looks_local = reference.startswith((".", "/", "~")) or reference.count("/") > 1 or path.suffix == ".gguf"
+    repository = reference.partition("@")[0]
+    looks_local = reference.startswith((".", "/", "~")) or repository.count("/") > 1 or path.suffix == ".gguf"
     if looks_local:
         raise InputError(f"{reference} does not exist; give a model directory, a .gguf file or a hub id")
     return _download(reference, weights)
@@ -67,12 +70,11 @@ def _download(reference: str, weights: str) -> Path:
     directory = fetch(_SMALL_FILES)
     if weights == "none":
         return directory
-    patterns = ["*.safetensors"]
     index = directory / INDEX
-    if weights == "vocabulary" and index.is_file():
+    shards = ["model.safetensors"]
+    if index.is_file():
         places = json.loads(index.read_text())["weight_map"]
-        patterns = sorted(
-            {shard for name, shard in places.items() if "embed" in name or "head" in name or "wte" in name}
-        )
-    log.info("fetching %s from %s", ", ".join(patterns), repository)
-    return fetch([*_SMALL_FILES, *(patterns or ["*.safetensors"])])
+        wanted = places if weights == "all" else [n for n in places if _VOCABULARY_LIKE.search(n)] or places
+        shards = sorted({places[name] for name in wanted})
+    log.info("fetching %s from %s", ", ".join(shards), repository)
+    return fetch([*_SMALL_FILES, *shards])

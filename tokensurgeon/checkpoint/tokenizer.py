@@ -32,6 +32,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tekken.json",
 )
+_PATTERNS = ("tokenizer*", "tokenization_*.py", "*.tiktoken", "spm.model", "*.bpe", "*.model")
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
 
@@ -119,6 +120,11 @@ class TokenizerFiles:
                 shutil.copyfile(path, out / name)
         for code in self.directory.glob("tokenization_*.py"):
             shutil.copyfile(code, out / code.name)
+
+    @staticmethod
+    def owns(path: Path) -> bool:
+        """Whether a file of a model directory belongs to its tokenizer."""
+        return path.name in TOKENIZER_FILES or any(path.match(pattern) for pattern in _PATTERNS)
 
     def digest(self) -> str:
         """SHA-256 of the fast tokenizer."""

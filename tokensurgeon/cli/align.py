@@ -10,6 +10,7 @@ def command(
     base: o.Base,
     donor: o.Donor,
     token_map: o.Map = None,
+    config: o.Config = None,
     text: o.Texts = None,
     pad_to_multiple_of: o.PadTo = None,
     json_out: o.Json = False,
@@ -21,12 +22,14 @@ def command(
     Needs tokenizers only, no weights.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.config import TransplantOptions
+        from tokensurgeon.config import TransplantOptions, load_recipe
         from tokensurgeon.evaluation.texts import load_texts
         from tokensurgeon.pipeline import align_models, summarise
         from tokensurgeon.report.console import print_alignment
 
-        options = TransplantOptions(map=o.parse_map(token_map), pad_to_multiple_of=pad_to_multiple_of)
+        options = load_recipe(config) if config else TransplantOptions()
+        given = {"map": o.parse_map(token_map) or None, "pad_to_multiple_of": pad_to_multiple_of}
+        options = options.updated({name: value for name, value in given.items() if value is not None})
         texts = load_texts(text or [])
         left, right, alignment, schemes = align_models(base, donor, options)
         summary = summarise(left, right, alignment, schemes, texts)

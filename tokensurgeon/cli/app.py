@@ -16,7 +16,7 @@ class _DefaultToTransplant(TyperGroup):
     """``tokensurgeon BASE DONOR`` means ``tokensurgeon transplant BASE DONOR``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = {"--help", "--version", "--install-completion", "--show-completion", *self.commands}
+        own = {"--help", "-h", "--version", "--install-completion", "--show-completion", *self.commands}
         if args and args[0] not in own:
             args = ["transplant", *args]
         return super().parse_args(ctx, args)

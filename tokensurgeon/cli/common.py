@@ -22,7 +22,6 @@ STAGES = {
     "embedding": "Reconstructing tokens (input embedding)",
     "head": "Reconstructing tokens (LM head)",
     "verify": "Writing and verifying",
-    "score": "Scoring text",
 }
 
 
@@ -39,13 +38,17 @@ def guarded(*, debug: bool, quiet: bool) -> Iterator[None]:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
     if quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
     try:
         yield
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
-    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except typer.Exit:
+        raise
+    except Exception as error:
         if debug:
             raise
         typer.echo(f"error: {_one_line(error)}", err=True)

@@ -19,7 +19,7 @@ Map = Annotated[
         "--map",
         metavar="'TOKEN=TEXT'",
         help="Let the donor's TOKEN stand for a text of the base: its last piece's row for the input, "
-        "its first piece's row for the head. Repeatable.",
+        "its first piece's row for the head, their mean where the two are one matrix. Repeatable.",
     ),
 ]
 Config = Annotated[

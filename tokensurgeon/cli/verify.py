@@ -34,7 +34,7 @@ def command(
 
         checks = verify(model, resolve(base), resolve(donor, weights="none") if donor else None)
         if json_out:
-            emit_json([{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks])
+            emit_json({c.name: {"ok": c.ok, "detail": c.detail} for c in checks})
         elif not quiet:
             print_checks(console(), checks)
         failed = [c for c in checks if not c.ok]

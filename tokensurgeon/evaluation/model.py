@@ -10,7 +10,7 @@ import torch
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "pick_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,22 @@ class LoadedModel:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
+def pick_device(name: str) -> torch.device:
+    """A usable device by name; ``auto`` is CUDA where there is one, otherwise the CPU.
+
+    Raises:
+        InputError: If the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}). Use --device cpu") from error
+    return device
+
+
 def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
     """Load for evaluation.
 
@@ -41,8 +57,8 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{directory}: transformers cannot load this model ({reason})") from error

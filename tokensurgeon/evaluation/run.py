@@ -9,7 +9,7 @@ import torch
 
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import resolve
-from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.model import load_model, pick_device
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
 from tokensurgeon.manifest import Manifest
@@ -38,7 +38,7 @@ def evaluate(
         ``{"mean_bits_per_byte": float, "texts": {name: score}}`` with scores as in `TextScore.as_dict`.
     """
     directory = resolve(reference)
-    loaded = load_model(directory, device)
+    loaded = load_model(directory, pick_device(device))
     manifest = Manifest.read(directory)
     groups: dict[str, torch.Tensor] = {}
     watched = None
@@ -46,7 +46,7 @@ def evaluate(
         shared = torch.zeros(len(manifest.provenance), dtype=torch.bool)
         shared[torch.from_numpy(manifest.ids(*_SHARED))] = True
         groups = {"shared": shared, "new": ~shared}
-        watched = torch.from_numpy(manifest.ids(*_DEAD)).to(device)
+        watched = torch.from_numpy(manifest.ids(*_DEAD)).to(loaded.model.device)
     pieces = {name: split_bytes(text) for name, text in texts.items()}
     total, done = sum(map(len, pieces.values())), 0
     stage = f"Scoring {directory.name}"

@@ -13,11 +13,16 @@ __all__ = ["load_texts", "python_text", "split_bytes"]
 CHUNK_BYTES = 2048
 
 
-def python_text(n_bytes: int = 32_768) -> str:
-    """English that every Python carries: pieces of the language reference (``pydoc_data.topics``)."""
+def python_text(n_bytes: int = 32_768, part: int = 0) -> str:
+    """English that every Python carries: pieces of the language reference (``pydoc_data.topics``).
+
+    Args:
+        n_bytes: About how much.
+        part: 0 to 3; different parts share no text.
+    """
     from pydoc_data.topics import topics
 
-    names = sorted(topics)
+    names = sorted(topics)[part::4]
     share = max(CHUNK_BYTES, n_bytes // 16)
     wanted, text = n_bytes, ""
     for name in names[:: max(1, len(names) // 16)]:

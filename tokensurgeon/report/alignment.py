@@ -32,6 +32,9 @@ def alignment_summary(
         "unmapped": [
             donor.describe(i) for i in alignment.unmapped if alignment.provenance[i] == Provenance.RECONSTRUCTED
         ],
+        "silenced": [
+            donor.describe(i) for i in alignment.unmapped if alignment.provenance[i] != Provenance.RECONSTRUCTED
+        ],
         "scheme_differences": [
             {
                 "kind": s.kind,

@@ -68,6 +68,12 @@ def warnings(content: dict[str, Any]) -> list[str]:
             f"{len(content['unmapped'])} control tokens have no counterpart in the base and were "
             f"reconstructed: {shown}{f' and {more} more' if more > 0 else ''}. Map them with --map if they matter."
         )
+    if content.get("silenced"):
+        shown = ", ".join(f"`{name}`" for name in content["silenced"][:4])
+        found.append(
+            f"{len(content['silenced'])} control tokens have no counterpart and take no probability "
+            f"(padding, placeholders): {shown}{', …' if len(content['silenced']) > 4 else ''}."
+        )
     if content.get("bos") == {"base": True, "donor": False}:
         found.append(
             "The base's tokenizer puts BOS before every text, the donor's does not: put bos_token before your "
