@@ -93,7 +93,8 @@ def _losses(sides: dict[str, Any]) -> dict[str, Any]:
     losses: dict[str, Any] = {}
     for size, base in sides["untouched base"]["scores"].items():
         of = {side: s["scores"][size]["mean"] - base["mean"] for side, s in sides.items() if side != "untouched base"}
-        losses[size] = {**of, "smaller_by": 1 - of["tokensurgeon"] / of["mergekit-tokensurgeon"]}
+        peer = of["mergekit-tokensurgeon"]
+        losses[size] = {**of, "smaller_by": {side: 1 - loss / peer for side, loss in of.items() if loss != peer}}
     return losses
 
 

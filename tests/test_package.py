@@ -10,7 +10,7 @@ import tokensurgeon
 ROOT = Path(tokensurgeon.__file__).parent
 # A room may import from rooms before it, and from itself.
 ORDER = (
-    "errors", "vocabulary", "alignment", "omp", "transfer", "suppress", "rows", "heldout", "config",
+    "errors", "vocabulary", "alignment", "omp", "transfer", "states", "rows", "heldout", "config",
     "checkpoint", "manifest", "evaluation", "verify", "report", "pipeline", "cli",
 )  # fmt: skip
 # Types only, for annotations.
@@ -41,7 +41,7 @@ def test_imports_run_one_way():
 
 
 def test_the_solver_sees_tensors_only():
-    for name in ("omp", "transfer", "suppress", "rows", "heldout"):
+    for name in ("omp", "transfer", "states", "rows", "heldout"):
         foreign = {n.split(".")[0] for n in imported(ROOT / f"{name}.py")} & {
             "pathlib",
             "tokenizers",

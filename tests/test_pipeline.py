@@ -112,6 +112,19 @@ def test_unreachable_rows_take_no_mass(zoo, tmp_path):
     assert dead.ok
 
 
+@pytest.mark.parametrize("base", ["gpt", "untied", "biased"])
+def test_calibrate_moves_the_heads_new_rows_only(zoo, tmp_path, base):
+    plain = transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "plain", K8)
+    transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "moved", TransplantOptions(k=8, calibrate=True))
+    old, new = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "moved"))
+    head = "lm_head.weight" if "lm_head.weight" in new else "model.embed_tokens.weight"
+    expected = {head, "lm_head.bias"} & set(new)
+    assert {name for name in new if not torch.equal(old[name], new[name])} == expected
+    fresh = torch.from_numpy(plain.alignment.provenance == 3)
+    changed = (old[head] != new[head]).any(dim=1)
+    assert not changed[~fresh].any() and changed[fresh].all()
+
+
 def test_untie(zoo, tmp_path):
     run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=8, untie=True, map={"<unused1>": " the repository"}))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -29,6 +29,8 @@ class TransplantOptions:
         dtype: Convert the output's floating tensors; None keeps the base's.
         device: Where to solve: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         batch_size: Tokens solved together; None chooses by memory.
+        calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
+            the one that their donor rows suggest.
         seed: For the random choice of held-out anchors that the report scores.
     """
 
@@ -39,6 +41,7 @@ class TransplantOptions:
     dtype: str | None = None
     device: str = "auto"
     batch_size: int | None = None
+    calibrate: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,7 +50,7 @@ class TransplantOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r} must be a whole number of at least 1")
-        for name, kind in (("seed", int), ("untie", bool), ("device", str)):
+        for name, kind in (("seed", int), ("untie", bool), ("calibrate", bool), ("device", str)):
             if type(getattr(self, name)) is not kind:
                 raise InputError(f"{name}={getattr(self, name)!r} must be of type {kind.__name__}")
         if self.dtype is not None and self.dtype not in DTYPES:

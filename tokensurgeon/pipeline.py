@@ -31,7 +31,7 @@ from tokensurgeon.checkpoint.settings import vocab_size, write_settings
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.model import load_model, pick_device
-from tokensurgeon.evaluation.score import collect_states
+from tokensurgeon.evaluation.score import HeadStates, collect_states
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.heldout import HeldOutScore, score_held_out
 from tokensurgeon.manifest import Manifest
@@ -39,7 +39,7 @@ from tokensurgeon.omp import SparseCoefficients
 from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import model_card
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
-from tokensurgeon.suppress import suppressing_row
+from tokensurgeon.states import calibrating_shifts, common_direction, suppressing_row
 from tokensurgeon.verify import Check, verify
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
@@ -197,17 +197,22 @@ def transplant(
     base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
     plan = drop_rowless(plan, donor_matrices)
     device = pick_device(options.device)
+    dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
+    silence = len(dead) > 0 and base_layout.bias is None  # a biased head is silenced by its bias
+    states = _states(left, device, progress) if options.calibrate or silence else None
     rows = build_rows(
         base_matrices,
         donor_matrices,
         plan,
         k=options.k,
         untie=options.untie,
-        suppressing=_suppressing(left, plan, base_layout, device, progress),
+        suppressing=suppressing_row(states.states, states.log_normaliser, len(dead)) if states and silence else None,
         device=device,
         batch_size=options.batch_size,
         progress=progress,
     )
+    if options.calibrate and states is not None:
+        _calibrate(rows.matrices, base_matrices, donor_matrices, plan, states)
     atoms = torch.from_numpy(atom_ids(plan, donor_matrices))
     held_out = score_held_out(
         donor_matrices.embedding[atoms],
@@ -275,18 +280,39 @@ def _matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMatrice
     )
 
 
-def _suppressing(
-    base: Side, plan: Alignment, layout: VocabularyTensors, device: torch.device, progress: Progress | None
-) -> torch.Tensor | None:
-    """The row for ids that take no probability, from the base's own states; None where none is needed."""
-    dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
-    if not len(dead) or layout.bias is not None:
-        return None
+def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:
+    """What the base's LM head sees on text that every Python carries."""
     if progress is not None:
         progress("states", 0, 1)
     loaded = load_model(base.directory, device)
-    seen = collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))
-    return suppressing_row(seen.states, seen.log_normaliser, len(dead))
+    return collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))
+
+
+def _calibrate(
+    new: VocabularyMatrices,
+    base: VocabularyMatrices,
+    donor: VocabularyMatrices,
+    plan: Alignment,
+    states: HeadStates,
+) -> None:
+    """Shift the reconstructed rows of the head (of the one matrix, where it is tied) in place."""
+    targets, atoms = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED)), torch.from_numpy(atom_ids(plan, donor))
+    head = _with_bias(new.embedding if new.head is None else new.head, new.bias)
+    known = _with_bias(base.embedding if base.head is None else base.head, base.bias)
+    own = donor.embedding if donor.head is None or new.head is None else donor.head
+    seen = states.states if base.bias is None else torch.nn.functional.pad(states.states, (0, 1), value=1.0)
+    sources = torch.from_numpy(plan.source)[atoms]
+    shifts = calibrating_shifts(seen, states.log_normaliser, known[sources], own[atoms], head[targets], own[targets])
+    moved = head[targets].float() + shifts[:, None] * common_direction(seen)
+    dim = new.embedding.shape[1]
+    (new.embedding if new.head is None else new.head)[targets] = moved[:, :dim].to(head.dtype)
+    if new.bias is not None:
+        new.bias[targets] = moved[:, dim].to(new.bias.dtype)
+
+
+def _with_bias(head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Head rows with their bias as one more coordinate, to go with states that end in 1."""
+    return head if bias is None else torch.cat([head, bias[:, None]], dim=1)
 
 
 @contextmanager

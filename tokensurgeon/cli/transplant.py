@@ -32,6 +32,10 @@ def command(
     seed: Annotated[
         int | None, typer.Option(help="Chooses the held-out anchors that are scored.  [default: 0]")
     ] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option("--calibrate", help="Give new tokens the prior that their donor rows suggest (reads some text)."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Align and plan; write nothing.")] = False,
     json_out: o.Json = False,
@@ -51,7 +55,7 @@ def command(
 
         given = {
             "k": k, "untie": untie, "pad_to_multiple_of": pad_to_multiple_of, "dtype": dtype, "device": device,
-            "batch_size": batch_size, "seed": seed, "map": o.parse_map(token_map) or None,
+            "batch_size": batch_size, "seed": seed, "calibrate": calibrate, "map": o.parse_map(token_map) or None,
         }  # fmt: skip
         options = load_recipe(config) if config else TransplantOptions()
         options = options.updated({name: value for name, value in given.items() if value is not None})

@@ -1,10 +1,10 @@
-"""Rows that take no probability."""
+"""Rows that take no probability, and rows that take the right one."""
 
 from __future__ import annotations
 
 import torch
 
-from tokensurgeon.suppress import TARGET_MASS, suppressing_row
+from tokensurgeon.states import TARGET_MASS, calibrating_shifts, common_direction, suppressing_row
 
 
 def states(n, dim, seed):
@@ -32,3 +32,19 @@ def test_the_row_is_finite_when_a_state_points_away():
     seen = states(800, 32, 1)
     seen[0] = -seen[1]
     assert torch.isfinite(suppressing_row(seen, torch.zeros(800), 100)).all()
+
+
+def test_shifted_rows_have_the_expected_prior():
+    """Anchors whose prior is linear in their donor rows; new rows far too loud: they must come down to it."""
+    generator = torch.Generator().manual_seed(7)
+    seen, unseen = states(1500, 32, 1), states(1500, 32, 2)
+    direction = common_direction(seen)
+    donor = torch.randn(440, 10, generator=generator)
+    wanted = 2 * donor[:, 0] - 3
+    head = 0.05 * torch.randn(440, 32, generator=generator) + wanted[:, None] * direction
+    zero = torch.zeros(1500)
+    loud = head[400:] + 4 * direction
+    shifts = calibrating_shifts(seen, zero, head[:400], donor[:400], loud, donor[400:])
+    assert abs(float(shifts.mean()) + 4) < 0.5
+    settled = (loud + shifts[:, None] * direction) @ unseen.T
+    torch.testing.assert_close(settled.exp().mean(dim=1).log(), wanted[400:], rtol=0, atol=0.8)

@@ -1,0 +1,106 @@
+"""What the states that enter an LM head have in common, and what follows for single rows.
+
+The states h of a trained language model share a large mean, so that
+``u = (E[h hᵀ] + λI)⁻¹ E[h]`` has ``u·h ≈ 1`` for every h. Adding ``c·u`` to a row of the head
+shifts that token's logit by c everywhere: a bias without a bias term, in any architecture.
+
+* `suppressing_row`: ``-c·u`` takes no probability. A zero row would: its logit is 0, which can beat
+  every real token.
+* `calibrating_shifts`: the c that gives a reconstructed token the prior that its donor row suggests.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+__all__ = ["calibrating_shifts", "common_direction", "suppressing_row"]
+
+TARGET_MASS = 1e-8
+"""Probability that all suppressed rows together shall have at most, per state."""
+_RIDGE = 1e-3
+_CHUNK = 4096
+
+
+def common_direction(states: torch.Tensor) -> torch.Tensor:
+    """The vector whose product with every state is about 1.
+
+    Args:
+        states: (n_states, dim) inputs of the LM head on text that the base reads, float32.
+
+    Returns:
+        (dim,) float32.
+    """
+    states = states.double()
+    moment = states.T @ states / len(states)
+    moment.diagonal().add_(_RIDGE * moment.diagonal().mean())
+    direction: torch.Tensor = torch.linalg.solve(moment, states.mean(dim=0))
+    return direction.float()
+
+
+def suppressing_row(states: torch.Tensor, log_normaliser: torch.Tensor, n_rows: int) -> torch.Tensor:
+    """The row that gives ``n_rows`` copies of itself together less than `TARGET_MASS`.
+
+    Args:
+        states: (n_states, dim) inputs of the LM head, float32.
+        log_normaliser: (n_states,) logsumexp of the base's logits at these states.
+        n_rows: How many rows the output will have of it.
+
+    Returns:
+        (dim,) float32.
+    """
+    direction = common_direction(states)
+    response = states @ direction
+    needed = math.log(max(n_rows, 1) / TARGET_MASS) - log_normaliser
+    # States to which the direction hardly responds would ask for an endless row; leave out the
+    # lowest hundredth.
+    floor = torch.quantile(response[:100_000], 0.01).clamp(min=0.1)
+    strength = (needed / response.clamp(min=float(floor))).amax().clamp(min=0.0)
+    return -strength * direction
+
+
+def calibrating_shifts(
+    states: torch.Tensor,
+    log_normaliser: torch.Tensor,
+    base_anchors: torch.Tensor,
+    donor_anchors: torch.Tensor,
+    new: torch.Tensor,
+    donor_new: torch.Tensor,
+) -> torch.Tensor:
+    """How far each new token's logit has to move for its mean probability to be the expected one.
+
+    Expected is what a ridge regression of the anchors' own mean log-probability on their donor rows
+    predicts from the new token's donor row.
+
+    Args:
+        states: (n_states, dim) inputs of the LM head, float32.
+        log_normaliser: (n_states,) logsumexp of the base's logits.
+        base_anchors: (n_anchors, dim) rows of the base's head.
+        donor_anchors: (n_anchors, donor dim), the same tokens.
+        new: (n_new, dim) reconstructed rows of the head.
+        donor_new: (n_new, donor dim), the same tokens.
+
+    Returns:
+        (n_new,) float32, to be multiplied by `common_direction`.
+    """
+    known = _mean_log_probability(states, log_normaliser, base_anchors).double()
+    inputs = _with_constant(donor_anchors)
+    gram = inputs.T @ inputs
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    weights = torch.linalg.solve(gram, inputs.T @ known)
+    expected: torch.Tensor = _with_constant(donor_new) @ weights
+    return expected.float() - _mean_log_probability(states, log_normaliser, new)
+
+
+def _mean_log_probability(states: torch.Tensor, log_normaliser: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Log of the mean over states of each row's probability, (n_rows,)."""
+    parts = [
+        torch.logsumexp(states @ rows[start : start + _CHUNK].float().T - log_normaliser[:, None], dim=0)
+        for start in range(0, len(rows), _CHUNK)
+    ]
+    return torch.cat(parts) - math.log(len(states)) if parts else torch.zeros(0)
+
+
+def _with_constant(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(rows.double(), (0, 1), value=1.0)
