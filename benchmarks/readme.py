@@ -20,26 +20,28 @@ RESULTS = Path(__file__).parent / "results"
 def compare_mergekit(result: dict[str, Any]) -> str:
     """Loss, time and memory of whole commands."""
     sides = result["sides"]
-    ours, peer = sides["tokensurgeon"], sides["mergekit-tokensurgeon"]
-    loss = result["loss"]
+    titles = {
+        "tokensurgeon": "tokensurgeon",
+        "calibrated": "with `--calibrate`",
+        "mergekit-tokensurgeon": "mergekit-tokensurgeon 0.1.5",
+    }
+    order = [side for side in titles if side in sides]
     lines = [
-        "| SmolLM2's tokenizer onto Gemma-3-270M, OMP, k=64 | tokensurgeon | mergekit-tokensurgeon 0.1.5 |",
-        "|---|---:|---:|",
+        f"| SmolLM2's tokenizer onto Gemma-3-270M, OMP, k=64 | {' | '.join(titles[side] for side in order)} |",
+        "|---" + "|---:" * len(order) + "|",
     ]
-    for size, of in loss.items():
-        lines.append(
-            f"| loss in bits per byte, mean of four texts of {int(size) // 1024} kB | **+{of['tokensurgeon']:.3f}** | "
-            f"+{of['mergekit-tokensurgeon']:.3f} |"
-        )
+    for size, of in result["loss"].items():
+        cells = " | ".join(f"+{of[side]:.3f}" for side in order)
+        lines.append(f"| loss in bits per byte, mean of four texts, {int(size) // 1024} kB each | {cells} |")
+    walls = " | ".join(f"{sides[side]['median_wall_s']:.0f} s" for side in order)
+    peaks = " | ".join(f"{sides[side]['median_peak_mib'] / 1024:.1f} GiB" for side in order)
+    untouched = " and ".join(f"{s['mean']:.3f}" for s in sides["untouched base"]["scores"].values())
     lines += [
-        f"| whole command, wall time (median of {len(ours['runs'])}) | {ours['median_wall_s']:.0f} s | "
-        f"{peer['median_wall_s']:.0f} s |",
-        f"| peak memory | {ours['median_peak_mib'] / 1024:.1f} GiB | {peer['median_peak_mib'] / 1024:.1f} GiB |",
+        f"| whole command, wall time (median of {len(sides['tokensurgeon']['runs'])}) | {walls} |",
+        f"| peak memory | {peaks} |",
         "",
-        f"{result['hardware']['cores']} cores of {result['hardware']['cpu']}; "
-        f"`benchmarks/results/compare_mergekit.json`, {result['date']}. The untouched model scores "
-        + " and ".join(f"{s['mean']:.4f}" for s in sides["untouched base"]["scores"].values())
-        + ".",
+        f"{result['hardware']['cores']} cores of {result['hardware']['cpu']}, {result['date']}; the untouched model "
+        f"scores {untouched}. Result file: `benchmarks/results/compare_mergekit.json`.",
     ]
     return "\n".join(lines)
 

@@ -10,8 +10,8 @@ import tokensurgeon
 ROOT = Path(tokensurgeon.__file__).parent
 # A room may import from rooms before it, and from itself.
 ORDER = (
-    "errors", "vocabulary", "alignment", "omp", "transfer", "states", "rows", "heldout", "config",
-    "checkpoint", "manifest", "evaluation", "verify", "report", "pipeline", "cli",
+    "errors", "vocabulary", "alignment", "omp", "transfer", "states", "rows", "heldout", "calibrate", "config",
+    "checkpoint", "record", "manifest", "evaluation", "verify", "report", "pipeline", "cli",
 )  # fmt: skip
 # Types only, for annotations.
 ALLOWED = {("report", "pipeline")}

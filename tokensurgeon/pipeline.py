@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import platform
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tokensurgeon.alignment import Alignment, Provenance, align
+from tokensurgeon.calibrate import calibrate
 from tokensurgeon.checkpoint import (
     Checkpoint,
     TokenizerFiles,
@@ -28,18 +22,19 @@ from tokensurgeon.checkpoint import (
     resolve,
 )
 from tokensurgeon.checkpoint.settings import vocab_size, write_settings
+from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.model import load_model, pick_device
 from tokensurgeon.evaluation.score import HeadStates, collect_states
 from tokensurgeon.evaluation.texts import python_text, split_bytes
-from tokensurgeon.heldout import HeldOutScore, score_held_out
+from tokensurgeon.heldout import score_held_out
 from tokensurgeon.manifest import Manifest
-from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.record import describe_run, describe_side, describe_solution
 from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import model_card
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
-from tokensurgeon.states import calibrating_shifts, common_direction, suppressing_row
+from tokensurgeon.states import suppressing_row
 from tokensurgeon.verify import Check, verify
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
@@ -77,7 +72,7 @@ class TransplantReport:
         base: The side that keeps its body.
         donor: The side that gives the tokenizer.
         alignment: Provenance of every row.
-        schemes: Kinds of text that the two tokenizers cut differently.
+        summary: The alignment as plain data, with examples, as `summarise` gives it.
         content: The manifest's content.
         checks: Invariants verified on the written model.
     """
@@ -86,7 +81,7 @@ class TransplantReport:
     base: Side
     donor: Side
     alignment: Alignment
-    schemes: list[SchemeDifference]
+    summary: dict[str, Any]
     content: dict[str, Any]
     checks: list[Check]
 
@@ -169,7 +164,7 @@ def transplant(
     base, donor = str(base), str(donor)
     target = (Path(out) if out is not None else default_output(base, donor)).expanduser().absolute()
     if not dry_run:
-        _check_target(target, overwrite, (base, donor))
+        check_target(target, overwrite, (base, donor))
     started = time.perf_counter()
     left, right = open_side(base, "all"), open_side(donor, "vocabulary")
     base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory, partial=True)
@@ -190,9 +185,13 @@ def transplant(
     if options.k > n_atoms:
         raise InputError(f"k={options.k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
-    content = _describe(left, right, base_files, donor_files, base_layout, donor_layout, options)
+    content = describe_run(options) | {
+        "base": describe_side(left.name, left.directory, left.files, base_files, base_layout),
+        "donor": describe_side(right.name, right.directory, right.files, donor_files, donor_layout),
+    }
     if dry_run:
-        return TransplantReport(None, left, right, plan, schemes, content | summarise(left, right, plan, schemes), [])
+        summary = summarise(left, right, plan, schemes)
+        return TransplantReport(None, left, right, plan, summary, content | summary, [])
 
     base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
     plan = drop_rowless(plan, donor_matrices)
@@ -212,7 +211,7 @@ def transplant(
         progress=progress,
     )
     if options.calibrate and states is not None:
-        _calibrate(rows.matrices, base_matrices, donor_matrices, plan, states)
+        calibrate(rows.matrices, base_matrices, donor_matrices, plan, states.states, states.log_normaliser)
     atoms = torch.from_numpy(atom_ids(plan, donor_matrices))
     held_out = score_held_out(
         donor_matrices.embedding[atoms],
@@ -222,8 +221,9 @@ def transplant(
         device=device,
         batch_size=options.batch_size,
     )
-    content |= _results(summarise(left, right, plan, schemes), rows, held_out)
-    with _staged(target, overwrite) as work:
+    summary = summarise(left, right, plan, schemes)
+    content |= describe_solution(summary, rows, held_out)
+    with staged(target, overwrite) as work:
         _write(work, left, right, base_files, base_layout, rows, plan, options, content)
         if progress is not None:
             progress("verify", 0, 1)
@@ -237,24 +237,9 @@ def transplant(
         content["verified"] = {check.name: check.detail for check in checks}
         content["seconds"] = round(time.perf_counter() - started, 1)
         Manifest.of(plan, content).write(work)
-        report = TransplantReport(target, left, right, plan, schemes, content, checks)
+        report = TransplantReport(target, left, right, plan, summary, content, checks)
         (work / "README.md").write_text(model_card(report.content))
     return report
-
-
-def _check_target(target: Path, overwrite: bool, inputs: Sequence[str] = ()) -> None:
-    """Refuse, before any work, a place that cannot take the output or must not lose what it holds."""
-    if target.is_file():
-        raise InputError(f"{target} is a file; --out must be a directory")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise InputError(f"{target} exists and is not empty; give another --out, or --overwrite")
-    kept = [Path.cwd(), *(Path(i).expanduser().resolve() for i in inputs if Path(i).expanduser().exists())]
-    for place in kept:
-        if target.resolve() in (place, *place.parents):
-            raise InputError(f"--out {target} would replace {place}; give another --out")
-    parent = next(p for p in target.parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--out {target}: {parent} is not a directory that you can write to")
 
 
 def _refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors) -> None:
@@ -286,64 +271,6 @@ def _states(base: Side, device: torch.device, progress: Progress | None) -> Head
         progress("states", 0, 1)
     loaded = load_model(base.directory, device)
     return collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))
-
-
-def _calibrate(
-    new: VocabularyMatrices,
-    base: VocabularyMatrices,
-    donor: VocabularyMatrices,
-    plan: Alignment,
-    states: HeadStates,
-) -> None:
-    """Shift the reconstructed rows of the head (of the one matrix, where it is tied) in place."""
-    targets, atoms = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED)), torch.from_numpy(atom_ids(plan, donor))
-    head = _with_bias(new.embedding if new.head is None else new.head, new.bias)
-    known = _with_bias(base.embedding if base.head is None else base.head, base.bias)
-    own = donor.embedding if donor.head is None or new.head is None else donor.head
-    seen = states.states if base.bias is None else torch.nn.functional.pad(states.states, (0, 1), value=1.0)
-    sources = torch.from_numpy(plan.source)[atoms]
-    shifts = calibrating_shifts(seen, states.log_normaliser, known[sources], own[atoms], head[targets], own[targets])
-    moved = head[targets].float() + shifts[:, None] * common_direction(seen)
-    dim = new.embedding.shape[1]
-    (new.embedding if new.head is None else new.head)[targets] = moved[:, :dim].to(head.dtype)
-    if new.bias is not None:
-        new.bias[targets] = moved[:, dim].to(new.bias.dtype)
-
-
-def _with_bias(head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Head rows with their bias as one more coordinate, to go with states that end in 1."""
-    return head if bias is None else torch.cat([head, bias[:, None]], dim=1)
-
-
-@contextmanager
-def _staged(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A directory beside the target that takes its place if all goes well, and vanishes otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    try:
-        yield work
-        work.chmod(0o755)
-        _check_target(target, overwrite)
-        _replace(target, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _replace(target: Path, work: Path) -> None:
-    """Put ``work`` in the target's place; at any moment either the old or the new one is there or restored."""
-    if not target.is_dir():
-        work.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-    try:
-        target.rename(aside / "model")
-        try:
-            work.rename(target)
-        except BaseException:
-            (aside / "model").rename(target)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(
@@ -385,63 +312,3 @@ def _write(
         dtype=options.dtype,
     )
     Manifest.of(plan, content).write(work)
-
-
-def _describe(
-    base: Side,
-    donor: Side,
-    base_files: Checkpoint,
-    donor_files: Checkpoint,
-    base_layout: VocabularyTensors,
-    donor_layout: VocabularyTensors,
-    options: TransplantOptions,
-) -> dict[str, Any]:
-    def side(of: Side, files: Checkpoint, layout: VocabularyTensors) -> dict[str, Any]:
-        names = [n for n in (layout.embedding, layout.head, layout.bias) if n]
-        config = (of.directory / "config.json").read_bytes()
-        return {
-            "name": of.name,
-            "commit": of.directory.name if of.directory.parent.name == "snapshots" else None,
-            "rows": layout.rows,
-            "dim": layout.dim,
-            "tied": layout.tied,
-            "sha256": {
-                "config.json": hashlib.sha256(config).hexdigest(),
-                "tokenizer": of.files.digest(),
-                **{name: files.digest(name) for name in names},
-                "names, types and shapes of all tensors": _shape_digest(files),
-            },
-        }
-
-    packages = ("tokensurgeon", "torch", "transformers", "tokenizers", "safetensors")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "options": options.as_dict(),
-        "base": side(base, base_files, base_layout),
-        "donor": side(donor, donor_files, donor_layout),
-    }
-
-
-def _shape_digest(files: Checkpoint) -> str:
-    table = {name: [info.dtype, info.shape] for name, info in sorted(files.tensors.items())}
-    return hashlib.sha256(json.dumps(table).encode()).hexdigest()
-
-
-def _results(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore) -> dict[str, Any]:
-    return {
-        **{name: value for name, value in summary.items() if name not in ("examples", "coverage")},
-        "residual": {name: _residuals(c) for name, c in rows.coefficients.items()},
-        "held_out": held_out.as_dict(),
-    }
-
-
-def _residuals(coefficients: SparseCoefficients) -> Mapping[str, float]:
-    """Residual norms of the reconstructed donor rows, absolute, with the mean number of atoms."""
-    if not len(coefficients.residual):
-        return {}
-    quantiles = torch.quantile(coefficients.residual[:1_000_000], torch.tensor([0.05, 0.5, 0.95]))
-    return {
-        "mean": float(coefficients.residual.mean()),
-        **{f"p{p}": float(q) for p, q in zip((5, 50, 95), quantiles, strict=True)},
-        "mean_atoms": float(coefficients.n_active.float().mean()),
-    }

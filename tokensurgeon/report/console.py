@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import warnings
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ def print_alignment(console: Console, base: str, donor: str, summary: Mapping[st
 
 def print_transplant(console: Console, report: TransplantReport) -> None:
     """What was written (or would be), what it is made of, what to watch."""
-    summary = alignment_summary(report.base.vocabulary, report.donor.vocabulary, report.alignment, report.schemes, {})
-    print_alignment(console, report.base.name, report.donor.name, summary | report.content)
+    print_alignment(console, report.base.name, report.donor.name, report.summary | report.content)
     if report.out is None:
         console.print("dry run: nothing was written")
         return

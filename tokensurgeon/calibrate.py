@@ -1,0 +1,39 @@
+"""Give reconstructed rows of the head the prior that their donor rows suggest."""
+
+from __future__ import annotations
+
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.rows import VocabularyMatrices, atom_ids
+from tokensurgeon.states import calibrating_shifts, common_direction
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    new: VocabularyMatrices,
+    base: VocabularyMatrices,
+    donor: VocabularyMatrices,
+    plan: Alignment,
+    states: torch.Tensor,
+    log_normaliser: torch.Tensor,
+) -> None:
+    """Shift the reconstructed rows of the head (of the one matrix, where it is tied) in place."""
+    targets, atoms = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED)), torch.from_numpy(atom_ids(plan, donor))
+    head = _with_bias(new.embedding if new.head is None else new.head, new.bias)
+    known = _with_bias(base.embedding if base.head is None else base.head, base.bias)
+    own = donor.embedding if donor.head is None or new.head is None else donor.head
+    seen = states if base.bias is None else torch.nn.functional.pad(states, (0, 1), value=1.0)
+    sources = torch.from_numpy(plan.source)[atoms]
+    shifts = calibrating_shifts(seen, log_normaliser, known[sources], own[atoms], head[targets], own[targets])
+    moved = head[targets].float() + shifts[:, None] * common_direction(seen)
+    dim = new.embedding.shape[1]
+    (new.embedding if new.head is None else new.head)[targets] = moved[:, :dim].to(head.dtype)
+    if new.bias is not None:
+        new.bias[targets] = moved[:, dim].to(new.bias.dtype)
+
+
+def _with_bias(head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Head rows with their bias as one more coordinate, to go with states that end in 1."""
+    return head if bias is None else torch.cat([head, bias[:, None]], dim=1)

@@ -1,0 +1,60 @@
+"""Outputs appear whole or not at all: written beside their place, then moved there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokensurgeon.errors import InputError
+
+__all__ = ["check_target", "staged"]
+
+
+def check_target(target: Path, overwrite: bool, inputs: Sequence[str] = ()) -> None:
+    """Refuse, before any work, a place that cannot take the output or must not lose what it holds."""
+    if target.is_file():
+        raise InputError(f"{target} is a file; --out must be a directory")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise InputError(f"{target} exists and is not empty; give another --out, or --overwrite")
+    kept = [Path.cwd(), *(Path(i).expanduser().resolve() for i in inputs if Path(i).expanduser().exists())]
+    for place in kept:
+        if target.resolve() in (place, *place.parents):
+            raise InputError(f"--out {target} would replace {place}; give another --out")
+    parent = next(p for p in target.parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--out {target}: {parent} is not a directory that you can write to")
+
+
+@contextmanager
+def staged(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A directory beside the target that takes its place if all goes well, and vanishes otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        check_target(target, overwrite)
+        _replace(target, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _replace(target: Path, work: Path) -> None:
+    """Put ``work`` in the target's place; at any moment either the old or the new one is there or restored."""
+    if not target.is_dir():
+        work.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    try:
+        target.rename(aside / "model")
+        try:
+            work.rename(target)
+        except BaseException:
+            (aside / "model").rename(target)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

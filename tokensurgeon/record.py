@@ -1,0 +1,72 @@
+"""What the manifest says about a run, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors
+from tokensurgeon.config import TransplantOptions
+from tokensurgeon.heldout import HeldOutScore
+from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.rows import NewRows
+
+__all__ = ["describe_run", "describe_side", "describe_solution"]
+
+
+def describe_run(options: TransplantOptions) -> dict[str, Any]:
+    """Versions and options."""
+    packages = ("tokensurgeon", "torch", "transformers", "tokenizers", "safetensors")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "options": options.as_dict(),
+    }
+
+
+def describe_side(
+    name: str, directory: Path, tokenizer: TokenizerFiles, files: Checkpoint, layout: VocabularyTensors
+) -> dict[str, Any]:
+    """One input: its name, commit where it came from a hub, shape, and hashes of what was read."""
+    tensors = [n for n in (layout.embedding, layout.head, layout.bias) if n]
+    table = {n: [info.dtype, info.shape] for n, info in sorted(files.tensors.items())}
+    return {
+        "name": name,
+        "commit": directory.name if directory.parent.name == "snapshots" else None,
+        "rows": layout.rows,
+        "dim": layout.dim,
+        "tied": layout.tied,
+        "sha256": {
+            "config.json": hashlib.sha256((directory / "config.json").read_bytes()).hexdigest(),
+            "tokenizer": tokenizer.digest(),
+            **{n: files.digest(n) for n in tensors},
+            "names, types and shapes of all tensors": hashlib.sha256(json.dumps(table).encode()).hexdigest(),
+        },
+    }
+
+
+def describe_solution(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore) -> dict[str, Any]:
+    """What was aligned and how well it was solved."""
+    return {
+        **{name: value for name, value in summary.items() if name not in ("examples", "coverage")},
+        "residual": {name: _residuals(c) for name, c in rows.coefficients.items()},
+        "held_out": held_out.as_dict(),
+    }
+
+
+def _residuals(coefficients: SparseCoefficients) -> Mapping[str, float]:
+    """Residual norms of the reconstructed donor rows, absolute, with the mean number of atoms."""
+    if not len(coefficients.residual):
+        return {}
+    quantiles = torch.quantile(coefficients.residual[:1_000_000], torch.tensor([0.05, 0.5, 0.95]))
+    return {
+        "mean": float(coefficients.residual.mean()),
+        **{f"p{p}": float(q) for p, q in zip((5, 50, 95), quantiles, strict=True)},
+        "mean_atoms": float(coefficients.n_active.float().mean()),
+    }
