@@ -10,8 +10,11 @@ import torch
 from sklearn.linear_model import orthogonal_mp
 
 import tokensurgeon.omp as omp
+import tokensurgeon.scan as scan_module
 from tokensurgeon import InputError, solve_omp
 from tokensurgeon.transfer import transfer
+
+PRECISIONS = [torch.int8, torch.bfloat16, torch.float32]
 
 
 def problem(n=40, m=700, d=48, seed=0, spread=True):
@@ -35,10 +38,11 @@ def dense(solution, m):
 
 
 @pytest.mark.parametrize("k", [1, 2, 8, 24])
-@pytest.mark.parametrize("scan", [torch.float32, torch.bfloat16])
-def test_agrees_with_scikit_learn(monkeypatch, k, scan):
-    monkeypatch.setattr(omp, "_scan_dtype", lambda _: scan)
-    targets, atoms = problem()
+@pytest.mark.parametrize("m", [300, 700, 9000])
+@pytest.mark.parametrize("scan", PRECISIONS)
+def test_agrees_with_scikit_learn(monkeypatch, m, k, scan):
+    monkeypatch.setattr(omp, "precision_for", lambda *_: scan)
+    targets, atoms = problem(m=m)
     solution = solve_omp(targets, atoms, k)
     expected = reference(targets, atoms, k)
     for row, indices in zip(expected, solution.indices, strict=True):
@@ -49,15 +53,15 @@ def test_agrees_with_scikit_learn(monkeypatch, k, scan):
     assert (solution.n_active == k).all()
 
 
-def test_scan_in_bfloat16_is_certified(monkeypatch):
-    """Atoms so alike that bfloat16 cannot tell them apart: the float32 winner must still be picked."""
+def test_scans_are_certified(monkeypatch):
+    """Atoms so alike that low precision cannot tell them apart: the float32 winner must still be picked."""
     generator = torch.Generator().manual_seed(3)
     centre = torch.randn(64, generator=generator)
     atoms = centre + 1e-3 * torch.randn(900, 64, generator=generator)
     targets = centre + 1e-3 * torch.randn(30, 64, generator=generator)
     solutions = []
-    for scan in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(omp, "_scan_dtype", lambda _, scan=scan: scan)
+    for scan in PRECISIONS:
+        monkeypatch.setattr(omp, "precision_for", lambda *_, scan=scan: scan)
         solutions.append(solve_omp(targets, atoms, 1))
     correlation = (targets / targets.norm(dim=1, keepdim=True)) @ (atoms / atoms.norm(dim=1, keepdim=True)).T
     for solution in solutions:
@@ -75,8 +79,8 @@ def test_rounding_that_misleads_the_scan_is_noticed(monkeypatch):
     rivals[torch.arange(16), 260 + torch.arange(16)] = 0.12
     atoms = torch.cat([winner[None], rivals, torch.eye(300)[280:]])
     norms = atoms.norm(dim=1, keepdim=True)
-    for scan in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(omp, "_scan_dtype", lambda _, scan=scan: scan)
+    for scan in PRECISIONS:
+        monkeypatch.setattr(omp, "precision_for", lambda *_, scan=scan: scan)
         assert solve_omp(winner[None], atoms / norms, 1).indices.tolist() == [[0]]
 
 
@@ -154,12 +158,89 @@ def test_k_up_to_all_atoms_and_beyond():
         solve_omp(targets, atoms, 21)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])
-def test_batches_do_not_matter(batch_size):
+@pytest.mark.parametrize("scan", PRECISIONS)
+@pytest.mark.parametrize("rows", [1, 7, 39, 40])
+def test_batches_and_threads_do_not_matter(monkeypatch, rows, scan):
+    """Bit for bit: what sharding over processes rests on."""
+    monkeypatch.setattr(omp, "precision_for", lambda *_: scan)
+    targets, atoms = problem(m=9000)
+    whole = solve_omp(targets, atoms, 8)
+    monkeypatch.setattr(omp, "_rows", lambda *_: rows)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        parts = solve_omp(targets, atoms, 8)
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("indices", "values", "n_active", "residual"):
+        assert torch.equal(getattr(whole, name), getattr(parts, name)), name
+
+
+def test_memory_decides_how_many_are_solved_together():
+    targets, atoms = problem(n=600)
+    seen = []
+    for memory in (2**20, 8 * 2**20, None):
+        done = []
+        solve_omp(targets, atoms, 8, memory=memory, progress=lambda d, _, done=done: done.append(d))
+        seen.append(done[1])
+    assert seen[0] < seen[1] < seen[2] == 512
+
+
+def test_too_little_memory_is_refused_with_what_is_needed():
     targets, atoms = problem()
-    whole, parts = solve_omp(targets, atoms, 8), solve_omp(targets, atoms, 8, batch_size=batch_size)
-    assert torch.equal(whole.indices, parts.indices)
-    torch.testing.assert_close(whole.values, parts.values, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"0 MiB of memory is too little .* Give --memory (\d+)MiB or more") as caught:
+        solve_omp(targets, atoms, 8, memory=1000)
+    needed = int(str(caught.value).split("--memory ")[1].split("MiB")[0])
+    assert solve_omp(targets, atoms, 8, memory=needed * 2**20).n_active.min() == 8
+    with pytest.raises(InputError, match="too little"):
+        solve_omp(targets, atoms, 8, memory=(needed - 1) * 2**20)
+
+
+def test_the_mode_decides_the_precision(monkeypatch):
+    """int8 is never used where every pick shall be proved."""
+    monkeypatch.setattr(scan_module, "_cpu_has", lambda feature: feature in ("avx512_vnni", "avx512_bf16"))
+    cpu = torch.device("cpu")
+    assert scan_module.precision_for(cpu, exact=False) is torch.int8
+    assert scan_module.precision_for(cpu, exact=True) is torch.bfloat16
+    monkeypatch.setattr(scan_module, "_cpu_has", lambda _: False)
+    assert {scan_module.precision_for(cpu, exact) for exact in (False, True)} == {torch.float32}
+    monkeypatch.undo()
+    used = []
+    original = scan_module.Dictionary.of
+    monkeypatch.setattr(
+        omp.Dictionary, "of", lambda atoms, rows, precision: used.append(precision) or original(atoms, rows, precision)
+    )
+    targets, atoms = problem()
+    solve_omp(targets, atoms, 2), solve_omp(targets, atoms, 2, exact=True)
+    assert used == [scan_module.precision_for(cpu, False), scan_module.precision_for(cpu, True)]
+
+
+@pytest.mark.parametrize("scan", PRECISIONS)
+def test_the_bound_holds_for_every_atom_left_out(scan):
+    """Outlier dimensions, a strong mean, and a residual orthogonal to it, as in real embeddings."""
+    generator = torch.Generator().manual_seed(5)
+    atoms = torch.randn(20_000, 96, generator=generator) + 3 * torch.randn(96, generator=generator)
+    atoms[:, 7] *= 20
+    residual = torch.randn(200, 96, generator=generator) * torch.logspace(-4, 0, 200)[:, None]
+    dictionary = scan_module.Dictionary.of(atoms, 200, scan)
+    left = residual.norm(dim=1)
+    shortlist, bound = dictionary.shortlist(residual, left)
+    scores = (residual.double() @ dictionary.unit.double().T).abs()
+    best = scores.amax(dim=1)
+    scores.scatter_(1, shortlist, 0.0)
+    assert (scores.amax(dim=1) <= bound.double()).all()
+    assert (bound.double() < best + 0.05 * left).all()  # and is worth something
+    assert len(shortlist[0].unique()) == scan_module.SHORTLIST
+
+
+@pytest.mark.parametrize("scan", PRECISIONS)
+def test_many_equal_atoms_go_to_the_float32_scan(monkeypatch, scan):
+    """More copies of the best atom than a shortlist holds: the lowest index still wins."""
+    monkeypatch.setattr(omp, "precision_for", lambda *_: scan)
+    targets, atoms = problem(m=200)
+    many = torch.cat([atoms] * 40)
+    one, copies = solve_omp(targets, atoms, 5), solve_omp(targets, many, 5)
+    assert torch.equal(one.indices, copies.indices)
 
 
 def test_few_atoms_and_no_targets():
@@ -176,11 +257,12 @@ def test_half_precision_input_is_solved_in_float32():
     assert solution.values.dtype == torch.float32 and torch.equal(solution.indices, again.indices)
 
 
-def test_progress_reaches_the_end():
+def test_progress_reaches_the_end(monkeypatch):
     targets, atoms = problem()
     seen = []
-    solve_omp(targets, atoms, 2, batch_size=16, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(16, 40), (32, 40), (40, 40)]
+    monkeypatch.setattr(omp, "_rows", lambda *_: 16)
+    solve_omp(targets, atoms, 2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 40), (16, 40), (32, 40), (40, 40)]
 
 
 @pytest.mark.parametrize("which", ["target", "atom"])

@@ -10,8 +10,8 @@ import tokensurgeon
 ROOT = Path(tokensurgeon.__file__).parent
 # A room may import from rooms before it, and from itself.
 ORDER = (
-    "errors", "vocabulary", "alignment", "omp", "transfer", "states", "rows", "heldout", "calibrate", "config",
-    "checkpoint", "record", "manifest", "evaluation", "verify", "report", "pipeline", "cli",
+    "errors", "vocabulary", "alignment", "budget", "scan", "omp", "sharding", "transfer", "states", "rows", "heldout",
+    "calibrate", "config", "checkpoint", "record", "manifest", "evaluation", "verify", "report", "pipeline", "cli",
 )  # fmt: skip
 # Types only, for annotations.
 ALLOWED = {("report", "pipeline")}
@@ -41,7 +41,7 @@ def test_imports_run_one_way():
 
 
 def test_the_solver_sees_tensors_only():
-    for name in ("omp", "transfer", "states", "rows", "heldout"):
+    for name in ("scan", "omp", "sharding", "transfer", "states", "rows", "heldout"):
         foreign = {n.split(".")[0] for n in imported(ROOT / f"{name}.py")} & {
             "pathlib",
             "tokenizers",

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tokensurgeon.budget import parse_size
 from tokensurgeon.errors import InputError
 
 __all__ = ["TransplantOptions", "load_recipe"]
@@ -28,7 +29,8 @@ class TransplantOptions:
             ``config.vocab_size``.
         dtype: Convert the output's floating tensors; None keeps the base's.
         device: Where to solve: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        batch_size: Tokens solved together; None chooses by memory.
+        exact: Prove that every pick is the one of Orthogonal Matching Pursuit in float32.
+        memory: Work space of the solver, such as ``4GiB``; None takes half of what is free.
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
             the one that their donor rows suggest.
         seed: For the random choice of held-out anchors that the report scores.
@@ -40,23 +42,31 @@ class TransplantOptions:
     pad_to_multiple_of: int | None = None
     dtype: str | None = None
     device: str = "auto"
-    batch_size: int | None = None
+    exact: bool = False
+    memory: str | None = None
     calibrate: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
-        for name in ("k", "pad_to_multiple_of", "batch_size"):
+        for name in ("k", "pad_to_multiple_of"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r} must be a whole number of at least 1")
-        for name, kind in (("seed", int), ("untie", bool), ("calibrate", bool), ("device", str)):
+        for name, kind in (("seed", int), ("untie", bool), ("exact", bool), ("calibrate", bool), ("device", str)):
             if type(getattr(self, name)) is not kind:
                 raise InputError(f"{name}={getattr(self, name)!r} must be of type {kind.__name__}")
+        if self.memory is not None:
+            parse_size(self.memory)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
         if not isinstance(self.map, Mapping) or not all(isinstance(v, str) for v in self.map.values()):
             raise InputError("map must be a table of donor token = base text")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """``memory`` as a number."""
+        return parse_size(self.memory) if self.memory is not None else None
 
     def updated(self, changes: Mapping[str, Any]) -> TransplantOptions:
         """These options with some replaced; a ``map`` is merged into the present one."""

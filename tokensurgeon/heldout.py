@@ -40,8 +40,9 @@ def score_held_out(
     *,
     generator: torch.Generator,
     sample: int = 256,
+    exact: bool = False,
+    memory: int | None = None,
     device: str | torch.device = "cpu",
-    batch_size: int | None = None,
 ) -> HeldOutScore:
     """Hold out up to ``sample`` anchors (at most a tenth) and reconstruct them from the others.
 
@@ -51,15 +52,16 @@ def score_held_out(
         k: Sparsity.
         generator: Chooses the anchors.
         sample: Anchors to hold out.
+        exact: Prove every pick, see `solve_omp`.
+        memory: Bytes of work space, see `solve_omp`.
         device: Where to solve.
-        batch_size: Targets solved together.
     """
     n = len(donor_anchors)
     order = torch.randperm(n, generator=generator)
     held = order[: max(1, min(sample, n // 10))]
     kept = order[len(held) :].sort().values
     coefficients = solve_omp(
-        donor_anchors[held], donor_anchors[kept], min(k, len(kept)), device=device, batch_size=batch_size
+        donor_anchors[held], donor_anchors[kept], min(k, len(kept)), exact=exact, memory=memory, device=device
     )
     guess, truth = transfer(coefficients, base_anchors[kept]), base_anchors[held].float()
     spread = (truth - truth.mean(dim=0)).square().sum().clamp(min=1e-12)

@@ -34,6 +34,7 @@ from tokensurgeon.record import describe_run, describe_side, describe_solution
 from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import model_card
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
+from tokensurgeon.sharding import own_device, rank
 from tokensurgeon.states import suppressing_row
 from tokensurgeon.verify import Check, verify
 from tokensurgeon.vocabulary import Vocabulary
@@ -68,7 +69,7 @@ class TransplantReport:
     """What was done and what it cost, as plain data around an alignment.
 
     Attributes:
-        out: The written model, or None after a dry run.
+        out: The written model; None after a dry run, and on ranks that do not write.
         base: The side that keeps its body.
         donor: The side that gives the tokenizer.
         alignment: Provenance of every row.
@@ -147,6 +148,9 @@ def transplant(
 ) -> TransplantReport:
     """Give ``base`` the tokenizer of ``donor`` and write the result.
 
+    Where torch.distributed is initialised, all ranks must call this: each solves its share, rank 0 writes,
+    and the others return a report without ``out``.
+
     Args:
         base: Model that keeps its body: directory, ``.gguf`` file, or hub id.
         donor: Model that gives the tokenizer.
@@ -195,10 +199,10 @@ def transplant(
 
     base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
     plan = drop_rowless(plan, donor_matrices)
-    device = pick_device(options.device)
+    device, writes = own_device(pick_device(options.device)), rank() == 0
     dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
     silence = len(dead) > 0 and base_layout.bias is None  # a biased head is silenced by its bias
-    states = _states(left, device, progress) if options.calibrate or silence else None
+    states = _states(left, device, progress) if writes and (options.calibrate or silence) else None
     rows = build_rows(
         base_matrices,
         donor_matrices,
@@ -206,10 +210,13 @@ def transplant(
         k=options.k,
         untie=options.untie,
         suppressing=suppressing_row(states.states, states.log_normaliser, len(dead)) if states and silence else None,
+        exact=options.exact,
+        memory=options.memory_bytes,
         device=device,
-        batch_size=options.batch_size,
         progress=progress,
     )
+    if not writes:
+        return TransplantReport(None, left, right, plan, {}, content, [])
     if options.calibrate and states is not None:
         calibrate(rows.matrices, base_matrices, donor_matrices, plan, states.states, states.log_normaliser)
     atoms = torch.from_numpy(atom_ids(plan, donor_matrices))
@@ -218,8 +225,9 @@ def transplant(
         base_matrices.embedding[torch.from_numpy(plan.source)[atoms]],
         options.k,
         generator=torch.Generator().manual_seed(options.seed),
+        exact=options.exact,
+        memory=options.memory_bytes,
         device=device,
-        batch_size=options.batch_size,
     )
     summary = summarise(left, right, plan, schemes)
     content |= describe_solution(summary, rows, held_out)

@@ -9,7 +9,8 @@ import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.errors import InputError
-from tokensurgeon.omp import SparseCoefficients, solve_omp
+from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.sharding import solve_in_shares
 from tokensurgeon.transfer import transfer
 
 __all__ = ["NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
@@ -55,8 +56,9 @@ def build_rows(
     k: int = 64,
     untie: bool = False,
     suppressing: torch.Tensor | None = None,
+    exact: bool = False,
+    memory: int | None = None,
     device: str | torch.device = "cpu",
-    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NewRows:
     """Copy the anchors, reconstruct the new tokens, silence the rest.
@@ -71,8 +73,9 @@ def build_rows(
         k: Anchors per reconstructed row.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
+        exact: Prove every pick, see `solve_omp`.
+        memory: Bytes of work space, see `solve_omp`.
         device: Where to solve.
-        batch_size: Targets solved together.
         progress: Called with (tensor, rows done, rows in all).
 
     Raises:
@@ -87,8 +90,8 @@ def build_rows(
             if progress is not None:
                 progress(name, done, total)
 
-        coefficients[name] = solve_omp(
-            matrix[targets], matrix[atoms], k, device=device, batch_size=batch_size, progress=tell
+        coefficients[name] = solve_in_shares(
+            matrix[targets], matrix[atoms], k, exact=exact, memory=memory, device=device, progress=tell
         )
         return coefficients[name]
 

@@ -8,8 +8,6 @@ from tokensurgeon.omp import SparseCoefficients
 
 __all__ = ["transfer"]
 
-_CHUNK = 1024
-
 
 def transfer(coefficients: SparseCoefficients, base_anchors: torch.Tensor) -> torch.Tensor:
     """Apply the coefficients to the base's rows of the same anchors.
@@ -21,10 +19,6 @@ def transfer(coefficients: SparseCoefficients, base_anchors: torch.Tensor) -> to
     Returns:
         (n_targets, dim) float32.
     """
-    n = len(coefficients.indices)
-    rows = torch.empty(n, base_anchors.shape[1])
-    for start in range(0, n, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        picked = base_anchors[coefficients.indices[part]].float()
-        rows[part] = torch.bmm(coefficients.values[part, None], picked)[:, 0]
-    return rows
+    return torch.nn.functional.embedding_bag(
+        coefficients.indices, base_anchors.float(), per_sample_weights=coefficients.values, mode="sum"
+    )

@@ -35,10 +35,10 @@ def test_the_default_output_is_named_after_both(zoo, tmp_path, monkeypatch):
 
 
 def test_json_is_one_object_and_nothing_else(zoo, tmp_path):
-    result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--k", 8, "--json", "--batch-size", 16)
+    result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--k", 8, "--json", "--memory", "1GiB")
     content = json.loads(result.stdout)
     assert content["counts"]["copied"] > 100 and content["out"] == str(tmp_path / "out")
-    assert content["options"]["batch_size"] == 16
+    assert content["options"]["memory"] == "1GiB"
     dry = json.loads(run(zoo["gpt"], zoo["spm"], "--dry-run", "--json").stdout)
     assert dry["out"] is None and dry["counts"] == content["counts"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ def guarded(*, debug: bool, quiet: bool) -> Iterator[None]:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -51,8 +53,14 @@ def guarded(*, debug: bool, quiet: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        typer.echo(f"error: {_one_line(error)}", err=True)
+        rank = os.environ.get("RANK", "0")
+        typer.echo(f"error: {_one_line(error)}" + (f" (rank {rank})" if rank != "0" else ""), err=True)
         raise typer.Exit(2) from None
+
+
+def _interrupt(*_: object) -> None:
+    """A polite kill cleans up as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def _one_line(error: BaseException) -> str:

@@ -28,7 +28,14 @@ def command(
         typer.Option(help="float32, bfloat16 or float16 for the whole output.  [default: the base's]"),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where to solve: cpu, cuda, cuda:1, mps.  [default: auto]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tokens solved together.  [default: by memory]")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Work space of the solver, like 4GiB.  [default: half of what is free]"),
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact", help="Prove every pick of the solver; the default is right beyond reasonable doubt."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Chooses the held-out anchors that are scored.  [default: 0]")
     ] = None,
@@ -47,20 +54,27 @@ def command(
     Tokens that both vocabularies share, by bytes or by role, keep the base's rows bit for bit. Every
     other donor token is written as a combination of k shared ones in the donor's embedding space, and
     the same combination of the base's rows becomes its row.
+
+    On several processes or machines: [bold]torchrun --nproc-per-node N -m tokensurgeon BASE DONOR[/bold].
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.config import TransplantOptions, load_recipe
         from tokensurgeon.pipeline import transplant
         from tokensurgeon.report.console import print_transplant
+        from tokensurgeon.sharding import joined, rank
 
         given = {
             "k": k, "untie": untie, "pad_to_multiple_of": pad_to_multiple_of, "dtype": dtype, "device": device,
-            "batch_size": batch_size, "seed": seed, "calibrate": calibrate, "map": o.parse_map(token_map) or None,
+            "memory": memory, "exact": exact, "seed": seed, "calibrate": calibrate,
+            "map": o.parse_map(token_map) or None,
         }  # fmt: skip
         options = load_recipe(config) if config else TransplantOptions()
         options = options.updated({name: value for name, value in given.items() if value is not None})
-        with progress_bar(quiet or json_out) as tell:
+        with joined(), progress_bar(quiet or json_out or rank() > 0) as tell:
             report = transplant(base, donor, out, options, overwrite=overwrite, dry_run=dry_run, progress=tell)
+            writes = rank() == 0
+        if not writes:
+            return
         if json_out:
             emit_json({"out": str(report.out) if report.out else None, **report.content})
         elif not quiet:
