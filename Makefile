@@ -3,7 +3,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo install test lint models bench-compare bench-anchors clean
+.PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -26,6 +26,18 @@ bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-t
 
 bench-anchors: $(VENV)/.models  ## anchors by bytes beside anchors by string, real tokenizers
 	$(VENV)/bin/python -m benchmarks.anchors benchmarks/experiments/anchors.toml
+
+bench-solver: $(VENV)/.models $(VENV)/.peers  ## the solver beside mergekit's and scikit-learn's
+	$(VENV)/bin/python -m benchmarks.solver benchmarks/experiments/solver.toml
+
+bench-solver-gpu: $(INSTALLED) $(VENV)/.peers  ## the same on a CUDA device, synthetic matrices of real shapes
+	$(VENV)/bin/python -m benchmarks.solver benchmarks/experiments/solver_gpu.toml
+
+bench-growth: $(INSTALLED)  ## the solver's time and memory against the size of the problem
+	$(VENV)/bin/python -m benchmarks.growth benchmarks/experiments/growth.toml
+
+bench-full: $(VENV)/.models  ## Gemma-3's tokenizer onto SmolLM2, 209,624 tokens to reconstruct
+	$(VENV)/bin/python -m benchmarks.compare benchmarks/experiments/full_job.toml
 
 # torch goes first: its constraint then keeps other packages from choosing another build.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -1,9 +1,10 @@
-"""tokensurgeon beside mergekit-tokensurgeon: the same models, the same text, one run.
+"""Whole transplant commands beside each other: the same models, the same text, one run.
 
     python -m benchmarks.compare benchmarks/experiments/compare_mergekit.toml
+    python -m benchmarks.compare benchmarks/experiments/full_job.toml
 
-Both sides run as whole commands, in turn. Wall time and peak memory are the operating system's own; the
-outputs are scored by the same code. The peer lives in an environment of its own (`make bench-compare`).
+The commands run in turn. Wall time and peak memory are the operating system's own; the
+outputs are scored by the same code. A peer lives in an environment of its own (`make bench-compare`).
 """
 
 from __future__ import annotations
@@ -89,12 +90,13 @@ def _score(directory: Path, n_bytes: int) -> dict[str, Any]:
 
 
 def _losses(sides: dict[str, Any]) -> dict[str, Any]:
-    """Loss in bits per byte against the untouched base, and ours relative to the peer's."""
+    """Loss in bits per byte against the untouched base, and ours relative to the peer's, if it ran."""
     losses: dict[str, Any] = {}
     for size, base in sides["untouched base"]["scores"].items():
         of = {side: s["scores"][size]["mean"] - base["mean"] for side, s in sides.items() if side != "untouched base"}
-        peer = of["mergekit-tokensurgeon"]
-        losses[size] = {**of, "smaller_by": {side: 1 - loss / peer for side, loss in of.items() if loss != peer}}
+        peer = of.get("mergekit-tokensurgeon")
+        smaller = {side: 1 - loss / peer for side, loss in of.items() if loss != peer} if peer else {}
+        losses[size] = {**of, "smaller_by": smaller}
     return losses
 
 

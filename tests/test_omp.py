@@ -179,7 +179,7 @@ def test_batches_and_threads_do_not_matter(monkeypatch, rows, scan):
 def test_memory_decides_how_many_are_solved_together():
     targets, atoms = problem(n=600)
     seen = []
-    for memory in (2**20, 8 * 2**20, None):
+    for memory in (2 * 2**20, 6 * 2**20, None):
         done = []
         solve_omp(targets, atoms, 8, memory=memory, progress=lambda d, _, done=done: done.append(d))
         seen.append(done[1])

@@ -62,7 +62,7 @@ class Dictionary:
         tiles: Each (dim, atoms of a tile) in the scan's precision; the last is padded with zeros.
         rotation: (dim, dim) orthogonal, for int8; None otherwise.
         step: What 1 stands for in int8; 1.0 otherwise.
-        rounding: Largest |a - ã| over the atoms.
+        rounding: Largest |a - ã| over the atoms, once they are turned.
         scores: Flat room for ``rows`` times all atoms.
         peaks: (rows, blocks), the largest score of each block.
     """
@@ -83,25 +83,21 @@ class Dictionary:
         norms = torch.linalg.vector_norm(atoms, dim=1)
         unit = atoms / torch.where(norms > 0, norms, 1.0)[:, None]
         width = tile_width(m, atoms.device)
-        rotation = _rotation(dim).to(atoms.device) if precision is torch.int8 else None
-
-        def chunks() -> Iterator[torch.Tensor]:
-            for start in range(0, m, width):
-                yield unit[start : start + width] if rotation is None else unit[start : start + width] @ rotation
-
-        largest = max(float(chunk.abs().max()) for chunk in chunks()) if rotation is not None else 0.0
-        step = largest / 127 or 1.0
+        turned, rotation, step = unit, None, 1.0
+        if precision is torch.int8:
+            rotation = _rotation(dim).to(atoms.device, torch.bfloat16 if _cpu_has("avx512_bf16") else torch.float32)
+            turned = unit.to(rotation.dtype) @ rotation
+            step = float(torch.stack(turned.aminmax()).abs().max()) / 127 or 1.0
         tiles, rounding = [], 0.0
-        for chunk in chunks():
-            rounded = (chunk / step).round_().to(torch.int8) if rotation is not None else chunk.to(precision)
+        for start in range(0, m, width):
+            chunk = turned[start : start + width].float()
+            rounded = chunk.to(precision) if rotation is None else (chunk / step).round_().to(torch.int8)
             error = torch.linalg.vector_norm(chunk - rounded.float().mul_(step), dim=1)
             rounding = max(rounding, float(error.max()))
             tile = torch.nn.functional.pad(rounded, (0, 0, 0, width - len(rounded))).T
             # oneDNN multiplies int8 faster if it need not transpose.
             tiles.append(tile.contiguous() if precision is torch.int8 else tile)
         kind = _SCORES[precision]
-        if rotation is not None and _cpu_has("avx512_bf16"):
-            rotation = rotation.bfloat16()
         scores = torch.empty(max(rows, 2) * len(tiles) * width, dtype=kind, device=atoms.device)
         order = _SIGNLESS[kind][0] if kind in _SIGNLESS else kind
         peaks = torch.empty(rows, len(tiles) * width // BLOCK, dtype=order, device=atoms.device)
@@ -161,8 +157,9 @@ class Dictionary:
         scale = turned.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
         whole = (turned / scale).round_()
         lost = torch.linalg.vector_norm(torch.addcmul(turned, whole, scale, value=-1), dim=1)
-        turning = 3 * torch.finfo(torch.bfloat16).eps / 2 * left  # of r, of the rotation, of their product
-        error = torch.stack([self.rounding * left, lost, turning]).square_().sum(dim=0).sqrt_()
+        # Turning rounds a vector, the rotation and their product, and does so to atoms and to residuals.
+        turning = 3 * torch.finfo(torch.bfloat16).eps / 2 * left
+        error = torch.stack([self.rounding * left, lost, turning, turning]).square_().sum(dim=0).sqrt_()
         return whole.to(torch.int8), scale[:, 0] * self.step, error * (SIGMAS / math.sqrt(dim))
 
     def _scan(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,7 +192,7 @@ def scan_bytes(n_atoms: int, dim: int, precision: Precision, device: torch.devic
     padded = -(-n_atoms // width) * width
     score = _SCORES[precision].itemsize
     prepared = n_atoms * dim * 4 + padded * dim * precision.itemsize
-    preparing = 4 * width * dim * 4 + 2 * dim * dim * 4
+    preparing = 4 * width * dim * 4 + (2 * dim * dim * 4 + n_atoms * dim * 4 if precision is torch.int8 else 0)
     opened = SHORTLIST * BLOCK * (8 + score)
     return prepared + preparing, padded * score * (BLOCK + 1) // BLOCK + opened
 

@@ -1,0 +1,77 @@
+"""The experiments' scripts, at a small size."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+import torch
+
+from benchmarks import growth, solver
+from benchmarks.problems import load_problem
+
+SMALL = """
+device = "{device}"
+repeats = 2
+targets = 12
+sklearn_targets = 3
+k = [2, 4]
+[[problems]]
+name = "small"
+atoms = 700
+dim = 32
+targets = 20
+"""
+
+
+def test_the_solver_experiment(tmp_path):
+    """The same code that runs on a GPU; sides without a peer."""
+    (tmp_path / "small.toml").write_text(SMALL.format(device="cpu"))
+    solver.main(tmp_path / "small.toml", tmp_path)
+    result = json.loads((tmp_path / "small.json").read_text())
+    small = result["problems"]["small"]
+    assert (small["targets"], small["atoms"], small["dim"]) == (12, 700, 32)
+    for row in small["k"].values():
+        assert row["scikit-learn"]["same_supports"] == {"default": 1.0, "exact": 1.0}
+        assert row["default"]["mean_residual_over_exact"] == pytest.approx(1.0, abs=1e-6)
+        assert len(row["exact"]["seconds"]) == 2
+    assert set(result["precision"]) == {"default", "exact"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_the_gpu_experiment_says_what_it_needs(tmp_path):
+    (tmp_path / "gpu.toml").write_text(SMALL.format(device="cuda"))
+    with pytest.raises(SystemExit, match="needs a CUDA device"):
+        solver.main(tmp_path / "gpu.toml", tmp_path)
+
+
+def test_the_gpu_experiment_has_the_keys_of_the_other():
+    directory = solver.RESULTS.parent / "experiments"
+    one, gpu = (tomllib.loads((directory / f"solver{name}.toml").read_text()) for name in ("", "_gpu"))
+    assert set(gpu) == set(one)
+    assert all({"name", "atoms", "dim", "targets"} == set(problem) for problem in gpu["problems"])
+
+
+def test_synthetic_problems_repeat():
+    problem = {"targets": 30, "atoms": 50, "dim": 8}
+    targets, atoms = load_problem(problem, 0)
+    assert targets.shape == (30, 8) and atoms.shape == (50, 8)
+    assert torch.equal(load_problem(problem, 0)[1], atoms)
+    assert load_problem(problem, 4)[0].shape == (4, 8)
+
+
+def test_the_memory_budget_is_kept():
+    """Peak of a process of its own. Unbounded, this problem takes several times the budget."""
+    point = {"targets": 600, "atoms": 60_000, "dim": 64, "k": 4}
+    bounded, unbounded = (growth.measure(point | {"memory_mib": mib})["extra_mib"] for mib in (80, 0))
+    assert bounded < 80 * 1.1 < 120 < unbounded
+
+
+def test_the_growth_plot(tmp_path):
+    points = [{"value": v, "median_seconds": v**2 / 100, "median_extra_mib": 3.0 * v} for v in (10, 20, 40)]
+    axis = {f"{n}_exponent": growth._exponent(points, f"median_{n}") for n in ("seconds", "extra_mib")}
+    assert axis == {"seconds_exponent": pytest.approx(2), "extra_mib_exponent": pytest.approx(1)}
+    result = {"axes": {name: {"points": points, **axis} for name in ("targets", "atoms")}}
+    growth.plot(result | {"settings": {"centre": {"targets": 10}}, "hardware": {"cores": 2}}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5_000
