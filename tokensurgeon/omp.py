@@ -28,13 +28,13 @@ import torch
 
 from tokensurgeon.budget import free_memory
 from tokensurgeon.errors import InputError
-from tokensurgeon.scan import SHORTLIST, Dictionary, precision_for, scan_bytes
+from tokensurgeon.scan import SHORTLIST, Dictionary, full_precision, precision_for, scan_bytes
 
 __all__ = ["SparseCoefficients", "check_problem", "solve_omp"]
 
 TINY = 1e-6
 """Relative to |y|: a residual or a correlation below this is float32 noise."""
-_FEWEST, _MOST = 16, 512
+_FEWEST, _MOST = 16, 1024
 
 Progress = Callable[[int, int], None]
 
@@ -95,6 +95,8 @@ def solve_omp(
     device = torch.device(device) if device is not None else targets.device
     precision = precision_for(device, exact)
     prepared, per_row = scan_bytes(len(atoms), dim, precision, device)
+    if atoms.dtype is not torch.float32 or atoms.device != device:
+        prepared += 4 * atoms.numel()
     per_row += 4 * (k * dim + k * k + SHORTLIST * dim + 12 * dim + 8 * k)
     rows = min(_rows(memory, prepared, per_row, device), max(1, n))
     if progress is not None:
@@ -107,7 +109,8 @@ def solve_omp(
     for start in range(0, n, rows):
         part = slice(start, min(start + rows, n))
         batch = targets[part].to(device=device, dtype=torch.float32)
-        solved = _solve_batch(batch, dictionary, k, tol, room.view(-1))
+        with full_precision():
+            solved = _solve_batch(batch, dictionary, k, tol, room.view(-1))
         for whole, piece in zip((result.indices, result.values, result.n_active, result.residual), solved, strict=True):
             whole[part] = piece
         if progress is not None:

@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-__all__ = ["SHORTLIST", "Dictionary", "Precision", "precision_for"]
+__all__ = ["SHORTLIST", "Dictionary", "Precision", "full_precision", "precision_for", "scan_bytes"]
 
 Precision = torch.dtype
 BLOCK = 32
 SHORTLIST = 16
 SIGMAS = 6.0
-_TILE = 4096
+_TILE = 2048
 _LEAST = BLOCK * (SHORTLIST + 1)
 _SCORES = {torch.int8: torch.int32, torch.bfloat16: torch.bfloat16, torch.float32: torch.float32}
 _SIGNLESS = {torch.bfloat16: (torch.int16, 0x7FFF), torch.float32: (torch.int32, 0x7FFFFFFF)}
@@ -44,6 +45,20 @@ def precision_for(device: torch.device, exact: bool) -> Precision:
     if not exact and (_cpu_has("avx512_vnni") or _cpu_has("avx_vnni")):
         return torch.int8
     return torch.bfloat16 if _cpu_has("avx512_bf16") else torch.float32
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 products in float32, and sums of bfloat16 products too, whatever the program around us allows."""
+    products = torch.get_float32_matmul_precision()
+    sums = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = sums
 
 
 def _cpu_has(feature: str) -> bool:

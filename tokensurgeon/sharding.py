@@ -14,6 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from tokensurgeon.budget import free_memory
 from tokensurgeon.omp import SparseCoefficients, check_problem, solve_omp
 
 __all__ = ["joined", "own_device", "rank", "solve_in_shares"]
@@ -74,6 +75,8 @@ def solve_in_shares(
         if progress is not None:
             progress(n * done // max(total, 1), n)
 
+    if memory is None and torch.device(device).type == "cpu":  # ranks on one machine share what it has
+        memory = free_memory(torch.device("cpu")) // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     solved = solve_omp(targets[own], atoms, k, exact=exact, memory=memory, device=device, progress=tell)
     return SparseCoefficients(
         _gathered(solved.indices, share)[:n],
