@@ -84,10 +84,10 @@ def _exponent(points: list[dict[str, Any]], name: str) -> float:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Time above, memory below, one column per axis, both scales logarithmic."""
+    """Time above, memory below, one column per axis, both scales logarithmic. A budget has no exponent."""
     from matplotlib.figure import Figure
 
-    axes = {name: axis for name, axis in result["axes"].items() if name != "memory_mib"}
+    axes = result["axes"]
     figure = Figure(figsize=(3.2 * len(axes), 5.2), layout="constrained")
     panels = figure.subplots(2, len(axes), sharey="row")
     for column, (name, axis) in enumerate(axes.items()):
@@ -96,8 +96,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
             panel.loglog(
                 [p["value"] for p in axis["points"]], [p[f"median_{key}"] for p in axis["points"]], "o-", color="C0"
             )
-            panel.set_title(f"exponent {axis[f'{key}_exponent']:.2f}", fontsize=9)
-            panel.set_xlabel(name)
+            exponent = axis.get(f"{key}_exponent")
+            panel.set_title("" if exponent is None else f"exponent {exponent:.2f}", fontsize=9)
+            panel.set_xlabel("budget in MiB" if name == "memory_mib" else name)
             panel.grid(True, which="both", alpha=0.3)
             if column == 0:
                 panel.set_ylabel(label)

@@ -28,7 +28,11 @@ def main(problem: str, out: str, k: int, batch: int, device: str) -> None:
     indices, values = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     save_file({"indices": indices.contiguous(), "values": values.float().contiguous()}, out)
     peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else None
-    print(json.dumps({"seconds": seconds, "cuda_peak_bytes": peak, "version": version("mergekit")}))
+    print(json.dumps({"seconds": seconds, "cuda_peak_bytes": peak, **_versions()}))
+
+
+def _versions() -> dict[str, object]:
+    return {"mergekit": version("mergekit"), "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 def _wait(device: str) -> None:

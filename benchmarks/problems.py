@@ -17,14 +17,15 @@ def load_problem(problem: dict[str, Any], n_targets: int, seed: int = 0) -> tupl
     """(targets, atoms) float32: what a transplant of ``donor`` onto ``base`` has to solve, or random rows.
 
     Targets are a random sample; with 0 they are all. Synthetic rows have a common direction and unequal
-    norms, as embeddings do.
+    norms, as embeddings do; ``copies`` makes that many equal atoms of each.
     """
     generator = torch.Generator().manual_seed(seed)
     if "donor" not in problem:
         n, m, dim = n_targets or problem["targets"], problem["atoms"], problem["dim"]
         rows = torch.randn(n + m, dim, generator=generator).add_(torch.randn(dim, generator=generator))
         rows *= torch.rand(n + m, 1, generator=generator).add_(0.5)
-        return rows[:n], rows[n:]
+        targets, atoms = rows[:n], rows[n:]
+        return targets, atoms[: m // problem.get("copies", 1)].repeat(problem.get("copies", 1), 1)
     from benchmarks import models
 
     base, donor = (str(getattr(models, problem[side])()) for side in ("base", "donor"))

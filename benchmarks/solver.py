@@ -28,7 +28,7 @@ from sklearn.linear_model import orthogonal_mp
 from benchmarks.problems import load_problem
 from benchmarks.provenance import provenance
 from tokensurgeon.omp import SparseCoefficients, solve_omp
-from tokensurgeon.scan import precision_for
+from tokensurgeon.scan import Dictionary, precision_for
 from tokensurgeon.transfer import transfer
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,6 +72,7 @@ def _measure(
             report, solutions["mergekit"], residuals["mergekit"] = _peer(targets, atoms, k, experiment)
             seconds.setdefault("mergekit", []).append(report["seconds"])
             memory["mergekit"] = report["cuda_peak_bytes"]
+            experiment["peer"] = {name: report[name] for name in ("mergekit", "torch", "threads")}
     row: dict[str, Any] = {
         side: {
             "seconds": [round(s, 3) for s in taken],
@@ -92,6 +93,8 @@ def _measure(
         if side in solutions:
             of["supports_as_exact"] = _same(solutions[side], solutions["exact"])
             of["mean_residual_over_exact"] = residuals[side] / residuals["exact"]
+    for mode in ("default", "exact"):
+        row[mode]["settled_in_float32"] = _settled_in_float32(*on_device, k, mode == "exact")
     return row
 
 
@@ -108,25 +111,45 @@ def _own(
     return took, solution, torch.cuda.max_memory_allocated() if cuda else None
 
 
+def _settled_in_float32(targets: torch.Tensor, atoms: torch.Tensor, k: int, exact: bool) -> float:
+    """Share of picks that low precision could not settle. Not timed."""
+    counted = [0]
+    full = Dictionary.full
+
+    def counting(self: Dictionary, residual: torch.Tensor) -> torch.Tensor:
+        counted[0] += len(residual)
+        return full(self, residual)
+
+    Dictionary.full = counting  # type: ignore[method-assign]
+    try:
+        solve_omp(targets, atoms, k, exact=exact)
+    finally:
+        Dictionary.full = full  # type: ignore[method-assign]
+    return counted[0] / (k * len(targets))
+
+
 def _peer(
     targets: torch.Tensor, atoms: torch.Tensor, k: int, experiment: dict[str, Any]
 ) -> tuple[dict[str, Any], torch.Tensor, float]:
-    """Its report, its supports (it does not normalise atoms before it picks), and its mean residual."""
+    """Its report, its supports and its mean residual. It picks by raw products, so it is given unit atoms."""
+    unit = torch.nn.functional.normalize(atoms, dim=1)
+    if experiment["device"] == "cuda":
+        torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-solver-") as work:
         problem, out = Path(work) / "problem.safetensors", Path(work) / "out.safetensors"
-        save_file({"targets": targets.contiguous(), "atoms": atoms.contiguous()}, problem)
+        save_file({"targets": targets.contiguous(), "atoms": unit}, problem)
         script = str(Path(__file__).with_name("peer_omp.py"))
         options = [str(k), str(experiment["peer_batch"]), experiment["device"]]
         command = [experiment["peer_python"], script, str(problem), str(out), *options]
         answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
         found = load_file(out)
     solution = SparseCoefficients(found["indices"], found["values"], torch.empty(0), torch.empty(0))
-    residual = (targets - transfer(solution, atoms)).norm(dim=1).mean()
+    residual = (targets - transfer(solution, unit)).norm(dim=1).mean()
     return json.loads(answer), found["indices"], float(residual)
 
 
 def _sklearn(targets: torch.Tensor, atoms: torch.Tensor, k: int, solutions: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """A sample, in float64; what the others' supports are compared with."""
+    """A sample, in float64, once; it copies the atoms for every target. The others' supports are compared with it."""
     unit = (atoms / atoms.norm(dim=1, keepdim=True)).double().numpy().T
     started = time.perf_counter()
     coefficients = orthogonal_mp(unit, targets.double().numpy().T, n_nonzero_coefs=k).T

@@ -25,11 +25,18 @@ def test_what_is_no_size(text):
 
 
 def test_a_container_limit_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "_CGROUP", tmp_path)
+    """The tightest of our group and those above; file cache is as good as free."""
+    monkeypatch.setattr(budget, "_GROUPS", tmp_path)
+    monkeypatch.setattr(budget, "_OWN_GROUP", tmp_path / "cgroup")
     cpu = torch.device("cpu")
     assert budget.free_memory(cpu) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
-    (tmp_path / "memory.max").write_text("100000\n")
-    (tmp_path / "memory.current").write_text("60000\n")
+    (tmp_path / "cgroup").write_text("1:cpu:/\n0::/job/step\n")
+    step = tmp_path / "job" / "step"
+    step.mkdir(parents=True)
+    for group, limit, used, cache in ((step, "max", 100, 0), (step.parent, "100000", 90_000, 30_000)):
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+        (group / "memory.stat").write_text(f"anon 5\nactive_file {cache // 2}\ninactive_file {cache // 2}\n")
     assert budget.free_memory(cpu) == 40_000
-    (tmp_path / "memory.max").write_text("max\n")
+    (step.parent / "memory.max").write_text("max\n")
     assert budget.free_memory(cpu) > 2**20

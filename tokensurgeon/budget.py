@@ -14,7 +14,8 @@ __all__ = ["free_memory", "parse_size"]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_CGROUP = Path("/sys/fs/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def parse_size(text: object) -> int:
@@ -31,12 +32,27 @@ def parse_size(text: object) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a device, within a container's limit."""
+    """Bytes that can still be had on a device, within the limits of control groups (version 2)."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return min([int(psutil.virtual_memory().available), *_group_limits()])
+
+
+def _group_limits() -> list[int]:
+    """What our control group and those above it leave us. File cache does not count: it gives way."""
     try:
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
-        return free
-    return min(free, max(0, limit - used))
+        line = next(line for line in _OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    own = _GROUPS / line[3:].lstrip("/")
+    left = []
+    for group in (own, *own.parents):
+        try:
+            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            statistics = dict(entry.split() for entry in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no such group here, or no limit ("max")
+            continue
+        cache = int(statistics.get("active_file", 0)) + int(statistics.get("inactive_file", 0))
+        left.append(max(0, limit - used + cache))
+    return left

@@ -1,7 +1,8 @@
 """Several processes, one solution: under ``torchrun`` every rank solves its share of the targets.
 
-A target's result does not depend on the targets beside it (`tokensurgeon.omp`), so the shares put
-together are what one process would find, bit for bit on the same type of device.
+On a CPU a target's result does not depend on the targets beside it (`tokensurgeon.omp`), so the shares put
+together are what one process would find, bit for bit. On GPUs a library may choose another kernel for a
+share than for the whole, and the last bits may differ.
 """
 
 from __future__ import annotations
@@ -39,11 +40,19 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
+    threads = torch.get_num_threads()
+    if os.environ.get("OMP_NUM_THREADS") == "1":  # what torchrun sets, whatever there is to share
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // _local_world()))
     dist.init_process_group("gloo", timeout=_PATIENCE)  # results are gathered on the CPU, from any device
     try:
         yield
     finally:
         dist.destroy_process_group()
+        torch.set_num_threads(threads)
+
+
+def _local_world() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -63,7 +72,10 @@ def solve_in_shares(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> SparseCoefficients:
-    """As `solve_omp`, with the targets divided among the ranks; every rank gets the whole result."""
+    """As `solve_omp`, with the targets divided among the ranks; every rank gets the whole result.
+
+    All ranks must call this, with the same arguments.
+    """
     world = _world()
     if world == 1:
         return solve_omp(targets, atoms, k, exact=exact, memory=memory, device=device, progress=progress)
@@ -75,20 +87,19 @@ def solve_in_shares(
         if progress is not None:
             progress(n * done // max(total, 1), n)
 
-    if memory is None and torch.device(device).type == "cpu":  # ranks on one machine share what it has
-        memory = free_memory(torch.device("cpu")) // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    device = torch.device(device)
+    if memory is None:  # ranks on one machine share what it has
+        together = _local_world() if device.type != "cuda" else -(-_local_world() // torch.cuda.device_count())
+        memory = free_memory(device) // 2 // together
     solved = solve_omp(targets[own], atoms, k, exact=exact, memory=memory, device=device, progress=tell)
     return SparseCoefficients(
-        _gathered(solved.indices, share)[:n],
-        _gathered(solved.values, share)[:n],
-        _gathered(solved.n_active, share)[:n],
-        _gathered(solved.residual, share)[:n],
+        *(_gathered(t, share, device)[:n] for t in (solved.indices, solved.values, solved.n_active, solved.residual))
     )
 
 
-def _gathered(own: torch.Tensor, share: int) -> torch.Tensor:
-    """The shares of all ranks, end to end; the last ones are padded."""
-    place = "cuda" if dist.get_backend() == "nccl" else "cpu"
+def _gathered(own: torch.Tensor, share: int, device: torch.device) -> torch.Tensor:
+    """The shares of all ranks, end to end; the last ones are padded. NCCL carries only what is on a GPU."""
+    place = device if dist.get_backend() == "nccl" else torch.device("cpu")
     padded = own.new_zeros(share, *own.shape[1:])
     padded[: len(own)] = own
     padded = padded.to(place)

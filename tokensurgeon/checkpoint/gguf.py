@@ -59,8 +59,11 @@ def convert(path: Path) -> Path:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         work.chmod(0o755)
-        if not (out / "config.json").is_file():  # another process may have been faster
+        try:
             work.rename(out)
+        except OSError:
+            if not (out / "config.json").is_file():  # another process may have been faster
+                raise
     except (ValueError, KeyError, NotImplementedError) as error:
         raise InputError(f"{path}: transformers cannot read this GGUF ({error})") from error
     finally:

@@ -42,7 +42,7 @@ def guarded(*, debug: bool, quiet: bool) -> Iterator[None]:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-    signal.signal(signal.SIGTERM, _interrupt)
+    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
@@ -56,10 +56,15 @@ def guarded(*, debug: bool, quiet: bool) -> Iterator[None]:
         rank = os.environ.get("RANK", "0")
         typer.echo(f"error: {_one_line(error)}" + (f" (rank {rank})" if rank != "0" else ""), err=True)
         raise typer.Exit(2) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(*_: object) -> None:
-    """A polite kill cleans up as Ctrl-C does."""
+    """A polite kill cleans up as Ctrl-C does, and neither disturbs the cleaning."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -106,6 +111,7 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=quiet,
+        speed_estimate_period=3600,  # a step may take longer than the 30 s that rich looks back
     ) as bars:
         tasks: dict[str, Any] = {}
 
