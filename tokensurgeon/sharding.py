@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -46,6 +46,9 @@ def joined() -> Iterator[None]:
     dist.init_process_group("gloo", timeout=_PATIENCE)  # results are gathered on the CPU, from any device
     try:
         yield
+        # Leave together: gloo's threads drop the last gather's tensors, and must not find a Python that has gone.
+        with suppress(RuntimeError):  # another rank failed, and says why itself
+            dist.barrier()
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads)
