@@ -16,6 +16,7 @@ import tokensurgeon.pipeline as pipeline
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
 from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.manifest import Manifest
+from tokensurgeon.reconstruct import METHODS
 
 K8 = TransplantOptions(k=8)
 
@@ -45,6 +46,25 @@ def test_pairs(zoo, tmp_path, base, donor):
     original = AutoTokenizer.from_pretrained(zoo[donor])
     text = "def f(x):\n\treturn 'naïve' # 日本"
     assert tokenizer(text)["input_ids"] == original(text)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    # The states of an untrained body that reads rows of zeros are not silenced by what its own states share.
+    [(name, "untied" if name == "zero" else "gpt") for name in sorted(set(METHODS) - {"omp"})]
+    + [("normal", "biased"), ("ridge", "biased"), ("subtoken", "biased")],
+)
+def test_methods(zoo, tmp_path, name, base):
+    """Anchors are the same under every method, new rows are not OMP's, and the card says which it was."""
+    report = run(zoo, tmp_path, base, "spm", TransplantOptions(method=name))
+    plain = run(zoo, tmp_path / "omp", base, "spm")
+    assert all(check.ok for check in report.checks) and report.content["method"]["name"] == name
+    assert (report.content["held_out"] is None) == (name == "subtoken")
+    one, other = (Checkpoint.open(r.out).read("model.embed_tokens.weight") for r in (report, plain))
+    anchors, new = (torch.from_numpy(ids) for ids in (report.alignment.anchors, report.alignment.ids(3)))
+    assert len(new) > 50 and torch.equal(one[anchors], other[anchors])
+    assert not torch.isclose(one[new], other[new]).all(dim=1).any()
+    assert f"method {name}" in (report.out / "README.md").read_text()
 
 
 def test_logits_of_shared_tokens_are_the_bases(zoo, tmp_path):

@@ -8,6 +8,8 @@ import torch
 
 from tokensurgeon import Alignment, InputError, build_rows, solve_omp
 from tokensurgeon.heldout import score_held_out
+from tokensurgeon.reconstruct import Resources
+from tokensurgeon.reconstruct.omp import Omp
 from tokensurgeon.rows import VocabularyMatrices, drop_rowless
 
 # ids 0-99 copied from base ids 10-109, 100-119 reconstructed, 120 override, 121 unreachable, 122 padding
@@ -35,7 +37,7 @@ def combination(donor_matrix, base_matrix, k=8):
 def test_tied_base_gets_one_matrix():
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
     silent = torch.full((24,), -3.0)
-    new = build_rows(base, donor, PLAN, k=8, suppressing=silent)
+    new = build_rows(base, donor, PLAN, method=Omp(8), suppressing=silent)
     matrix = new.matrices.embedding
     assert new.matrices.head is None and new.matrices.bias is None and set(new.coefficients) == {"embedding"}
     assert torch.equal(matrix[:100], base.embedding[10:110])
@@ -47,7 +49,7 @@ def test_tied_base_gets_one_matrix():
 def test_untied_base_and_donor_use_their_own_matrices():
     base, donor = matrices(150, 24, head=True), matrices(123, 16, head=True, seed=1)
     silent = torch.full((24,), -3.0)
-    new = build_rows(base, donor, PLAN, k=8, suppressing=silent)
+    new = build_rows(base, donor, PLAN, method=Omp(8), suppressing=silent)
     torch.testing.assert_close(
         new.matrices.embedding[NEW], combination(donor.embedding, base.embedding), rtol=1e-3, atol=1e-4
     )
@@ -59,14 +61,14 @@ def test_untied_base_and_donor_use_their_own_matrices():
 
 def test_tied_donor_lends_an_untied_base_its_coefficients():
     base, donor = matrices(150, 24, head=True), matrices(123, 16, seed=1)
-    new = build_rows(base, donor, PLAN, k=8)
+    new = build_rows(base, donor, PLAN, method=Omp(8))
     assert set(new.coefficients) == {"embedding"}
     torch.testing.assert_close(new.matrices.head[NEW], combination(donor.embedding, base.head), rtol=1e-3, atol=1e-4)
 
 
 def test_untie_gives_a_tied_base_a_head():
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
-    new = build_rows(base, donor, PLAN, k=8, untie=True, suppressing=torch.ones(24))
+    new = build_rows(base, donor, PLAN, method=Omp(8), untie=True, suppressing=torch.ones(24))
     assert torch.equal(new.matrices.head[:120], new.matrices.embedding[:120])
     assert torch.equal(new.matrices.head[120], base.embedding[3])
     assert (new.matrices.head[121] == 1).all() and (new.matrices.embedding[121] == 0).all()
@@ -74,7 +76,7 @@ def test_untie_gives_a_tied_base_a_head():
 
 def test_head_bias_is_copied_combined_and_silenced():
     base, donor = matrices(150, 24, head=True, bias=True), matrices(123, 16, head=True, seed=1)
-    new = build_rows(base, donor, PLAN, k=8)
+    new = build_rows(base, donor, PLAN, method=Omp(8))
     assert torch.equal(new.matrices.bias[:100], base.bias[10:110])
     expected = combination(donor.head, base.bias[:, None])[:, 0]
     torch.testing.assert_close(new.matrices.bias[NEW], expected, rtol=1e-3, atol=1e-4)
@@ -84,7 +86,7 @@ def test_head_bias_is_copied_combined_and_silenced():
 def test_dtype_is_the_bases():
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
     half = VocabularyMatrices(base.embedding.bfloat16())
-    new = build_rows(half, donor, PLAN, k=8).matrices.embedding
+    new = build_rows(half, donor, PLAN, method=Omp(8)).matrices.embedding
     assert new.dtype == torch.bfloat16 and torch.equal(new[:100], half.embedding[10:110])
 
 
@@ -92,16 +94,16 @@ def test_damaged_base_rows_are_named():
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
     base.embedding[57, 0] = float("nan")
     with pytest.raises(InputError, match=r"first: base id 57"):
-        build_rows(base, donor, PLAN, k=8)
+        build_rows(base, donor, PLAN, method=Omp(8))
     base.embedding[57, 0], base.embedding[149, 0] = 0.0, float("nan")  # a row that nobody needs
-    build_rows(base, donor, PLAN, k=8)
+    build_rows(base, donor, PLAN, method=Omp(8))
 
 
 def test_a_zero_head_row_of_the_donor_says_nothing():
     """The donor never trained that head row: a zero row would have logit 0, above every real token."""
     base, donor = matrices(150, 24, head=True), matrices(123, 16, head=True, seed=1)
     donor.head[107] = 0
-    new = build_rows(base, donor, PLAN, k=8)
+    new = build_rows(base, donor, PLAN, method=Omp(8))
     expected = combination(donor.embedding, base.head)[7]
     torch.testing.assert_close(new.matrices.head[107], expected, rtol=1e-3, atol=1e-4)
 
@@ -110,7 +112,7 @@ def test_anchors_beyond_the_donors_embedding_are_copied_but_are_no_atoms():
     source = np.append(SOURCE, 140)
     plan = Alignment(np.append(PROVENANCE, 0).astype(np.int8), source, PLAN.overrides, ())
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
-    new, same = build_rows(base, donor, plan, k=8), build_rows(base, donor, PLAN, k=8)
+    new, same = build_rows(base, donor, plan, method=Omp(8)), build_rows(base, donor, PLAN, method=Omp(8))
     assert torch.equal(new.matrices.embedding[123], base.embedding[140])
     assert torch.equal(new.matrices.embedding[:123], same.matrices.embedding)
 
@@ -128,8 +130,10 @@ def test_held_out_anchors_of_a_linear_map_are_predicted():
     generator = torch.Generator().manual_seed(0)
     donor = torch.randn(600, 12, generator=generator)
     rotation = torch.linalg.qr(torch.randn(12, 12, generator=generator)).Q
-    score = score_held_out(donor, donor @ rotation, 12, generator=generator)
+    score = score_held_out(donor, donor @ rotation, donor @ rotation, Omp(12), Resources())
     assert score.anchors == 60
     assert score.cosine == pytest.approx(1, abs=1e-3) and score.unexplained == pytest.approx(0, abs=1e-3)
-    noise = score_held_out(donor, torch.randn(600, 12, generator=generator), 12, generator=generator)
+    other = torch.randn(600, 12, generator=generator)
+    noise = score_held_out(donor, other, other, Omp(12), Resources())
     assert noise.unexplained > 0.9 and abs(noise.cosine) < 0.3
+    assert score_held_out(donor, other, other, Omp(600), Resources()) is None

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokensurgeon.budget import parse_size
 from tokensurgeon.errors import InputError
+from tokensurgeon.reconstruct import Method, make_method
 
 __all__ = ["TransplantOptions", "load_recipe"]
 
@@ -22,7 +23,9 @@ class TransplantOptions:
     """What a transplant may be told.
 
     Attributes:
-        k: Anchors per reconstructed token.
+        method: How tokens that the base lacks are reconstructed, a name of `tokensurgeon.reconstruct`.
+        k: Anchors per reconstructed token, for methods that take it; None is the method's default.
+        method_options: Further options of the method.
         map: Donor token to the base text that it shall stand for.
         untie: Write a separate LM head although the base has none.
         pad_to_multiple_of: Round the number of tokens up to this, instead of the donor's
@@ -30,13 +33,15 @@ class TransplantOptions:
         dtype: Convert the output's floating tensors; None keeps the base's.
         device: Where to solve: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         exact: Prove that every pick is the one of Orthogonal Matching Pursuit in float32.
-        memory: Work space of the solver, such as ``4GiB``; None takes half of what is free.
+        memory: Work space of the solver in each process, such as ``4GiB``; None takes half of what is free.
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
             the one that their donor rows suggest.
         seed: For the random choice of held-out anchors that the report scores.
     """
 
-    k: int = 64
+    method: str = "omp"
+    k: int | None = None
+    method_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     untie: bool = False
     pad_to_multiple_of: int | None = None
@@ -62,6 +67,14 @@ class TransplantOptions:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
         if not isinstance(self.map, Mapping) or not all(isinstance(v, str) for v in self.map.values()):
             raise InputError("map must be a table of donor token = base text")
+        if not isinstance(self.method_options, Mapping):
+            raise InputError("method_options must be a table of option = value")
+        self.reconstruction()  # raises what it has to say
+
+    def reconstruction(self) -> Method:
+        """The method with its options."""
+        k = {} if self.k is None else {"k": self.k}
+        return make_method(self.method, {**self.method_options, **k})
 
     @property
     def memory_bytes(self) -> int | None:
@@ -75,13 +88,17 @@ class TransplantOptions:
         if unknown:
             raise InputError(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(known))}")
         merged = dict(changes)
-        if isinstance(merged.get("map"), Mapping):
-            merged["map"] = {**self.map, **merged["map"]}
+        for name, present in (("map", self.map), ("method_options", self.method_options)):
+            if isinstance(merged.get(name), Mapping):
+                merged[name] = {**present, **merged[name]}
         return replace(self, **merged)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"map": dict(self.map)}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "map": dict(self.map),
+            "method_options": dict(self.method_options),
+        }
 
 
 def load_recipe(path: Path) -> TransplantOptions:

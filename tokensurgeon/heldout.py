@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from tokensurgeon.omp import solve_omp
-from tokensurgeon.transfer import transfer
+from tokensurgeon.reconstruct import BaseRows, DonorSpace, Method, Resources
 
 __all__ = ["HeldOutScore", "score_held_out"]
 
@@ -36,34 +35,33 @@ class HeldOutScore:
 def score_held_out(
     donor_anchors: torch.Tensor,
     base_anchors: torch.Tensor,
-    k: int,
+    base_rows: torch.Tensor,
+    method: Method,
+    resources: Resources,
     *,
-    generator: torch.Generator,
     sample: int = 256,
-    exact: bool = False,
-    memory: int | None = None,
-    device: str | torch.device = "cpu",
-) -> HeldOutScore:
+) -> HeldOutScore | None:
     """Hold out up to ``sample`` anchors (at most a tenth) and reconstruct them from the others.
 
     Args:
         donor_anchors: (n_anchors, donor dim).
         base_anchors: (n_anchors, base dim), the same tokens.
-        k: Sparsity.
-        generator: Chooses the anchors.
+        base_rows: (rows, base dim), all of the base's.
+        method: Reconstructs. It cannot be one that goes by text: an anchor's text is the anchor.
+        resources: What it may use; the seed chooses the anchors.
         sample: Anchors to hold out.
-        exact: Prove every pick, see `solve_omp`.
-        memory: Bytes of work space, see `solve_omp`.
-        device: Where to solve.
+
+    Returns:
+        The score, or None if fewer anchors are left than the method's k.
     """
     n = len(donor_anchors)
-    order = torch.randperm(n, generator=generator)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(resources.seed))
     held = order[: max(1, min(sample, n // 10))]
     kept = order[len(held) :].sort().values
-    coefficients = solve_omp(
-        donor_anchors[held], donor_anchors[kept], min(k, len(kept)), exact=exact, memory=memory, device=device
-    )
-    guess, truth = transfer(coefficients, base_anchors[kept]), base_anchors[held].float()
+    if getattr(method, "k", 1) > len(kept):
+        return None
+    fitted = method.fit(DonorSpace(donor_anchors[held], donor_anchors[kept]), replace(resources, progress=None))
+    guess, truth = fitted.rows(BaseRows(base_rows, base_anchors[kept], "input")), base_anchors[held].float()
     spread = (truth - truth.mean(dim=0)).square().sum().clamp(min=1e-12)
     ratio = guess.norm(dim=1) / truth.norm(dim=1).clamp(min=1e-12)
     return HeldOutScore(

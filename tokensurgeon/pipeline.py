@@ -30,10 +30,13 @@ from tokensurgeon.evaluation.score import HeadStates, collect_states
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.heldout import score_held_out
 from tokensurgeon.manifest import Manifest
+from tokensurgeon.reconstruct import Resources
+from tokensurgeon.reconstruct.subtoken import Subtoken
 from tokensurgeon.record import describe_run, describe_side, describe_solution
 from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import model_card
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
+from tokensurgeon.segmentation import base_pieces
 from tokensurgeon.sharding import own_device, rank
 from tokensurgeon.states import suppressing_row
 from tokensurgeon.verify import Check, verify
@@ -185,9 +188,10 @@ def transplant(
         donor_rows=donor_layout.rows,
         overrides=options.map,
     )
-    n_atoms = int((plan.anchors < donor_layout.rows).sum())
-    if options.k > n_atoms:
-        raise InputError(f"k={options.k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
+    method = options.reconstruction()
+    n_atoms, k = int((plan.anchors < donor_layout.rows).sum()), getattr(method, "k", 1)
+    if k > n_atoms:
+        raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = describe_run(options) | {
         "base": describe_side(left.name, left.directory, left.files, base_files, base_layout),
@@ -200,6 +204,9 @@ def transplant(
     base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
     plan = drop_rowless(plan, donor_matrices)
     device, writes = own_device(pick_device(options.device)), rank() == 0
+    resources = Resources(device, options.exact, options.memory_bytes, options.seed)
+    by_text = isinstance(method, Subtoken)
+    new_ids = plan.ids(Provenance.RECONSTRUCTED).tolist()
     dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
     silence = len(dead) > 0 and base_layout.bias is None  # a biased head is silenced by its bias
     states = _states(left, device, progress) if writes and (options.calibrate or silence) else None
@@ -207,28 +214,23 @@ def transplant(
         base_matrices,
         donor_matrices,
         plan,
-        k=options.k,
+        method=method,
+        pieces=base_pieces(left.vocabulary, right.vocabulary, new_ids, base_layout.rows) if by_text else None,
         untie=options.untie,
         suppressing=suppressing_row(states.states, states.log_normaliser, len(dead)) if states and silence else None,
-        exact=options.exact,
-        memory=options.memory_bytes,
-        device=device,
+        resources=resources,
         progress=progress,
     )
-    if not writes:
-        return TransplantReport(None, left, right, plan, {}, content, [])
     if options.calibrate and states is not None:
         calibrate(rows.matrices, base_matrices, donor_matrices, plan, states.states, states.log_normaliser)
     atoms = torch.from_numpy(atom_ids(plan, donor_matrices))
-    held_out = score_held_out(
-        donor_matrices.embedding[atoms],
-        base_matrices.embedding[torch.from_numpy(plan.source)[atoms]],
-        options.k,
-        generator=torch.Generator().manual_seed(options.seed),
-        exact=options.exact,
-        memory=options.memory_bytes,
-        device=device,
-    )
+    known = base_matrices.embedding[torch.from_numpy(plan.source)[atoms]]
+    held_out = None
+    if not by_text:  # an anchor's text is the anchor
+        donor_rows = donor_matrices.embedding[atoms]
+        held_out = score_held_out(donor_rows, known, base_matrices.embedding, method, resources)
+    if not writes:
+        return TransplantReport(None, left, right, plan, {}, content, [])
     summary = summarise(left, right, plan, schemes)
     content |= describe_solution(summary, rows, held_out)
     with staged(target, overwrite) as work:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def describe_run(options: TransplantOptions) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "options": options.as_dict(),
+        "method": {"name": options.method, **asdict(options.reconstruction())},
     }
 
 
@@ -51,12 +53,12 @@ def describe_side(
     }
 
 
-def describe_solution(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore) -> dict[str, Any]:
+def describe_solution(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore | None) -> dict[str, Any]:
     """What was aligned and how well it was solved."""
     return {
         **{name: value for name, value in summary.items() if name not in ("examples", "coverage")},
         "residual": {name: _residuals(c) for name, c in rows.coefficients.items()},
-        "held_out": held_out.as_dict(),
+        "held_out": held_out.as_dict() if held_out else None,
     }
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.errors import InputError
 from tokensurgeon.omp import SparseCoefficients
-from tokensurgeon.sharding import solve_in_shares
-from tokensurgeon.transfer import transfer
+from tokensurgeon.reconstruct import make_method
+from tokensurgeon.reconstruct.protocol import (
+    BaseRows,
+    DonorSpace,
+    Fitted,
+    Method,
+    Pieces,
+    Resources,
+    Use,
+    Weights,
+)
 
 __all__ = ["NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
 
@@ -41,7 +50,7 @@ class NewRows:
     Attributes:
         matrices: As the base's, with ``alignment.n_rows`` rows and the base's dtypes.
         coefficients: What the reconstructed rows are made of, by tensor (``embedding``, ``head``);
-            atoms are positions in ``alignment.anchors``.
+            atoms are positions in ``alignment.anchors``. Empty for methods that do not combine anchors.
     """
 
     matrices: VocabularyMatrices
@@ -53,81 +62,81 @@ def build_rows(
     donor: VocabularyMatrices,
     alignment: Alignment,
     *,
-    k: int = 64,
+    method: Method | None = None,
+    pieces: Sequence[Sequence[int]] | None = None,
     untie: bool = False,
     suppressing: torch.Tensor | None = None,
-    exact: bool = False,
-    memory: int | None = None,
-    device: str | torch.device = "cpu",
+    resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> NewRows:
     """Copy the anchors, reconstruct the new tokens, silence the rest.
 
     A tied base gets one matrix, from the donor's input embedding. An untied one gets both: the head
-    from the donor's own head, or with the input's coefficients where the donor is tied.
+    from the donor's own head, or from what was learnt for the input where the donor is tied.
 
     Args:
         base: Tensors of the model that keeps its body.
         donor: Tensors of the model that gives the tokenizer; its dim may differ.
         alignment: Provenance of every output row.
-        k: Anchors per reconstructed row.
+        method: How tokens are reconstructed; by default OMP with k=64.
+        pieces: Base ids of every reconstructed token's text, for methods that go by text.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
-        exact: Prove every pick, see `solve_omp`.
-        memory: Bytes of work space, see `solve_omp`.
-        device: Where to solve.
+        resources: Device, memory, exactness and seed of the reconstruction.
         progress: Called with (tensor, rows done, rows in all).
 
     Raises:
-        InputError: If k exceeds the anchors, or rows that are needed are not finite.
+        InputError: If the method cannot solve the problem, or rows that are needed are not finite.
     """
+    method, resources = method or make_method("omp"), resources or Resources()
     atoms = torch.from_numpy(atom_ids(alignment, donor))
     targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
+    cut = _flat(pieces) if pieces is not None else None
     coefficients: dict[str, SparseCoefficients] = {}
 
-    def solve(name: str, matrix: torch.Tensor) -> SparseCoefficients:
+    def fit(name: str, matrix: torch.Tensor) -> Fitted:
         def tell(done: int, total: int) -> None:
             if progress is not None:
                 progress(name, done, total)
 
-        coefficients[name] = solve_in_shares(
-            matrix[targets], matrix[atoms], k, exact=exact, memory=memory, device=device, progress=tell
-        )
-        return coefficients[name]
+        fitted = method.fit(DonorSpace(matrix[targets], matrix[atoms], cut), replace(resources, progress=tell))
+        if isinstance(fitted, Weights):
+            coefficients[name] = fitted.coefficients
+        return fitted
 
-    shared = solve("embedding", donor.embedding)
+    shared = fit("embedding", donor.embedding)
     separate = base.head is not None or untie
+    own = fit("head", donor.head) if separate and donor.head is not None else shared
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
 
-    def assemble(source: torch.Tensor, weights: SparseCoefficients, quiet: torch.Tensor, *pieces: int) -> torch.Tensor:
-        return _assemble(source, weights, alignment, source[torch.from_numpy(alignment.source)[atoms]], quiet, pieces)
+    def assemble(source: torch.Tensor, use: Use, quiet: torch.Tensor, *override: int) -> torch.Tensor:
+        rows = BaseRows(source, source[torch.from_numpy(alignment.source)[atoms]], use)
+        new = (own if use == "head" else shared).rows(rows)
+        if use == "head" and own is not shared and donor.head is not None:  # a head row of zeros says nothing
+            empty = donor.head[targets].abs().amax(dim=1) == 0
+            if bool(empty.any()):
+                new[empty] = shared.rows(rows)[empty]
+        return _assemble(source, new, alignment, quiet, override)
 
     if not separate:
-        own, embedding, head = shared, assemble(base.embedding, shared, silent, 0, -1), None
+        embedding, head = assemble(base.embedding, "both", silent, 0, -1), None
     else:
-        own = shared if donor.head is None else _without_empty(solve("head", donor.head), shared, donor.head[targets])
-        embedding = assemble(base.embedding, shared, torch.zeros_like(silent), -1)
-        head = assemble(base.embedding if base.head is None else base.head, own, silent, 0)
+        embedding = assemble(base.embedding, "input", torch.zeros_like(silent), -1)
+        head = assemble(base.embedding if base.head is None else base.head, "head", silent, 0)
     bias = None
     if base.bias is not None:
-        bias = assemble(base.bias[:, None], own, torch.tensor([_SUPPRESSED_BIAS]), 0)[:, 0]
+        bias = assemble(base.bias[:, None], "head", torch.tensor([_SUPPRESSED_BIAS]), 0)[:, 0]
     return NewRows(VocabularyMatrices(embedding, head, bias), coefficients)
+
+
+def _flat(pieces: Sequence[Sequence[int]]) -> Pieces:
+    lengths = torch.tensor([len(p) for p in pieces], dtype=torch.int64)
+    return Pieces(torch.tensor([i for p in pieces for i in p], dtype=torch.int64), lengths.cumsum(0) - lengths)
 
 
 def atom_ids(alignment: Alignment, donor: VocabularyMatrices) -> Ids:
     """Anchors for which the donor has a row. Added tokens may lie beyond its embedding."""
     return alignment.anchors[alignment.anchors < len(donor.embedding)]
-
-
-def _without_empty(own: SparseCoefficients, shared: SparseCoefficients, rows: torch.Tensor) -> SparseCoefficients:
-    """The head's coefficients, but the input's where the donor's head row is zero and says nothing."""
-    empty = rows.abs().amax(dim=1) == 0
-    return SparseCoefficients(
-        torch.where(empty[:, None], shared.indices, own.indices),
-        torch.where(empty[:, None], shared.values, own.values),
-        torch.where(empty, shared.n_active, own.n_active),
-        own.residual,
-    )
 
 
 def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
@@ -143,9 +152,8 @@ def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
 
 def _assemble(
     source: torch.Tensor,
-    coefficients: SparseCoefficients,
+    new: torch.Tensor,
     alignment: Alignment,
-    base_atoms: torch.Tensor,
     silent: torch.Tensor,
     pieces: tuple[int, ...],
 ) -> torch.Tensor:
@@ -160,8 +168,7 @@ def _assemble(
         )
     rows = silent.to(source.dtype).repeat(alignment.n_rows, 1)
     rows[torch.from_numpy(alignment.anchors)] = known
-    new = transfer(coefficients, base_atoms).to(source.dtype)
-    rows[torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))] = new
+    rows[torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))] = new.to(source.dtype)
     for token_id, text_ids in alignment.overrides.items():
         chosen = source[sorted({text_ids[piece] for piece in pieces})]
         rows[token_id] = chosen[0] if len(chosen) == 1 else chosen.float().mean(0).to(source.dtype)

@@ -182,3 +182,24 @@ def test_help_and_version_do_not_load_torch():
         assert result.returncode == 0, result.stderr
     module = [sys.executable, "-m", "tokensurgeon", "--help"]
     assert "transplant" in subprocess.run(module, capture_output=True, text=True, check=True).stdout
+
+
+def test_methods_and_their_options(zoo, tmp_path):
+    out = ("--out", tmp_path / "out", "--json")
+    done = run(zoo["gpt"], zoo["spm"], "--method", "subtoken", "--method-option", "head=first", *out)
+    assert json.loads(done.stdout)["method"] == {"name": "subtoken", "input": "mean", "head": "first"}
+    for arguments, message in (
+        (("--method", "ridge", "--k", 4), "method ridge takes no k; it takes penalty"),
+        (("--method", "magic"), "unknown method 'magic'; known are omp"),
+        (("--method-option", "head"), "must look like NAME=VALUE"),
+    ):
+        failed = run(zoo["gpt"], zoo["spm"], *arguments, "--out", tmp_path / "other")
+        assert failed.exit_code == 2 and message in " ".join(failed.output.split())
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_help_names_every_method():
+    from tokensurgeon.reconstruct import METHODS
+
+    text = " ".join(run("transplant", "--help").output.replace("│", " ").split())
+    assert all(name in text for name in METHODS)

@@ -51,3 +51,14 @@ def parse_map(entries: list[str] | None) -> dict[str, str]:
             raise InputError(f"--map {entry!r} must look like 'DONOR_TOKEN=base text'")
         parsed[entry[:cut]] = entry[cut + 1 :]
     return parsed
+
+
+def parse_pairs(entries: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` strings to a mapping."""
+    parsed = {}
+    for entry in entries or []:
+        name, sign, value = entry.partition("=")
+        if not (name and sign and value):
+            raise InputError(f"--method-option {entry!r} must look like NAME=VALUE")
+        parsed[name] = value
+    return parsed

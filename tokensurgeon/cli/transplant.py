@@ -18,7 +18,22 @@ def command(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Output directory; by default named after both."),
     ] = None,
-    k: Annotated[int | None, typer.Option("--k", "-k", help="Anchors per reconstructed token.  [default: 64]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="How new tokens are reconstructed: omp, zero, mean, normal, subtoken, neighbours, ridge, procrustes, "
+            "wechsel or focus.  [default: omp]",
+        ),
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", "-k", help="Anchors per reconstructed token.  [default: 64 for omp]")
+    ] = None,
+    method_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Further option of the method, such as head=first. Repeatable."),
+    ] = None,
     token_map: o.Map = None,
     config: o.Config = None,
     untie: Annotated[bool | None, typer.Option("--untie", help="Write a separate LM head for a tied base.")] = None,
@@ -30,7 +45,9 @@ def command(
     device: Annotated[str | None, typer.Option(help="Where to solve: cpu, cuda, cuda:1, mps.  [default: auto]")] = None,
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Work space of the solver, like 4GiB.  [default: half of what is free]"),
+        typer.Option(
+            metavar="SIZE", help="Work space of the solver per process, like 4GiB.  [default: half of what is free]"
+        ),
     ] = None,
     exact: Annotated[
         bool | None,
@@ -53,7 +70,7 @@ def command(
 
     Tokens that both vocabularies share, by bytes or by role, keep the base's rows bit for bit. Every
     other donor token is written as a combination of k shared ones in the donor's embedding space, and
-    the same combination of the base's rows becomes its row.
+    the same combination of the base's rows becomes its row. Other methods (--method) are there to compare with.
 
     On several processes or machines: [bold]torchrun --nproc-per-node N -m tokensurgeon BASE DONOR[/bold].
     """
@@ -64,7 +81,8 @@ def command(
         from tokensurgeon.sharding import joined, rank
 
         given = {
-            "k": k, "untie": untie, "pad_to_multiple_of": pad_to_multiple_of, "dtype": dtype, "device": device,
+            "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "untie": untie,
+            "dtype": dtype, "pad_to_multiple_of": pad_to_multiple_of, "device": device,
             "memory": memory, "exact": exact, "seed": seed, "calibrate": calibrate,
             "map": o.parse_map(token_map) or None,
         }  # fmt: skip

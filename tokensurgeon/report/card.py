@@ -24,7 +24,7 @@ def model_card(content: dict[str, Any]) -> str:
         f"# {base} with the tokenizer of {donor}",
         "",
         f"Body of `{base}`, tokenizer of `{donor}`, transplanted without training by tokensurgeon "
-        f"{content['versions']['tokensurgeon']} (OMP, k={content['options']['k']}; arXiv 2506.06607). "
+        f"{content['versions']['tokensurgeon']} ({described(content['method'])}). "
         "The licence of the base applies.",
         "",
         "## Where the rows come from",
@@ -35,11 +35,14 @@ def model_card(content: dict[str, Any]) -> str:
         "",
     ]
     held = content["held_out"]
+    if held:
+        lines += [
+            f"{held['anchors']} anchors, held out and reconstructed as if they were new: cosine "
+            f"{held['cosine']:.2f} with the true row, {held['unexplained']:.2f} of the variance unexplained, "
+            f"norm {held['norm_ratio']:.2f} of the true one.",
+            "",
+        ]
     lines += [
-        f"{held['anchors']} anchors, held out and reconstructed as if they were new: cosine "
-        f"{held['cosine']:.2f} with the true row, {held['unexplained']:.2f} of the variance unexplained, "
-        f"norm {held['norm_ratio']:.2f} of the true one.",
-        "",
         "## What to watch",
         "",
         *(f"- {warning}" for warning in warnings(content) or ["Nothing stood out."]),
@@ -49,6 +52,12 @@ def model_card(content: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def described(method: dict[str, Any]) -> str:
+    """A method and its options in a few words."""
+    options = ", ".join(f"{name}={value}" for name, value in method.items() if name != "name")
+    return f"method {method['name']}" + (f", {options}" if options else "")
 
 
 def warnings(content: dict[str, Any]) -> list[str]:

@@ -52,10 +52,11 @@ def print_transplant(console: Console, report: TransplantReport) -> None:
             console.print(
                 f"{name}: residual {residual['p50']:.3g} (median), {residual['mean_atoms']:.0f} atoms a token"
             )
-    console.print(
-        f"held-out anchors: cosine {held['cosine']:.2f}, unexplained variance {held['unexplained']:.2f}, "
-        f"norm ratio {held['norm_ratio']:.2f}"
-    )
+    if held:
+        console.print(
+            f"held-out anchors: cosine {held['cosine']:.2f}, unexplained variance {held['unexplained']:.2f}, "
+            f"norm ratio {held['norm_ratio']:.2f}"
+        )
     console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")
     console.print(f"[bold]{escape(str(report.out))}[/bold] is ready (README.md, tokensurgeon.json inside)")
 

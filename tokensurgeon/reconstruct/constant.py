@@ -1,0 +1,67 @@
+"""``zero``, ``mean`` and ``normal``: rows that know nothing of the token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources
+
+__all__ = ["Mean", "Normal", "Zero"]
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """Rows of zeros. In a head they have logit 0, which can beat every real token."""
+
+    def fit(self, space: DonorSpace, _: Resources) -> _Drawn:
+        """Count the targets."""
+        return _Drawn(len(space.targets), seed=0, mean=0.0, spread=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of the base's rows."""
+
+    def fit(self, space: DonorSpace, _: Resources) -> _Drawn:
+        """Count the targets."""
+        return _Drawn(len(space.targets), seed=0, mean=1.0, spread=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """Draws from the normal distribution with the mean and covariance of the base's rows.
+
+    Hewitt (2021), "Initializing New Word Embeddings for Pretrained Language Models".
+
+    Attributes:
+        scale: Factor on the covariance. Hewitt's note uses 1e-5, which is the mean but for a
+            difference between tokens.
+    """
+
+    scale: float = 1.0
+
+    def fit(self, space: DonorSpace, resources: Resources) -> _Drawn:
+        """Count the targets, and keep the seed."""
+        return _Drawn(len(space.targets), resources.seed, mean=1.0, spread=self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    n: int
+    seed: int
+    mean: float
+    spread: float
+
+    def rows(self, base: BaseRows) -> torch.Tensor:
+        every = base.every.float()
+        centre = every.mean(dim=0)
+        rows = (self.mean * centre).expand(self.n, -1)
+        if not self.spread:
+            return rows.clone()
+        covariance = torch.cov(every.T.double(), correction=0).reshape(every.shape[1], every.shape[1])
+        values, vectors = torch.linalg.eigh(covariance)
+        root: torch.Tensor = (vectors * (self.spread * values.clamp(min=0)).sqrt()).float()
+        generator = torch.Generator().manual_seed(self.seed + (1 if base.use == "head" else 0))
+        return rows + torch.randn(self.n, every.shape[1], generator=generator) @ root.T

@@ -1,0 +1,59 @@
+"""``focus``: a sparse mean of anchors by similarity (arXiv 2305.14481, section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tokensurgeon.omp import check_problem
+from tokensurgeon.reconstruct.neighbours import cosines
+from tokensurgeon.reconstruct.protocol import DonorSpace, Resources, Weights, with_residual
+
+__all__ = ["Focus", "sparsemax"]
+
+_FIRST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """w = sparsemax(cos(token, anchors)), with the donor's embedding as the auxiliary space."""
+
+    def fit(self, space: DonorSpace, resources: Resources) -> Weights:
+        """Weigh the anchors; how many count is the token's own affair."""
+        check_problem(space.targets, space.anchors, 1)
+        found = [sparsemax(cosine) for cosine in cosines(space, resources)]
+        width = max((index.shape[1] for index, _ in found), default=1)
+        indices = torch.zeros(len(space.targets), width, dtype=torch.int64)
+        weights = torch.zeros(len(space.targets), width)
+        start = 0
+        for index, weight in found:
+            part = slice(start, start + len(index))
+            indices[part, : index.shape[1]], weights[part, : index.shape[1]] = index.cpu(), weight.cpu()
+            start = part.stop
+        return Weights(with_residual(indices, weights, space))
+
+
+def sparsemax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Euclidean projection of every row onto the simplex (Martins and Astudillo 2016, algorithm 1).
+
+    Args:
+        scores: (n, m) float32.
+
+    Returns:
+        (n, s) int64 indices and (n, s) float32 weights; s is the largest support, the rest weighs 0.
+    """
+    m = scores.shape[1]
+    width = min(_FIRST, m)
+    while True:
+        top, index = scores.topk(width, dim=1)
+        rank = torch.arange(1, width + 1, device=scores.device)
+        total = top.double().cumsum(dim=1)
+        support = (1 + rank * top.double() > total).sum(dim=1)
+        if width == m or int(support.max()) < width:
+            break
+        width = min(4 * width, m)
+    threshold = (total.gather(1, support[:, None] - 1) - 1) / support[:, None]
+    weights = (top.double() - threshold).clamp(min=0).float()
+    widest = int(support.max())
+    return torch.where(weights > 0, index, 0)[:, :widest], weights[:, :widest]

@@ -1,0 +1,122 @@
+"""What every method gets and gives.
+
+A method is *fitted* once on the donor's side, and what it learnt is then *applied* to each of the base's
+matrices: input embedding, LM head, and the head's bias as a matrix of one column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+
+from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.transfer import transfer
+
+__all__ = ["BaseRows", "DonorSpace", "Fitted", "Method", "Pieces", "Resources", "Weights", "with_residual"]
+
+Use = Literal["input", "head", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The text of every target, cut by the base's tokenizer.
+
+    Attributes:
+        ids: (total,) int64, base ids of all targets' pieces end to end.
+        starts: (n_targets,) int64, where each target's begin. A target may have none.
+    """
+
+    ids: torch.Tensor
+    starts: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DonorSpace:
+    """The donor's side of a problem.
+
+    Attributes:
+        targets: (n_targets, donor dim) rows of the tokens to reconstruct.
+        anchors: (n_anchors, donor dim) rows of the tokens that the base has too.
+        pieces: The targets in base tokens, for methods that go by text.
+    """
+
+    targets: torch.Tensor
+    anchors: torch.Tensor
+    pieces: Pieces | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRows:
+    """The base's side: one matrix.
+
+    Attributes:
+        every: (base rows, base dim), any floating dtype.
+        anchors: (n_anchors, base dim), the rows of the anchors, in the order of `DonorSpace.anchors`.
+        use: What the new rows are for; ``both`` where input and head are one matrix.
+    """
+
+    every: torch.Tensor
+    anchors: torch.Tensor
+    use: Use
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a fit may use.
+
+    Attributes:
+        device: Where to compute.
+        exact: See `tokensurgeon.solve_omp`.
+        memory: See `tokensurgeon.solve_omp`.
+        seed: For methods that draw.
+        progress: Called with (targets done, targets in all).
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    exact: bool = False
+    memory: int | None = None
+    seed: int = 0
+    progress: Callable[[int, int], None] | None = None
+
+
+class Fitted(Protocol):
+    """What a method learnt."""
+
+    def rows(self, base: BaseRows) -> torch.Tensor:
+        """(n_targets, base dim) float32, new rows for one of the base's matrices."""
+        ...
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are the method's options."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def fit(self, space: DonorSpace, resources: Resources) -> Fitted:
+        """Learn from the donor's side.
+
+        Raises:
+            InputError: If the problem is not one that the method can solve.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A fit that writes every target as a combination of anchors."""
+
+    coefficients: SparseCoefficients
+
+    def rows(self, base: BaseRows) -> torch.Tensor:
+        """The same combination of the base's rows."""
+        return transfer(self.coefficients, base.anchors)
+
+
+def with_residual(indices: torch.Tensor, values: torch.Tensor, space: DonorSpace) -> SparseCoefficients:
+    """Weights (n_targets, k) over anchors, with what they leave of the targets."""
+    plain = SparseCoefficients(indices, values, (values != 0).sum(dim=1), torch.empty(0))
+    residual = torch.linalg.vector_norm(space.targets.float() - transfer(plain, space.anchors), dim=1)
+    return SparseCoefficients(indices, values, plain.n_active, residual)

@@ -1,0 +1,69 @@
+"""Names to methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, get_args, get_type_hints
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.reconstruct.constant import Mean, Normal, Zero
+from tokensurgeon.reconstruct.focus import Focus
+from tokensurgeon.reconstruct.linear import Procrustes, Ridge
+from tokensurgeon.reconstruct.neighbours import Neighbours, Wechsel
+from tokensurgeon.reconstruct.omp import Omp
+from tokensurgeon.reconstruct.protocol import Method
+from tokensurgeon.reconstruct.subtoken import Subtoken
+
+__all__ = ["METHODS", "make_method"]
+
+METHODS: dict[str, type[Any]] = {
+    "omp": Omp,
+    "zero": Zero,
+    "mean": Mean,
+    "normal": Normal,
+    "subtoken": Subtoken,
+    "neighbours": Neighbours,
+    "ridge": Ridge,
+    "procrustes": Procrustes,
+    "wechsel": Wechsel,
+    "focus": Focus,
+}
+
+
+def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """A method by name, with its options; numbers may be given as text.
+
+    Raises:
+        InputError: If the method or one of the options is not known, or a value does not fit.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
+    cls = METHODS[name]
+    kinds = get_type_hints(cls)
+    known = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+    given = {}
+    for option, value in (options or {}).items():
+        if option not in known:
+            takes = "takes no options" if not known else f"takes {', '.join(known)}"
+            raise InputError(f"method {name} takes no {option}; it {takes}")
+        given[option] = _value(name, option, value, kinds[option])
+    method: Method = cls(**given)
+    return method
+
+
+def _value(method: str, option: str, value: Any, kind: Any) -> Any:
+    """A value of the option's type: a whole number from 1, a positive number, or one of some words."""
+    words = get_args(kind)
+    if words:
+        if value in words:
+            return value
+        raise InputError(f"method {method}: {option}={value!r} must be one of {', '.join(words)}")
+    try:
+        number = kind(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None or (kind is int and float(value) != number) or not 0 < number < float("inf"):
+        least = "a whole number of at least 1" if kind is int else "a number above 0"
+        raise InputError(f"method {method}: {option}={value!r} must be {least}")
+    return number
