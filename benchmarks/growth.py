@@ -86,6 +86,7 @@ def _exponent(points: list[dict[str, Any]], name: str) -> float:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Time above, memory below, one column per axis, both scales logarithmic. A budget has no exponent."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     axes = result["axes"]
     figure = Figure(figsize=(3.2 * len(axes), 5.2), layout="constrained")
@@ -99,6 +100,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
             exponent = axis.get(f"{key}_exponent")
             panel.set_title("" if exponent is None else f"exponent {exponent:.2f}", fontsize=9)
             panel.set_xlabel("budget in MiB" if name == "memory_mib" else name)
+            values = [p["value"] for p in axis["points"]]
+            panel.set_xticks(values, [f"{v:,}" for v in values], rotation=45, fontsize=7)
+            panel.xaxis.set_minor_formatter(NullFormatter())
             panel.grid(True, which="both", alpha=0.3)
             if column == 0:
                 panel.set_ylabel(label)

@@ -61,7 +61,57 @@ def anchors(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"compare_mergekit": compare_mergekit, "anchors": anchors}
+def solver(result: dict[str, Any]) -> str:
+    """Milliseconds per target, and how many supports are the same."""
+    lines = [
+        "| problem | k | default | `--exact` | mergekit | scikit-learn | faster than mergekit | as scikit-learn |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, problem in result["problems"].items():
+        title = f"{name}: {problem['atoms']:,} atoms of {problem['dim']}"
+        for k, sides in problem["k"].items():
+            cells = " | ".join(
+                f"{sides[side]['median_ms_per_target']:.3g} ms"
+                for side in ("default", "exact", "mergekit", "scikit-learn")
+            )
+            same = sides["scikit-learn"]["same_supports"]["default"]
+            faster = sides["default"]["times_faster_than_mergekit"]
+            lines.append(f"| {title} | {k} | {cells} | {faster:.1f} × | {same:.1%} |")
+    settings = result["settings"]
+    count = sum(p["targets"] for p in result["problems"].values())
+    lines += [
+        "",
+        f"Time per target; {settings['targets']:,} targets a problem, preparation included, median of "
+        f"{settings['repeats']}, {result['hardware']['cores']} cores of {result['hardware']['cpu']}, {result['date']}. "
+        f"The last column: the share of {settings['sklearn_targets']} targets with scikit-learn's supports; those "
+        f"of the default and of `--exact` are the same for {_least(result):.2%} of all {count:,}, at every k. Result "
+        "file: `benchmarks/results/solver.json`.",
+    ]
+    return "\n".join(lines)
+
+
+def _least(result: dict[str, Any]) -> float:
+    return min(sides["default"]["supports_as_exact"] for p in result["problems"].values() for sides in p["k"].values())
+
+
+def full_job(result: dict[str, Any]) -> str:
+    """One sentence."""
+    ours, base = result["sides"]["tokensurgeon"], result["sides"]["untouched base"]
+    size = max(ours["scores"], key=int)
+    return (
+        f"The whole command for Gemma-3's tokenizer onto SmolLM2, {result['counts']['reconstructed']:,} tokens to "
+        f"reconstruct from {result['anchors']:,} anchors with k=64, takes {ours['median_wall_s'] / 60:.0f} minutes and "
+        f"{ours['median_peak_mib'] / 1024:.1f} GiB there; the model scores {ours['scores'][size]['mean']:.3f} bits per "
+        f"byte, the untouched one {base['scores'][size]['mean']:.3f} (`benchmarks/results/full_job.json`)."
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "compare_mergekit": compare_mergekit,
+    "anchors": anchors,
+    "solver": solver,
+    "full_job": full_job,
+}
 
 
 def render(readme: str) -> str:
