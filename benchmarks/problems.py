@@ -8,7 +8,7 @@ import torch
 
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
-from tokensurgeon.pipeline import align_models
+from tokensurgeon.pair import align_models
 
 __all__ = ["load_problem"]
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from tokensurgeon.evaluation.continuations import Question
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 
 CORPORA = ("wikitext2", "lambada", "arxiv", "gsm8k")
@@ -22,15 +26,22 @@ def eval_directory() -> Path | None:
 
 
 def corpora(n_bytes: int) -> dict[str, list[str]]:
-    """Name to pieces of at most 2 kB, in all about ``n_bytes`` of each corpus, from its beginning.
+    """Name to pieces of at most 2 kB, in all about ``n_bytes`` of each corpus, from its beginning."""
+    return {name: [piece for pieces in of for piece in pieces] for name, of in documents(n_bytes).items()}
 
-    Every document is scored on its own; GSM8K items have the form that lm-evaluation-harness gives them.
+
+def documents(n_bytes: int) -> dict[str, list[list[str]]]:
+    """Name to documents, each as its pieces; see `corpora`.
+
+    Every document is scored on its own; GSM8K items have the form that lm-evaluation-harness gives them. What is
+    one long text (WikiText-2, Python's) counts every piece as a document.
     """
     directory = eval_directory()
     if directory is None:
-        return {"python-topics": split_bytes(python_text(n_bytes))}
-    documents: dict[str, Iterable[str]] = {
-        "wikitext2": [(directory / "wikitext2_valid.txt").read_text()],
+        return {"python-topics": [[piece] for piece in split_bytes(python_text(n_bytes))]}
+    wikitext = (directory / "wikitext2_valid.txt").read_text().encode()[:n_bytes].decode("utf-8", "ignore")
+    found: dict[str, Iterable[str]] = {
+        "wikitext2": split_bytes(wikitext),
         "lambada": (f"{row['context']} {row['continuation']}" for row in _rows(directory / "lambada_dev.jsonl")),
         "arxiv": (row["text"] for row in _rows(directory / "arxiv_dev.jsonl")),
         "gsm8k": (
@@ -38,10 +49,32 @@ def corpora(n_bytes: int) -> dict[str, list[str]]:
             for row in _rows(directory / "gsm8k_dev.jsonl")
         ),
     }
-    return {name: [p for d in _first(documents[name], n_bytes) for p in split_bytes(d)] for name in CORPORA}
+    return {name: [split_bytes(d) for d in _first(found[name], n_bytes)] for name in CORPORA}
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def questions(task: str, n: int) -> list[Question]:
+    """The first items of ARC-easy or PIQA, in the form that lm-evaluation-harness gives them."""
+    return [
+        Question(f"{row['query'].strip()}\nAnswer:", tuple(f" {choice}" for choice in row["choices"]), row["gold"])
+        for row in islice(_rows(_directory() / f"{task}_dev.jsonl"), n)
+    ]
+
+
+def completions(task: str, n: int) -> list[tuple[str, str]]:
+    """Context and continuation of the first items of LAMBADA or arithmetic."""
+    space = " " if task == "lambada" else ""
+    rows = islice(_rows(_directory() / f"{task}_dev.jsonl"), n)
+    return [(row["context"], f"{space}{row['continuation']}") for row in rows]
+
+
+def _directory() -> Path:
+    directory = eval_directory()
+    if directory is None:
+        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
+    return directory
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open() as file:
         for line in file:
             yield json.loads(line)

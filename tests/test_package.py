@@ -12,7 +12,8 @@ ROOT = Path(tokensurgeon.__file__).parent
 ORDER = (
     "errors", "vocabulary", "alignment", "segmentation", "budget", "scan", "omp", "sharding", "transfer", "states",
     "reconstruct", "rows", "heldout",
-    "calibrate", "config", "checkpoint", "record", "manifest", "evaluation", "verify", "report", "pipeline", "cli",
+    "calibrate", "config", "checkpoint", "record", "manifest", "evaluation", "verify", "report",
+    "pair", "fasttext", "rebuild", "pipeline", "cli",
 )  # fmt: skip
 # Types only, for annotations.
 ALLOWED = {("report", "pipeline")}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokensurgeon.pipeline as pipeline
+import tokensurgeon.rebuild as rebuild
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
 from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.manifest import Manifest
@@ -223,14 +224,14 @@ def test_a_failure_keeps_the_old_output(zoo, tmp_path, monkeypatch):
 
 
 def test_a_model_that_fails_verification_is_discarded(zoo, tmp_path, monkeypatch):
-    real = pipeline.build_rows
+    real = rebuild.build_rows
 
     def sabotage(*args, **kwargs):
         new = real(*args, **kwargs)
         new.matrices.embedding[int(args[2].anchors[7]), 0] += 1e-3
         return new
 
-    monkeypatch.setattr(pipeline, "build_rows", sabotage)
+    monkeypatch.setattr(rebuild, "build_rows", sabotage)
     with pytest.raises(VerificationError, match="anchors"):
         run(zoo, tmp_path, "gpt", "spm")
     assert list(tmp_path.iterdir()) == []

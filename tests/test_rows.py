@@ -130,10 +130,11 @@ def test_held_out_anchors_of_a_linear_map_are_predicted():
     generator = torch.Generator().manual_seed(0)
     donor = torch.randn(600, 12, generator=generator)
     rotation = torch.linalg.qr(torch.randn(12, 12, generator=generator)).Q
-    score = score_held_out(donor, donor @ rotation, donor @ rotation, Omp(12), Resources())
-    assert score.anchors == 60
+    ids = torch.arange(600)
+    score = score_held_out(donor, ids, donor @ rotation, Omp(12), Resources())
+    assert score.anchors == 60 and score.rank == 1
     assert score.cosine == pytest.approx(1, abs=1e-3) and score.unexplained == pytest.approx(0, abs=1e-3)
     other = torch.randn(600, 12, generator=generator)
-    noise = score_held_out(donor, other, other, Omp(12), Resources())
-    assert noise.unexplained > 0.9 and abs(noise.cosine) < 0.3
-    assert score_held_out(donor, other, other, Omp(600), Resources()) is None
+    noise = score_held_out(donor, ids, other, Omp(12), Resources())
+    assert noise.unexplained > 0.9 and abs(noise.cosine) < 0.3 and 150 < noise.rank < 450
+    assert score_held_out(donor, ids, other, Omp(600), Resources()) is None

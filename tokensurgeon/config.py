@@ -36,7 +36,8 @@ class TransplantOptions:
         memory: Work space of the solver in each process, such as ``4GiB``; None takes half of what is free.
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
             the one that their donor rows suggest.
-        seed: For the random choice of held-out anchors that the report scores.
+        text: Files that the report's coverage and fastText vectors are made from; none means Python's own text.
+        seed: For the random choice of held-out anchors that the report scores, and for methods that draw.
     """
 
     method: str = "omp"
@@ -50,6 +51,7 @@ class TransplantOptions:
     exact: bool = False
     memory: str | None = None
     calibrate: bool = False
+    text: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +69,8 @@ class TransplantOptions:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
         if not isinstance(self.map, Mapping) or not all(isinstance(v, str) for v in self.map.values()):
             raise InputError("map must be a table of donor token = base text")
+        if not isinstance(self.text, (tuple, list)) or not all(isinstance(name, str) for name in self.text):
+            raise InputError("text must be a list of file names")
         if not isinstance(self.method_options, Mapping):
             raise InputError("method_options must be a table of option = value")
         self.reconstruction()  # raises what it has to say
@@ -98,6 +102,7 @@ class TransplantOptions:
         return {f.name: getattr(self, f.name) for f in fields(self)} | {
             "map": dict(self.map),
             "method_options": dict(self.method_options),
+            "text": list(self.text),
         }
 
 

@@ -2,52 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance, align
-from tokensurgeon.calibrate import calibrate
-from tokensurgeon.checkpoint import (
-    Checkpoint,
-    TokenizerFiles,
-    VocabularyTensors,
-    find_vocabulary_tensors,
-    resolve,
-)
-from tokensurgeon.checkpoint.settings import vocab_size, write_settings
+from tokensurgeon.alignment import Alignment, align
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
+from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError, VerificationError
-from tokensurgeon.evaluation.model import load_model, pick_device
-from tokensurgeon.evaluation.score import HeadStates, collect_states
-from tokensurgeon.evaluation.texts import python_text, split_bytes
-from tokensurgeon.heldout import score_held_out
+from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.manifest import Manifest
-from tokensurgeon.reconstruct import Resources
-from tokensurgeon.reconstruct.subtoken import Subtoken
+from tokensurgeon.pair import Side, open_side, output_rows, summarise
+from tokensurgeon.rebuild import Pair, rebuild
 from tokensurgeon.record import describe_run, describe_side, describe_solution
-from tokensurgeon.report.alignment import alignment_summary
 from tokensurgeon.report.card import model_card
-from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
-from tokensurgeon.segmentation import base_pieces
-from tokensurgeon.sharding import own_device, rank
-from tokensurgeon.states import suppressing_row
+from tokensurgeon.report.page import report_page
+from tokensurgeon.rows import NewRows, VocabularyMatrices
+from tokensurgeon.sharding import rank
 from tokensurgeon.verify import Check, verify
-from tokensurgeon.vocabulary import Vocabulary
-from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
+from tokensurgeon.vocabulary.schemes import compare_schemes
 
-__all__ = ["TransplantReport", "align_models", "default_output", "transplant"]
-
-log = logging.getLogger(__name__)
+__all__ = ["TransplantReport", "default_output", "transplant"]
 
 Progress = Callable[[str, int, int], None]
+_SHOWN = 65_536
+"""Of a text, for the share of its tokens that are anchors."""
 _WEIGHTS = tuple(
     f"*.{kind}"
     for kind in (
@@ -55,16 +41,6 @@ _WEIGHTS = tuple(
         "msgpack", "onnx", "ot", "tflite",
     )
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two models, as far as its vocabulary goes."""
-
-    name: str
-    directory: Path
-    files: TokenizerFiles
-    vocabulary: Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,45 +74,6 @@ def default_output(base: str, donor: str) -> Path:
         return name.removesuffix(".gguf") or "model"
 
     return Path(f"{short(base)}-with-{short(donor)}-tokenizer")
-
-
-def open_side(reference: str, weights: str) -> Side:
-    """Resolve a model and read its tokenizer."""
-    directory = resolve(reference, weights=weights)
-    files = TokenizerFiles.open(directory)
-    name = Path(reference).expanduser().resolve().name if Path(reference).expanduser().exists() else reference
-    return Side(name, directory, files, files.vocabulary())
-
-
-def output_rows(donor: Side, multiple: int | None) -> int:
-    """Rows of the output: the donor's ``config.vocab_size``, or its tokens rounded up."""
-    if multiple is not None:
-        return -(-len(donor.vocabulary) // multiple) * multiple
-    known = vocab_size(donor.directory) if (donor.directory / "config.json").is_file() else None
-    return known or len(donor.vocabulary)
-
-
-def align_models(
-    base: str, donor: str, options: TransplantOptions | None = None
-) -> tuple[Side, Side, Alignment, list[SchemeDifference]]:
-    """Align two models by their tokenizers alone; no weights are read or fetched."""
-    options = options or TransplantOptions()
-    left, right = open_side(base, "none"), open_side(donor, "none")
-    rows = output_rows(right, options.pad_to_multiple_of)
-    aligned = align(left.vocabulary, right.vocabulary, n_rows=rows, overrides=options.map)
-    return left, right, aligned, compare_schemes(left.vocabulary, right.vocabulary)
-
-
-def summarise(
-    base: Side,
-    donor: Side,
-    alignment: Alignment,
-    schemes: Sequence[SchemeDifference],
-    texts: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """What an alignment says about a pair, as plain data; ``texts`` adds how much of them anchors cover."""
-    summary = alignment_summary(base.vocabulary, donor.vocabulary, alignment, schemes, texts or {})
-    return summary | {"bos": {"base": base.files.adds_bos(), "donor": donor.files.adds_bos()}}
 
 
 def transplant(
@@ -192,6 +129,9 @@ def transplant(
     n_atoms, k = int((plan.anchors < donor_layout.rows).sum()), getattr(method, "k", 1)
     if k > n_atoms:
         raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
+    if getattr(method, "space", "donor") == "fasttext" and not options.text:
+        raise InputError("space=fasttext needs a text to train the vectors on. Give --text FILE")
+    texts = load_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = describe_run(options) | {
         "base": describe_side(left.name, left.directory, left.files, base_files, base_layout),
@@ -201,40 +141,15 @@ def transplant(
         summary = summarise(left, right, plan, schemes)
         return TransplantReport(None, left, right, plan, summary, content | summary, [])
 
-    base_matrices, donor_matrices = _matrices(base_files, base_layout), _matrices(donor_files, donor_layout)
-    plan = drop_rowless(plan, donor_matrices)
-    device, writes = own_device(pick_device(options.device)), rank() == 0
-    resources = Resources(device, options.exact, options.memory_bytes, options.seed)
-    by_text = isinstance(method, Subtoken)
-    new_ids = plan.ids(Provenance.RECONSTRUCTED).tolist()
-    dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
-    silence = len(dead) > 0 and base_layout.bias is None  # a biased head is silenced by its bias
-    states = _states(left, device, progress) if writes and (options.calibrate or silence) else None
-    rows = build_rows(
-        base_matrices,
-        donor_matrices,
-        plan,
-        method=method,
-        pieces=base_pieces(left.vocabulary, right.vocabulary, new_ids, base_layout.rows) if by_text else None,
-        untie=options.untie,
-        suppressing=suppressing_row(states.states, states.log_normaliser, len(dead)) if states and silence else None,
-        resources=resources,
-        progress=progress,
-    )
-    if options.calibrate and states is not None:
-        calibrate(rows.matrices, base_matrices, donor_matrices, plan, states.states, states.log_normaliser)
-    atoms = torch.from_numpy(atom_ids(plan, donor_matrices))
-    known = base_matrices.embedding[torch.from_numpy(plan.source)[atoms]]
-    held_out = None
-    if not by_text:  # an anchor's text is the anchor
-        donor_rows = donor_matrices.embedding[atoms]
-        held_out = score_held_out(donor_rows, known, base_matrices.embedding, method, resources)
-    if not writes:
+    pair = Pair(left, right, _matrices(base_files, base_layout), _matrices(donor_files, donor_layout), plan)
+    made = rebuild(pair, options, method, texts, progress)
+    plan = made.plan
+    if rank() > 0:
         return TransplantReport(None, left, right, plan, {}, content, [])
-    summary = summarise(left, right, plan, schemes)
-    content |= describe_solution(summary, rows, held_out)
+    summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
+    content |= describe_solution(summary, made.rows, made.held_out)
     with staged(target, overwrite) as work:
-        _write(work, left, right, base_files, base_layout, rows, plan, options, content)
+        _write(work, left, right, base_files, base_layout, made.rows, plan, options, content)
         if progress is not None:
             progress("verify", 0, 1)
         checks = verify(work, left.directory, right.directory)
@@ -247,9 +162,9 @@ def transplant(
         content["verified"] = {check.name: check.detail for check in checks}
         content["seconds"] = round(time.perf_counter() - started, 1)
         Manifest.of(plan, content).write(work)
-        report = TransplantReport(target, left, right, plan, summary, content, checks)
-        (work / "README.md").write_text(model_card(report.content))
-    return report
+        (work / "README.md").write_text(model_card(content))
+        (work / "report.html").write_text(report_page(content, summary, made.details), "utf-8")
+    return TransplantReport(target, left, right, plan, summary, content, checks)
 
 
 def _refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors) -> None:
@@ -275,14 +190,6 @@ def _matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMatrice
     )
 
 
-def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:
-    """What the base's LM head sees on text that every Python carries."""
-    if progress is not None:
-        progress("states", 0, 1)
-    loaded = load_model(base.directory, device)
-    return collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))
-
-
 def _write(
     work: Path,
     base: Side,
@@ -296,7 +203,13 @@ def _write(
 ) -> None:
     for path in sorted(base.directory.iterdir()):
         foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
-        written = path.name in ("config.json", "generation_config.json", "README.md", "tokensurgeon.json")
+        written = path.name in (
+            "config.json",
+            "generation_config.json",
+            "README.md",
+            "report.html",
+            "tokensurgeon.json",
+        )
         if path.is_file() and not foreign and not written and not path.name.startswith("."):
             shutil.copyfile(path, work / path.name)
     donor.files.write(work)

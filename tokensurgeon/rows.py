@@ -12,6 +12,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.omp import SparseCoefficients
 from tokensurgeon.reconstruct import make_method
 from tokensurgeon.reconstruct.protocol import (
+    Auxiliary,
     BaseRows,
     DonorSpace,
     Fitted,
@@ -19,8 +20,8 @@ from tokensurgeon.reconstruct.protocol import (
     Pieces,
     Resources,
     Use,
-    Weights,
 )
+from tokensurgeon.reconstruct.weights import Weights
 
 __all__ = ["NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
 
@@ -50,11 +51,13 @@ class NewRows:
     Attributes:
         matrices: As the base's, with ``alignment.n_rows`` rows and the base's dtypes.
         coefficients: What the reconstructed rows are made of, by tensor (``embedding``, ``head``);
-            atoms are positions in ``alignment.anchors``. Empty for methods that do not combine anchors.
+            atoms are positions in ``atoms``. Empty for methods that do not combine tokens of the base.
+        atoms: (n_atoms,) int64 base ids.
     """
 
     matrices: VocabularyMatrices
     coefficients: dict[str, SparseCoefficients]
+    atoms: torch.Tensor
 
 
 def build_rows(
@@ -64,6 +67,7 @@ def build_rows(
     *,
     method: Method | None = None,
     pieces: Sequence[Sequence[int]] | None = None,
+    auxiliary: Auxiliary | None = None,
     untie: bool = False,
     suppressing: torch.Tensor | None = None,
     resources: Resources | None = None,
@@ -80,6 +84,7 @@ def build_rows(
         alignment: Provenance of every output row.
         method: How tokens are reconstructed; by default OMP with k=64.
         pieces: Base ids of every reconstructed token's text, for methods that go by text.
+        auxiliary: Vectors by which a method shall compare tokens instead of the donor's.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
         resources: Device, memory, exactness and seed of the reconstruction.
@@ -90,6 +95,7 @@ def build_rows(
     """
     method, resources = method or make_method("omp"), resources or Resources()
     atoms = torch.from_numpy(atom_ids(alignment, donor))
+    known = torch.from_numpy(alignment.source)[atoms]
     targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
     cut = _flat(pieces) if pieces is not None else None
     coefficients: dict[str, SparseCoefficients] = {}
@@ -99,18 +105,20 @@ def build_rows(
             if progress is not None:
                 progress(name, done, total)
 
-        fitted = method.fit(DonorSpace(matrix[targets], matrix[atoms], cut), replace(resources, progress=tell))
+        fitted = method.fit(
+            DonorSpace(matrix[targets], matrix[atoms], cut, auxiliary), replace(resources, progress=tell)
+        )
         if isinstance(fitted, Weights):
             coefficients[name] = fitted.coefficients
         return fitted
 
     shared = fit("embedding", donor.embedding)
     separate = base.head is not None or untie
-    own = fit("head", donor.head) if separate and donor.head is not None else shared
+    own = fit("head", donor.head) if separate and auxiliary is None and donor.head is not None else shared
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
 
     def assemble(source: torch.Tensor, use: Use, quiet: torch.Tensor, *override: int) -> torch.Tensor:
-        rows = BaseRows(source, source[torch.from_numpy(alignment.source)[atoms]], use)
+        rows = BaseRows(source, source[known], use)
         new = (own if use == "head" else shared).rows(rows)
         if use == "head" and own is not shared and donor.head is not None:  # a head row of zeros says nothing
             empty = donor.head[targets].abs().amax(dim=1) == 0
@@ -126,7 +134,9 @@ def build_rows(
     bias = None
     if base.bias is not None:
         bias = assemble(base.bias[:, None], "head", torch.tensor([_SUPPRESSED_BIAS]), 0)[:, 0]
-    return NewRows(VocabularyMatrices(embedding, head, bias), coefficients)
+    return NewRows(
+        VocabularyMatrices(embedding, head, bias), coefficients, known if auxiliary is None else auxiliary.ids
+    )
 
 
 def _flat(pieces: Sequence[Sequence[int]]) -> Pieces:

@@ -155,12 +155,12 @@ def test_a_full_disk_is_one_line(zoo, tmp_path, monkeypatch):
 
 
 def test_ctrl_c(zoo, tmp_path, monkeypatch):
-    import tokensurgeon.pipeline as pipeline
+    import tokensurgeon.rebuild as rebuild
 
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "build_rows", stop)
+    monkeypatch.setattr(rebuild, "build_rows", stop)
     result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out")
     assert result.exit_code == 130 and "nothing was written" in result.stderr and list(tmp_path.iterdir()) == []
 

@@ -24,7 +24,7 @@ def command(
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.config import TransplantOptions, load_recipe
         from tokensurgeon.evaluation.texts import load_texts
-        from tokensurgeon.pipeline import align_models, summarise
+        from tokensurgeon.pair import align_models, summarise
         from tokensurgeon.report.console import print_alignment
 
         options = load_recipe(config) if config else TransplantOptions()

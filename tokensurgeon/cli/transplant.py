@@ -60,6 +60,15 @@ def command(
         bool | None,
         typer.Option("--calibrate", help="Give new tokens the prior that their donor rows suggest (reads some text)."),
     ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="UTF-8 text like what the model will read: its coverage goes into the "
+            "report, and space=fasttext trains on it. Repeatable.  [default: Python's own documentation]",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Align and plan; write nothing.")] = False,
     json_out: o.Json = False,
@@ -84,6 +93,7 @@ def command(
             "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "untie": untie,
             "dtype": dtype, "pad_to_multiple_of": pad_to_multiple_of, "device": device,
             "memory": memory, "exact": exact, "seed": seed, "calibrate": calibrate,
+            "text": tuple(map(str, text)) if text else None,
             "map": o.parse_map(token_map) or None,
         }  # fmt: skip
         options = load_recipe(config) if config else TransplantOptions()

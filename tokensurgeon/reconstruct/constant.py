@@ -8,7 +8,7 @@ import torch
 
 from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources
 
-__all__ = ["Mean", "Normal", "Zero"]
+__all__ = ["Mean", "Normal", "Zero", "normal_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,17 @@ class _Drawn:
     spread: float
 
     def rows(self, base: BaseRows) -> torch.Tensor:
-        every = base.every.float()
-        centre = every.mean(dim=0)
-        rows = (self.mean * centre).expand(self.n, -1)
-        if not self.spread:
-            return rows.clone()
-        covariance = torch.cov(every.T.double(), correction=0).reshape(every.shape[1], every.shape[1])
-        values, vectors = torch.linalg.eigh(covariance)
-        root: torch.Tensor = (vectors * (self.spread * values.clamp(min=0)).sqrt()).float()
-        generator = torch.Generator().manual_seed(self.seed + (1 if base.use == "head" else 0))
-        return rows + torch.randn(self.n, every.shape[1], generator=generator) @ root.T
+        if self.spread:
+            return normal_rows(base, self.n, self.seed, self.spread)
+        return self.mean * base.every.float().mean(dim=0).repeat(self.n, 1)
+
+
+def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    """(n, base dim) draws with the mean and ``scale`` times the covariance of the base's rows."""
+    every = base.every.float()
+    covariance = torch.cov(every.T.double(), correction=0).reshape(every.shape[1], every.shape[1])
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * (scale * values.clamp(min=0)).sqrt()).float()
+    generator = torch.Generator().manual_seed(seed + (1 if base.use == "head" else 0))
+    drawn: torch.Tensor = torch.randn(n, every.shape[1], generator=generator) @ root.T
+    return every.mean(dim=0) + drawn

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tokensurgeon.omp import check_problem
 from tokensurgeon.reconstruct.neighbours import cosines
-from tokensurgeon.reconstruct.protocol import DonorSpace, Resources, Weights, with_residual
+from tokensurgeon.reconstruct.protocol import DonorSpace, Resources, Space
+from tokensurgeon.reconstruct.weights import Weights, compared
 
 __all__ = ["Focus", "sparsemax"]
 
@@ -17,21 +17,28 @@ _FIRST = 256
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """w = sparsemax(cos(token, anchors)), with the donor's embedding as the auxiliary space."""
+    """w = sparsemax(cos(token, anchors)).
+
+    Attributes:
+        space: Where tokens are compared: the ``donor``'s embedding, or ``fasttext`` vectors of the donor's tokens,
+            trained on text that the donor's tokenizer has cut (the paper's way).
+    """
+
+    space: Space = "donor"
 
     def fit(self, space: DonorSpace, resources: Resources) -> Weights:
         """Weigh the anchors; how many count is the token's own affair."""
-        check_problem(space.targets, space.anchors, 1)
-        found = [sparsemax(cosine) for cosine in cosines(space, resources)]
+        both = compared(space, self.space)
+        found = [sparsemax(cosine) for cosine in cosines(both.targets, both.sources, resources)]
         width = max((index.shape[1] for index, _ in found), default=1)
-        indices = torch.zeros(len(space.targets), width, dtype=torch.int64)
-        weights = torch.zeros(len(space.targets), width)
+        indices = torch.zeros(len(both.targets), width, dtype=torch.int64)
+        weights = torch.zeros(len(both.targets), width)
         start = 0
         for index, weight in found:
             part = slice(start, start + len(index))
             indices[part, : index.shape[1]], weights[part, : index.shape[1]] = index.cpu(), weight.cpu()
             start = part.stop
-        return Weights(with_residual(indices, weights, space))
+        return both.weights(indices, weights, resources)
 
 
 def sparsemax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

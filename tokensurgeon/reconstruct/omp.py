@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokensurgeon.reconstruct.protocol import DonorSpace, Resources, Weights
+from tokensurgeon.reconstruct.protocol import DonorSpace, Resources
+from tokensurgeon.reconstruct.weights import Weights
 from tokensurgeon.sharding import solve_in_shares
 
 __all__ = ["Omp"]

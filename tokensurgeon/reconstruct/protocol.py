@@ -12,12 +12,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
-from tokensurgeon.omp import SparseCoefficients
-from tokensurgeon.transfer import transfer
-
-__all__ = ["BaseRows", "DonorSpace", "Fitted", "Method", "Pieces", "Resources", "Weights", "with_residual"]
+__all__ = ["Auxiliary", "BaseRows", "DonorSpace", "Fitted", "Method", "Pieces", "Resources", "Space", "Use"]
 
 Use = Literal["input", "head", "both"]
+Space = Literal["donor", "fasttext"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,21 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
+class Auxiliary:
+    """Vectors of donor and base tokens in a space that neither model made.
+
+    Attributes:
+        targets: (n_targets, dim) float32; zeros where a token has no vector.
+        sources: (n_sources, dim) float32, none of them zero.
+        ids: (n_sources,) int64, the base ids of the sources.
+    """
+
+    targets: torch.Tensor
+    sources: torch.Tensor
+    ids: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class DonorSpace:
     """The donor's side of a problem.
 
@@ -41,11 +54,13 @@ class DonorSpace:
         targets: (n_targets, donor dim) rows of the tokens to reconstruct.
         anchors: (n_anchors, donor dim) rows of the tokens that the base has too.
         pieces: The targets in base tokens, for methods that go by text.
+        auxiliary: For methods that are told to compare tokens there.
     """
 
     targets: torch.Tensor
     anchors: torch.Tensor
     pieces: Pieces | None = None
+    auxiliary: Auxiliary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +117,3 @@ class Method(Protocol):
             InputError: If the problem is not one that the method can solve.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A fit that writes every target as a combination of anchors."""
-
-    coefficients: SparseCoefficients
-
-    def rows(self, base: BaseRows) -> torch.Tensor:
-        """The same combination of the base's rows."""
-        return transfer(self.coefficients, base.anchors)
-
-
-def with_residual(indices: torch.Tensor, values: torch.Tensor, space: DonorSpace) -> SparseCoefficients:
-    """Weights (n_targets, k) over anchors, with what they leave of the targets."""
-    plain = SparseCoefficients(indices, values, (values != 0).sum(dim=1), torch.empty(0))
-    residual = torch.linalg.vector_norm(space.targets.float() - transfer(plain, space.anchors), dim=1)
-    return SparseCoefficients(indices, values, plain.n_active, residual)

@@ -58,7 +58,7 @@ def print_transplant(console: Console, report: TransplantReport) -> None:
             f"norm ratio {held['norm_ratio']:.2f}"
         )
     console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")
-    console.print(f"[bold]{escape(str(report.out))}[/bold] is ready (README.md, tokensurgeon.json inside)")
+    console.print(f"[bold]{escape(str(report.out))}[/bold] is ready; report.html inside says how far to trust it")
 
 
 def print_checks(console: Console, checks: Sequence[Check]) -> None:

@@ -1,0 +1,195 @@
+"""What each method loses, on real pairs of models: transplants by whole commands, scored by the same code.
+
+    python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
+
+Every transplant and every scoring is cached by what goes into it (inputs, options, the source code that does it),
+so that an interrupted run goes on where it was, and a second run makes only what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from benchmarks import intervals, models, texts
+from benchmarks.compare import timed
+from benchmarks.fidelity_page import write_page
+from benchmarks.measures import CHOICES, COMPLETIONS, measure, measure_forced
+from benchmarks.provenance import provenance
+from tokensurgeon.checkpoint.gguf import cache_directory
+from tokensurgeon.manifest import Manifest
+from tokensurgeon.pair import align_models
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+_SCORED_BY = ("tokensurgeon/evaluation/*.py", "benchmarks/measures.py", "benchmarks/texts.py")
+
+
+def main(path: Path, results: Path = RESULTS) -> None:
+    """Run what is missing, and write the result and its page."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    experiment = tomllib.loads(path.read_text())
+    bench = Bench(experiment, cache_directory() / "fidelity")
+    result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "pairs": {}}
+    result["settings"]["mergekit"] = peer_version()
+    for name, pair in experiment["pairs"].items():
+        result["pairs"][name] = bench.pair(name, pair)
+    results.mkdir(exist_ok=True)
+    (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_page(result, results / f"{path.stem}.html")
+
+
+class Bench:
+    """Runs and caches."""
+
+    def __init__(self, experiment: dict[str, Any], cached: Path) -> None:
+        """Results go to ``cached``, one file each."""
+        self.experiment, self.cached = experiment, cached
+        cached.mkdir(parents=True, exist_ok=True)
+
+    def pair(self, name: str, pair: dict[str, Any]) -> dict[str, Any]:
+        """All sides of one pair, as figures with intervals."""
+        base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
+        settings = self.experiment["measures"]
+        untouched = self._scores(_digest(base), lambda: measure(base, settings, None))
+        forced_key = f"{_digest(base)} in the segmentation of {_digest(donor)}"
+        forced = self._scores(forced_key, lambda: measure_forced(base, donor, settings))
+        entry: dict[str, Any] = {
+            "untouched": figures(untouched, untouched, None),
+            "segmentation": intervals.loss(forced["texts"], untouched["texts"]),
+            "sides": {},
+        }
+        for side in pair["sides"]:
+            made, scores = self._side(side, self.experiment["sides"][side], base, donor)
+            entry["sides"][side] = {**made, **figures(scores, untouched, forced)}
+            shown = entry["sides"][side]
+            print(f"{name}, {side}: +{shown['loss']['mean']:.4f}, {made['wall_s']} s", flush=True)
+        return entry
+
+    def _side(self, side: str, options: list[str], base: Path, donor: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Time, memory and held-out score of a transplant, and the scores of what it made."""
+        peer = side.startswith("mergekit")
+        maker = peer_version() if peer else _source("tokensurgeon/**/*.py")
+        key = _key("transplant", options, _digest(base), _digest(donor), maker)
+        made = self._read(key)
+        if made is not None and (scores := self._read(self._score_key(made["model"]))) is not None:
+            return made, scores
+        with tempfile.TemporaryDirectory(prefix="tokensurgeon-fidelity-") as work:
+            out = Path(work) / "out"
+            program = [".venv-peers/bin/mergekit-tokensurgeon", str(base), str(donor), str(out)]
+            if not peer:
+                program = [".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(out), "--quiet"]
+            run = timed([*program, *options])
+            own = Manifest.read(out)
+            if made is None:
+                made = {**run, "held_out": own.content["held_out"] if own else None, "model": _digest(out)}
+                self._write(key, made)
+            rows = own or Manifest.of(align_models(str(base), str(donor))[2], {})
+            return made, self._scores(made["model"], lambda: measure(out, self.experiment["measures"], rows))
+
+    def _scores(self, model: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        key = self._score_key(model)
+        scores = self._read(key)
+        if scores is None:
+            scores = run()
+            self._write(key, scores)
+        return scores
+
+    def _score_key(self, model: str) -> str:
+        return _key("scores", model, self.experiment["measures"], _texts_digest(), *map(_source, _SCORED_BY))
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        path = self.cached / f"{key}.json"
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return found
+
+    def _write(self, key: str, content: dict[str, Any]) -> None:
+        half = self.cached / f"{key}.partial"
+        half.write_text(json.dumps(content))
+        half.rename(self.cached / f"{key}.json")
+
+
+def figures(scores: dict[str, Any], untouched: dict[str, Any], forced: dict[str, Any] | None) -> dict[str, Any]:
+    """What is shown of one model."""
+    documents = [d for of in scores["texts"].values() for d in of]
+    row: dict[str, Any] = {
+        "bits_per_byte": intervals.bits_per_byte(scores["texts"]),
+        "loss": intervals.loss(scores["texts"], untouched["texts"]),
+        **{task: intervals.accuracy(scores[task]) for task in (*CHOICES, *COMPLETIONS) if task in scores},
+    }
+    if "arithmetic_bits" in scores:
+        bits, n_bytes = (sum(column) for column in zip(*scores["arithmetic_bits"], strict=True))
+        row["arithmetic_bits_per_byte"] = bits / n_bytes
+    if forced is not None:
+        row["reconstruction"] = intervals.loss(scores["texts"], forced["texts"])
+    for group in ("shared", "new"):
+        tokens = sum(d.get(f"{group}_tokens", 0) for d in documents)
+        if tokens:
+            nats = sum(d[f"{group}_nats"] for d in documents)
+            row[f"{group}_tokens"] = {"tokens": tokens, "nats_per_token": nats / tokens}
+    if any("dead_mass" in d for d in documents):
+        row["dead_mass"] = sum(d["dead_mass"] for d in documents) / sum(d["tokens"] for d in documents)
+    return row
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@cache
+def peer_version() -> str:
+    """The peer, as its environment has it."""
+    ask = "from importlib.metadata import version as v; print('mergekit', v('mergekit'), 'torch', v('torch'))"
+    return subprocess.run(
+        [".venv-peers/bin/python", "-c", ask], stdout=subprocess.PIPE, check=True, text=True
+    ).stdout.strip()
+
+
+@cache
+def _source(pattern: str) -> str:
+    return _hash(sorted(ROOT.glob(pattern)))
+
+
+def _digest(directory: Path) -> str:
+    """What decides how a model directory behaves: weights, configuration and tokenizer."""
+    kept = ("*.safetensors", "config.json", "tokenizer.json")
+    return _digest_of(directory, tuple(sorted(p for kind in kept for p in directory.glob(kind))))
+
+
+@cache
+def _digest_of(_directory: Path, files: tuple[Path, ...]) -> str:
+    return _hash(files)
+
+
+@cache
+def _texts_digest() -> str:
+    directory = texts.eval_directory()
+    return _hash(sorted(directory.iterdir())) if directory else "python-topics"
+
+
+def _hash(paths: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    if shutil.which(".venv-peers/bin/mergekit-tokensurgeon") is None:
+        sys.exit("run `make install` first: the peers are missing")
+    os.chdir(ROOT)
+    main(Path(sys.argv[1]).absolute())

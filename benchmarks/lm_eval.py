@@ -1,0 +1,112 @@
+"""The same tasks by lm-evaluation-harness, so that figures can be compared with other people's.
+
+    python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml
+
+The harness runs under the peers' own Python, on the evaluation sets at hand (TOKENSURGEON_EVAL), with prompts and
+metrics as in its own tasks of these names; only the items differ. Our own scoring of the same items stands beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from benchmarks import models, texts
+from benchmarks.provenance import provenance
+from tokensurgeon.evaluation.continuations import answer, score_continuations
+from tokensurgeon.evaluation.model import load_model
+
+RESULTS = Path(__file__).parent / "results"
+_CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{query.strip()}}\nAnswer:",
+    "doc_to_target": "gold",
+    "doc_to_choice": "choices",
+    "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")],
+}
+_LAST_WORD = {
+    "output_type": "loglikelihood",
+    "doc_to_text": "{{context}}",
+    "doc_to_target": "{{' '+continuation}}",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+TASKS = {"lambada": _LAST_WORD, "arc_easy": _CHOICE, "piqa": _CHOICE}
+
+
+def main(path: Path) -> None:
+    """Make the models, run the harness and our own scoring on each, write the result."""
+    transformers.logging.set_verbosity_error()
+    directory = texts.eval_directory()
+    if directory is None:
+        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
+    experiment = tomllib.loads(path.read_text())
+    base, donor = (str(getattr(models, experiment[side])()) for side in ("base", "donor"))
+    result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "models": {}}
+    with tempfile.TemporaryDirectory(prefix="tokensurgeon-lm-eval-") as work:
+        _write_tasks(Path(work) / "tasks", directory, experiment["items"])
+        for name, command in {"untouched base": [], **experiment["commands"]}.items():
+            out = Path(base) if not command else Path(work) / "out"
+            if command:
+                subprocess.run([part.format(base=base, donor=donor, out=out) for part in command], check=True)
+            entry = {"harness": _harness(experiment, out, Path(work)), "own": _own(out, experiment["items"])}
+            result["models"][name] = entry
+            print(name, json.dumps(entry), flush=True)
+            if command:
+                subprocess.run(["rm", "-r", str(out)], check=True)
+    (RESULTS / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _write_tasks(tasks: Path, directory: Path, items: int) -> None:
+    tasks.mkdir()
+    for task, settings in TASKS.items():
+        lines = (directory / f"{task}_dev.jsonl").read_text().splitlines()[:items]
+        (tasks / f"{task}.jsonl").write_text("\n".join(lines) + "\n")
+        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tasks / f"{task}.jsonl")}}}
+        content = {"task": f"own_{task}", **data, "test_split": "test", **settings}
+        (tasks / f"{task}.yaml").write_text(json.dumps(content))  # JSON is YAML
+
+
+def _harness(experiment: dict[str, Any], model: Path, work: Path) -> dict[str, dict[str, float]]:
+    names = ",".join(f"own_{task}" for task in TASKS)
+    out = work / "harness"
+    subprocess.run(
+        [
+            experiment["python"], "-m", "lm_eval", "--model", "hf", "--device", "cpu", "--batch_size", "8",
+            "--model_args", f"pretrained={model},dtype=float32,add_bos_token=True", "--tasks", names,
+            "--include_path", str(work / "tasks"), "--output_path", str(out),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    newest = max(out.rglob("results_*.json"), key=lambda path: path.stat().st_mtime)
+    found = json.loads(newest.read_text())["results"]
+    return {
+        task: {name.removesuffix(",none"): value for name, value in found[f"own_{task}"].items() if "acc" in name}
+        for task in TASKS
+    }
+
+
+def _own(model: Path, items: int) -> dict[str, float]:
+    loaded = load_model(model)
+    score = {}
+    pairs = texts.completions("lambada", items)
+    found = score_continuations(loaded.model, loaded.encode, loaded.prefix, pairs)
+    score["lambada"] = sum(s.greedy for s in found) / len(pairs)
+    for task in ("arc_easy", "piqa"):
+        questions = texts.questions(task, items)
+        pairs = [(q.context, choice) for q in questions for choice in q.choices]
+        scores = iter(score_continuations(loaded.model, loaded.encode, loaded.prefix, pairs))
+        score[task] = sum(answer(q, [next(scores) for _ in q.choices]) for q in questions) / len(questions)
+    return score
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

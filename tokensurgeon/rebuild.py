@@ -1,0 +1,146 @@
+"""The rows of one transplant and what is known about them: everything between reading and writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.calibrate import calibrate
+from tokensurgeon.config import TransplantOptions
+from tokensurgeon.evaluation.model import load_model, pick_device
+from tokensurgeon.evaluation.score import HeadStates, collect_states
+from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.fasttext import fasttext_space
+from tokensurgeon.heldout import HeldOutScore, score_held_out
+from tokensurgeon.pair import Side
+from tokensurgeon.reconstruct import Auxiliary, Method, Resources
+from tokensurgeon.reconstruct.subtoken import Subtoken
+from tokensurgeon.report.details import control_tokens, doubtful_tokens, reconstructions
+from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
+from tokensurgeon.segmentation import base_pieces
+from tokensurgeon.sharding import own_device, rank
+from tokensurgeon.states import suppressing_row
+
+__all__ = ["Pair", "Rebuilt", "rebuild"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both models with their vocabulary-sized tensors, aligned."""
+
+    base: Side
+    donor: Side
+    base_matrices: VocabularyMatrices
+    donor_matrices: VocabularyMatrices
+    plan: Alignment
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """New rows and what the report says about them.
+
+    Attributes:
+        rows: The output's vocabulary-sized tensors.
+        plan: The alignment, without donor tokens that have no row.
+        held_out: How well known rows are predicted; None where that cannot be asked.
+        details: See `tokensurgeon.report.details`; empty on ranks that do not write.
+    """
+
+    rows: NewRows
+    plan: Alignment
+    held_out: HeldOutScore | None
+    details: dict[str, Any]
+
+
+def rebuild(
+    pair: Pair, options: TransplantOptions, method: Method, texts: Mapping[str, str], progress: Progress | None
+) -> Rebuilt:
+    """Make the rows. All ranks must call this; only the first one asks the base's body.
+
+    Args:
+        pair: What to join.
+        options: The method's surroundings.
+        method: As ``options`` name it.
+        texts: Name to text, for methods that learn from text.
+        progress: Called with (stage, done, total).
+    """
+    base, donor, plan = pair.base_matrices, pair.donor_matrices, drop_rowless(pair.plan, pair.donor_matrices)
+    device, writes = own_device(pick_device(options.device)), rank() == 0
+    resources = Resources(device, options.exact, options.memory_bytes, options.seed)
+    dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
+    silence = len(dead) > 0 and base.bias is None  # a biased head is silenced by its bias
+    states = _states(pair.base, device, progress) if writes and (options.calibrate or silence) else None
+    by_text = isinstance(method, Subtoken)
+    pieces = None
+    if by_text or writes:
+        new = plan.ids(Provenance.RECONSTRUCTED).tolist()
+        pieces = base_pieces(pair.base.vocabulary, pair.donor.vocabulary, new, len(base.embedding))
+    auxiliary = _auxiliary(pair, plan, options, method, texts)
+    rows = build_rows(
+        base,
+        donor,
+        plan,
+        method=method,
+        pieces=pieces if by_text else None,
+        auxiliary=auxiliary,
+        untie=options.untie,
+        suppressing=suppressing_row(states.states, states.log_normaliser, len(dead)) if states and silence else None,
+        resources=resources,
+        progress=progress,
+    )
+    if options.calibrate and states is not None:
+        calibrate(rows.matrices, base, donor, plan, states.states, states.log_normaliser)
+    held_out = None
+    if not by_text:  # an anchor's text is the anchor
+        atoms = torch.from_numpy(atom_ids(plan, donor))
+        known = torch.from_numpy(plan.source)[atoms]
+        held_out = score_held_out(donor.embedding[atoms], known, base.embedding, method, resources, auxiliary=auxiliary)
+    details: dict[str, Any] = {}
+    if writes and pieces is not None:
+        left, right = pair.base.vocabulary, pair.donor.vocabulary
+        details = {
+            "reconstructions": reconstructions(left, right, plan, rows, _norms(donor, plan, auxiliary)),
+            "control_tokens": control_tokens(left, right, plan),
+            "doubtful": doubtful_tokens(right, plan, rows, base, donor, pieces, states),
+        }
+    return Rebuilt(rows, plan, held_out, details)
+
+
+def _norms(donor: VocabularyMatrices, plan: Alignment, auxiliary: Auxiliary | None) -> dict[str, torch.Tensor]:
+    """Norms of the targets in the space in which each tensor's were compared."""
+    ids = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
+    if auxiliary is not None:
+        return {"embedding": torch.linalg.vector_norm(auxiliary.targets, dim=1)}
+    matrices = {"embedding": donor.embedding, "head": donor.head}
+    return {n: torch.linalg.vector_norm(m[ids].float(), dim=1) for n, m in matrices.items() if m is not None}
+
+
+def _auxiliary(
+    pair: Pair, plan: Alignment, options: TransplantOptions, method: Method, texts: Mapping[str, str]
+) -> Auxiliary | None:
+    if getattr(method, "space", "donor") != "fasttext":
+        return None
+    kind: Literal["tokens", "words"] = "tokens" if options.method == "focus" else "words"
+    return fasttext_space(
+        kind,
+        list(texts.values()),
+        pair.base.vocabulary,
+        pair.donor.vocabulary,
+        plan,
+        base_rows=len(pair.base_matrices.embedding),
+        seed=options.seed,
+    )
+
+
+def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:
+    """What the base's LM head sees on text that every Python carries."""
+    if progress is not None:
+        progress("states", 0, 1)
+    loaded = load_model(base.directory, device)
+    return collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))

@@ -1,0 +1,87 @@
+"""A fit that writes every target as a combination of base tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.omp import SparseCoefficients, check_problem
+from tokensurgeon.reconstruct.constant import normal_rows
+from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources, Space
+from tokensurgeon.transfer import transfer
+
+__all__ = ["Compared", "Weights", "compared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Combinations, by their coefficients.
+
+    Attributes:
+        coefficients: Over the anchors, or over ``ids``.
+        ids: (n_sources,) base ids that the coefficients are over; None for the anchors.
+        seed: For rows of targets that have no vector in an auxiliary space: they are drawn, as in the papers, from
+            a normal distribution with the base's mean and covariance.
+    """
+
+    coefficients: SparseCoefficients
+    ids: torch.Tensor | None = None
+    seed: int = 0
+
+    def rows(self, base: BaseRows) -> torch.Tensor:
+        """The same combination of the base's rows."""
+        if self.ids is None:
+            return transfer(self.coefficients, base.anchors)
+        rows = transfer(self.coefficients, base.every[self.ids])
+        missing = self.coefficients.n_active == 0
+        rows[missing] = normal_rows(base, int(missing.sum()), self.seed)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Targets and the tokens that they are compared with, in one space.
+
+    Attributes:
+        targets: (n_targets, dim).
+        sources: (n_sources, dim).
+        ids: (n_sources,) base ids; None where the sources are the anchors.
+    """
+
+    targets: torch.Tensor
+    sources: torch.Tensor
+    ids: torch.Tensor | None
+
+    def weights(self, indices: torch.Tensor, values: torch.Tensor, resources: Resources) -> Weights:
+        """(n_targets, k) weights over the sources, with what they leave of the targets.
+
+        Targets without a vector get none.
+        """
+        if self.ids is not None:
+            values = torch.where(self.targets.any(dim=1)[:, None], values, 0.0)
+        plain = SparseCoefficients(indices, values, (values != 0).sum(dim=1), torch.empty(0))
+        residual = torch.linalg.vector_norm(self.targets.float() - transfer(plain, self.sources), dim=1)
+        return Weights(SparseCoefficients(indices, values, plain.n_active, residual), self.ids, resources.seed)
+
+
+def compared(space: DonorSpace, which: Space, k: int = 1) -> Compared:
+    """The space that a method goes by.
+
+    Raises:
+        InputError: If it is not given, has fewer than k sources, or holds values that are not finite.
+    """
+    if which == "donor":
+        found = Compared(space.targets, space.anchors, None)
+    elif space.auxiliary is None:
+        raise InputError("space=fasttext needs a text to train the vectors on. Give --text FILE")
+    else:
+        found = Compared(space.auxiliary.targets, space.auxiliary.sources, space.auxiliary.ids)
+        if len(found.sources) < k:
+            raise InputError(
+                f"the text gives vectors to {len(found.sources)} tokens of the base only, fewer than k={k}. "
+                "Give more text"
+            )
+    check_problem(found.targets, found.sources, k)
+    return found

@@ -1,0 +1,87 @@
+"""``report.html``: one self-contained page that says in a minute whether to trust the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from tokensurgeon.report.card import described, warnings
+
+__all__ = ["report_page", "verdict"]
+
+_DOUBTS = (
+    ("pieces", "Rows that disagree with their own text",
+     "The new row is no nearer to the base's rows of the token's own pieces than to those of another token. "
+     "The number is the difference of the cosines."),
+    ("loud", "Loud rows", "Their mean probability over text that the base reads is above 0.1%. --calibrate lowers it."),
+    ("norm", "Donor rows of unusual length", "In robust deviations from the donor's median log-norm."),
+)  # fmt: skip
+
+
+def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+    """HTML.
+
+    Args:
+        content: The manifest's content, with ``verified``.
+        summary: `alignment_summary` with coverage and examples.
+        details: ``reconstructions``, ``control_tokens`` and ``doubtful``, see `tokensurgeon.report.details`.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("tokensurgeon.report").joinpath("page.html.j2").read_text("utf-8"))
+    return template.render(
+        title=f"{content['base']['name']} with the tokenizer of {content['donor']['name']}",
+        method=described(content["method"]),
+        content=content,
+        total=sum(content["counts"].values()),
+        examples=summary["examples"],
+        coverage=summary["coverage"],
+        held=content["held_out"],
+        details=details,
+        doubts=_DOUBTS if details["doubtful"] else (),
+        verdict=verdict(content, summary, details),
+        notes=warnings(dict(content)),
+    )
+
+
+def verdict(
+    content: Mapping[str, Any], summary: Mapping[str, Any], details: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """The page in a few lines, each ``good``, ``watch`` or ``bad``."""
+    found = []
+    counts = content["counts"]
+    for name, cover in summary["coverage"].items():
+        share = cover["anchor_share"]
+        level = "good" if share >= 0.95 else "watch" if share >= 0.8 else "bad"
+        found.append((level, f"{share:.1%} of the tokens of {name} are the base's own rows; the others are estimates."))
+    held = content["held_out"]
+    if held and counts["reconstructed"]:
+        level = "good" if held["cosine"] >= 0.7 else "watch" if held["cosine"] >= 0.4 else "bad"
+        found.append((level, f"{counts['reconstructed']:,} rows are reconstructed; known ones reach a cosine of "
+                             f"{held['cosine']:.2f} with the truth."))  # fmt: skip
+    schemes = {s["kind"]: s for s in content["scheme_differences"]}
+    if "numbers" in schemes:
+        base, donor = schemes["numbers"]["examples"][0]
+        found.append(("bad", f"Numbers are cut differently ({base} in the base, {donor} in the donor): arithmetic "
+                             "will suffer, whatever the rows."))  # fmt: skip
+    others = [kind for kind in schemes if kind != "numbers"]
+    if others:
+        found.append(("watch", f"The tokenizers cut {' and '.join(others)} differently."))
+    if not schemes:
+        found.append(("good", "Numbers, whitespace and newlines are cut alike."))
+    if content["unmapped"]:
+        found.append(
+            ("watch", f"{len(content['unmapped'])} control tokens have no counterpart in the base, see below.")
+        )
+    doubtful = details["doubtful"]
+    if doubtful:
+        share = doubtful["pieces"]["share"]
+        level = "good" if share < 0.05 else "watch" if share < 0.2 else "bad"
+        found.append((level, f"{share:.1%} of the new rows disagree with their own text."))
+        loud = doubtful.get("loud", {"count": 0})["count"]
+        if loud:
+            found.append(("watch", f"{loud} new rows are loud: they take probability everywhere. Try --calibrate."))
+    found.append(("good", f"{len(content['verified'])} invariants were verified on the written model."))
+    return found
