@@ -63,8 +63,10 @@ def test_every_transplant_writes_a_page(zoo, tmp_path, base, donor, options):
 
 
 def test_text_is_escaped():
-    page = report_page(CONTENT, {"examples": {"copied": ["<script>"]}, "coverage": {}}, DETAILS)
-    assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;b&gt; with" in page
+    page = report_page(
+        CONTENT, {"examples": {"copied": ["<script>", "'\\n" + 13 * " " + "'"]}, "coverage": {}}, DETAILS
+    )
+    assert "\\n␣×13" in page and "<script>" not in page and "&lt;script&gt;" in page and "&lt;b&gt; with" in page
 
 
 def test_the_verdict_follows_the_figures():

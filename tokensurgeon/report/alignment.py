@@ -28,7 +28,7 @@ def alignment_summary(
         "counts": alignment.counts(),
         "anchors": len(alignment.anchors),
         "examples": {p.label: _examples(p, base, donor, alignment) for p in Provenance if len(alignment.ids(p))},
-        "coverage": {name: coverage(donor, alignment, text) for name, text in texts.items()},
+        "coverage": {name: coverage(base, donor, alignment, text) for name, text in texts.items()},
         "unmapped": [
             donor.describe(i) for i in alignment.unmapped if alignment.provenance[i] == Provenance.RECONSTRUCTED
         ],
@@ -47,8 +47,8 @@ def alignment_summary(
     }
 
 
-def coverage(donor: Vocabulary, alignment: Alignment, text: str) -> dict[str, Any]:
-    """Share of the donor's tokens for a text that are anchors, by occurrence and by type."""
+def coverage(base: Vocabulary, donor: Vocabulary, alignment: Alignment, text: str) -> dict[str, Any]:
+    """Share of the donor's tokens for a text that are anchors, by occurrence and by type, and both sides' tokens."""
     ids = np.array([i for i in donor.encode(text) if i < alignment.n_rows], dtype=np.int64)
     known = alignment.source[ids] >= 0
     types = np.unique(ids)
@@ -56,6 +56,7 @@ def coverage(donor: Vocabulary, alignment: Alignment, text: str) -> dict[str, An
     common = missing[np.argsort(-counts, kind="stable")][:_EXAMPLES]
     return {
         "tokens": len(ids),
+        "base_tokens": len(base.encode(text)),
         "anchor_share": float(known.mean()) if len(ids) else 0.0,
         "anchor_share_of_types": float((alignment.source[types] >= 0).mean()) if len(types) else 0.0,
         "most_frequent_new": [donor.describe(int(i)) for i in common],

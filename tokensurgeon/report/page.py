@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -30,6 +31,7 @@ def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details:
         details: ``reconstructions``, ``control_tokens`` and ``doubtful``, see `tokensurgeon.report.details`.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["spaces"] = _short_spaces
     template = environment.from_string(files("tokensurgeon.report").joinpath("page.html.j2").read_text("utf-8"))
     return template.render(
         title=f"{content['base']['name']} with the tokenizer of {content['donor']['name']}",
@@ -44,6 +46,11 @@ def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details:
         verdict=verdict(content, summary, details),
         notes=warnings(dict(content)),
     )
+
+
+def _short_spaces(token: str) -> str:
+    """Long runs of spaces by their length: they cannot be counted by eye."""
+    return re.sub(" {4,}", lambda run: f"␣×{len(run[0])}", token)
 
 
 def verdict(
