@@ -18,6 +18,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,17 @@ import transformers
 from benchmarks import intervals, models, texts
 from benchmarks.compare import timed
 from benchmarks.fidelity_page import write_page
-from benchmarks.measures import CHOICES, COMPLETIONS, measure, measure_forced
+from benchmarks.measures import CHOICES, COMPLETIONS, lossy, measure, measure_forced
 from benchmarks.provenance import provenance
 from tokensurgeon.checkpoint.gguf import cache_directory
+from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import align_models
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 _SCORED_BY = ("tokensurgeon/evaluation/*.py", "benchmarks/measures.py", "benchmarks/texts.py")
+_ALIGNED_BY = ("tokensurgeon/vocabulary/*.py", "tokensurgeon/segmentation.py", "tokensurgeon/alignment.py")
 
 
 def main(path: Path, results: Path = RESULTS) -> None:
@@ -64,43 +67,64 @@ class Bench:
         """All sides of one pair, as figures with intervals."""
         base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
         settings = self.experiment["measures"]
-        untouched = self._scores(_digest(base), lambda: measure(base, settings, None))
-        forced_key = f"{_digest(base)} in the segmentation of {_digest(donor)}"
-        forced = self._scores(forced_key, lambda: measure_forced(base, donor, settings))
+        _, right, plan, _ = align_models(str(base), str(donor))
+        rows, through = Manifest.of(plan, {}), lossy(right.vocabulary)
+        seen = (_digest(donor),) if through else ()
+        untouched = self._scores((_digest(base), *seen), lambda: measure(base, settings, None, through))
+        aligned = (_digest(base), _digest(donor), *map(_source, _ALIGNED_BY))
+        forced = self._scores(("forced", *aligned), lambda: measure_forced(base, donor, settings, through))
         entry: dict[str, Any] = {
+            "lossy": through is not None,
             "untouched": figures(untouched, untouched, None),
             "segmentation": intervals.loss(forced["texts"], untouched["texts"]),
             "sides": {},
         }
+        provenance_of_rows = hashlib.sha256(rows.provenance.tobytes()).hexdigest()
         for side in pair["sides"]:
-            made, scores = self._side(side, self.experiment["sides"][side], base, donor)
-            entry["sides"][side] = {**made, **figures(scores, untouched, forced)}
-            shown = entry["sides"][side]
-            print(f"{name}, {side}: +{shown['loss']['mean']:.4f}, {made['wall_s']} s", flush=True)
+
+            def score(out: Path) -> dict[str, Any]:
+                return measure(out, settings, rows, through)
+
+            made, scores = self._side(side, base, donor, (provenance_of_rows, *seen), score)
+            entry["sides"][side] = {**made, **(figures(scores, untouched, forced) if scores else {})}
+            loss = f"+{entry['sides'][side]['loss']['mean']:.4f}, {made['wall_s']} s" if scores else made["failed"]
+            print(f"{name}, {side}: {loss}", flush=True)
         return entry
 
-    def _side(self, side: str, options: list[str], base: Path, donor: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Time, memory and held-out score of a transplant, and the scores of what it made."""
-        peer = side.startswith("mergekit")
-        maker = peer_version() if peer else _source("tokensurgeon/**/*.py")
+    def _side(
+        self, side: str, base: Path, donor: Path, seen: tuple[str, ...], score: Callable[[Path], dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Time, memory and held-out score of a transplant, and the scores of what it made; or why a peer failed."""
+        options, peer = self.experiment["sides"][side], side.startswith("mergekit")
+        maker = peer_version() if peer else _own_source()
         key = _key("transplant", options, _digest(base), _digest(donor), maker)
         made = self._read(key)
-        if made is not None and (scores := self._read(self._score_key(made["model"]))) is not None:
+        if made is not None and "failed" in made:
+            return made, None
+        if made is not None and (scores := self._read(self._score_key((made["model"], *seen)))) is not None:
             return made, scores
         with tempfile.TemporaryDirectory(prefix="tokensurgeon-fidelity-") as work:
-            out = Path(work) / "out"
+            out, text = Path(work) / "out", Path(work) / "python.txt"
+            text.write_text("".join(python_text(10**7, part) for part in range(4)))
             program = [".venv-peers/bin/mergekit-tokensurgeon", str(base), str(donor), str(out)]
             if not peer:
                 program = [".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(out), "--quiet"]
-            run = timed([*program, *options])
-            own = Manifest.read(out)
-            if made is None:
-                made = {**run, "held_out": own.content["held_out"] if own else None, "model": _digest(out)}
+            try:
+                run = timed([*program, *(option.format(text=text) for option in options)])
+            except RuntimeError as error:
+                if not peer:
+                    raise
+                made = {"failed": str(error).strip().splitlines()[-1]}
                 self._write(key, made)
-            rows = own or Manifest.of(align_models(str(base), str(donor))[2], {})
-            return made, self._scores(made["model"], lambda: measure(out, self.experiment["measures"], rows))
+                return made, None
+            own = Manifest.read(out)
+            again = {**run, "held_out": own.content["held_out"] if own else None, "model": _digest(out)}
+            if made is None or made["model"] != again["model"]:
+                made = again
+                self._write(key, made)
+            return made, self._scores((made["model"], *seen), lambda: score(out))
 
-    def _scores(self, model: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _scores(self, model: tuple[str, ...], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         key = self._score_key(model)
         scores = self._read(key)
         if scores is None:
@@ -108,8 +132,9 @@ class Bench:
             self._write(key, scores)
         return scores
 
-    def _score_key(self, model: str) -> str:
-        return _key("scores", model, self.experiment["measures"], _texts_digest(), *map(_source, _SCORED_BY))
+    def _score_key(self, model: tuple[str, ...]) -> str:
+        used = (_versions(), _texts_digest(), *map(_source, _SCORED_BY))
+        return _key("scores", model, self.experiment["measures"], *used)
 
     def _read(self, key: str) -> dict[str, Any] | None:
         path = self.cached / f"{key}.json"
@@ -152,10 +177,22 @@ def _key(*parts: Any) -> str:
 @cache
 def peer_version() -> str:
     """The peer, as its environment has it."""
-    ask = "from importlib.metadata import version as v; print('mergekit', v('mergekit'), 'torch', v('torch'))"
+    ask = "import importlib.metadata as m; print(*(n + m.version(n) for n in ('mergekit ', 'torch ', 'transformers ')))"
     return subprocess.run(
         [".venv-peers/bin/python", "-c", ask], stdout=subprocess.PIPE, check=True, text=True
     ).stdout.strip()
+
+
+@cache
+def _own_source() -> str:
+    """All that decides what we write; what only shows it does not count."""
+    shown = ("report", "cli")
+    files = sorted((ROOT / "tokensurgeon").rglob("*.py"))
+    return _versions() + _hash(path for path in files if path.parent.name not in shown)
+
+
+def _versions() -> str:
+    return " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "tokenizers"))
 
 
 @cache
@@ -165,7 +202,7 @@ def _source(pattern: str) -> str:
 
 def _digest(directory: Path) -> str:
     """What decides how a model directory behaves: weights, configuration and tokenizer."""
-    kept = ("*.safetensors", "config.json", "tokenizer.json")
+    kept = ("*.safetensors", "config.json", "tokenizer*.json", "special_tokens_map.json", "chat_template*")
     return _digest_of(directory, tuple(sorted(p for kind in kept for p in directory.glob(kind))))
 
 

@@ -17,45 +17,66 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import open_side
 from tokensurgeon.segmentation import base_pieces
+from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["measure", "measure_forced"]
+__all__ = ["lossy", "measure", "measure_forced"]
+
+Through = Callable[[str], str] | None
 
 _SHARED = (Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE)
 _DEAD = (Provenance.UNREACHABLE, Provenance.PADDING)
+_FRAGMENT = 128
+"""Bytes. Where the last document of a corpus is cut off shorter than this, it would weigh as a whole one."""
 CHOICES = ("arc_easy", "piqa")
 COMPLETIONS = ("lambada", "arithmetic")
 
 
-def measure(directory: Path, settings: dict[str, Any], rows: Manifest | None) -> dict[str, Any]:
+def measure(
+    directory: Path, settings: dict[str, Any], rows: Manifest | None, through: Through = None
+) -> dict[str, Any]:
     """All measures of one model, as lists with one entry per document or item.
 
     Args:
         directory: The model.
         settings: ``bytes`` of each corpus (0 for none), and ``items`` of each task.
-        rows: Provenance of every row, to split the loss by gold token and to watch dead ids. Peers' models are
-            split by our own alignment of the same pair.
+        rows: Provenance of every row, to split the loss by gold token and to watch dead ids: our own alignment of
+            the pair, for peers' models too.
+        through: A donor's tokenizer that loses something (case, newlines). All sides of its pair are scored on what
+            it leaves of the texts, and on no tasks.
     """
     loaded = load_model(directory)
-    result: dict[str, Any] = {"texts": _texts(loaded, loaded.encode, settings["bytes"], rows)}
-    model = loaded.model.to(torch.bfloat16)  # five times faster here, the same for all sides
+    result: dict[str, Any] = {"texts": _texts(loaded, loaded.encode, settings["bytes"], rows, through)}
+    if through is not None:
+        return result
+    for task in COMPLETIONS:
+        pairs = texts.completions(task, settings["items"][task])
+        found = score_continuations(loaded.model, loaded.encode, loaded.prefix, pairs)
+        result[task] = [int(score.greedy) for score in found]
+        result[f"{task}_bits"] = [[score.nats / math.log(2), score.n_bytes] for score in found]
+    model = loaded.model.to(torch.bfloat16)  # three times faster here, the same for all sides
     for task in CHOICES:
         items = texts.questions(task, settings["items"][task])
         pairs = [(q.context, choice) for q in items for choice in q.choices]
         scores = iter(score_continuations(model, loaded.encode, loaded.prefix, pairs))
         result[task] = [int(answer(q, [next(scores) for _ in q.choices])) for q in items]
-    for task in COMPLETIONS:
-        pairs = texts.completions(task, settings["items"][task])
-        found = score_continuations(model, loaded.encode, loaded.prefix, pairs)
-        result[task] = [int(score.greedy) for score in found]
-        result[f"{task}_bits"] = [[score.nats / math.log(2), score.n_bytes] for score in found]
     return result
 
 
-def measure_forced(base: Path, donor: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def lossy(donor: Vocabulary) -> Callable[[str], str] | None:
+    """What a tokenizer leaves of a text, if it is not all of it."""
+
+    def back(text: str) -> str:
+        return donor.decode(donor.encode(text))
+
+    sample = "The Quick brown fox\n\njumps, naïve."
+    return None if back(sample) == sample else back
+
+
+def measure_forced(base: Path, donor: Path, settings: dict[str, Any], through: Through = None) -> dict[str, Any]:
     """The untouched base, fed every text in the donor's segmentation.
 
-    Each donor token becomes the equal base token, or the base's pieces where there is none: what no choice of
-    rows could repair is lost here too.
+    Each donor token becomes the equal base token, or the base's pieces where there is none. It is a reference for
+    what rows can do, and no limit: one good row may do better than the pieces that it stands for.
     """
     loaded, left, right = load_model(base), open_side(str(base), "all"), open_side(str(donor), "none")
     ids = base_pieces(left.vocabulary, right.vocabulary, range(len(right.vocabulary)), len(left.vocabulary))
@@ -67,11 +88,11 @@ def measure_forced(base: Path, donor: Path, settings: dict[str, Any]) -> dict[st
     def encode(text: str) -> list[int]:
         return [piece for token_id in right.vocabulary.encode(text) for piece in ids[token_id]]
 
-    return {"texts": _texts(loaded, encode, settings["bytes"], None)}
+    return {"texts": _texts(loaded, encode, settings["bytes"], None, through)}
 
 
 def _texts(
-    loaded: LoadedModel, encode: Callable[[str], list[int]], n_bytes: int, rows: Manifest | None
+    loaded: LoadedModel, encode: Callable[[str], list[int]], n_bytes: int, rows: Manifest | None, through: Through
 ) -> dict[str, list[dict[str, float]]]:
     groups: dict[str, torch.Tensor] = {}
     dead = None
@@ -85,7 +106,10 @@ def _texts(
     found: dict[str, list[dict[str, float]]] = {}
     for name, documents in texts.documents(n_bytes).items():
         found[name] = []
-        for pieces in documents:
+        for raw in documents:
+            if sum(len(piece.encode()) for piece in raw) < _FRAGMENT:
+                continue
+            pieces = raw if through is None else [left for piece in raw if (left := through(piece))]
             score = score_text(loaded.model, encode, loaded.prefix, pieces, groups=groups, watched=dead)
             entry = {"nats": score.nats, "bytes": score.n_bytes, "tokens": score.positions}
             for group, (count, nats) in score.groups.items():

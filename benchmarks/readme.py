@@ -106,6 +106,41 @@ def full_job(result: dict[str, Any]) -> str:
     )
 
 
+def fidelity(result: dict[str, Any]) -> str:
+    """Loss per method and pair, the best first."""
+    lines = []
+    for name, pair in result["pairs"].items():
+        base = pair["untouched"]
+        lines += [
+            f"**{name}** (untouched {base['bits_per_byte']['mean']:.3f} bits per byte; "
+            f"{pair['segmentation']['mean']:+.3f} of loss is segmentation alone)",
+            "",
+            "| method | loss | 95% interval | new tokens, nats | LAMBADA | ARC-easy | PIQA | held-out cosine |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            f"| untouched base | | | | {_tasks(base)} | |",
+        ]
+        scored = [item for item in pair["sides"].items() if "loss" in item[1]]
+        for side, of in sorted(scored, key=lambda item: item[1]["loss"]["mean"]):
+            low, high = of["loss"]["interval"]
+            new = f"{of['new_tokens']['nats_per_token']:.1f}" if "new_tokens" in of else ""
+            cosine = f"{of['held_out']['cosine']:.2f}" if of.get("held_out") else ""
+            lines.append(
+                f"| {side} | {of['loss']['mean']:+.3f} | {low:.3f} to {high:.3f} | {new} | {_tasks(of)} | {cosine} |"
+            )
+        lines.append("")
+    measures = result["settings"]["measures"]
+    lines.append(
+        f"Bits per byte are means of four texts, {measures['bytes'] // 1024} kB each; accuracies of "
+        f"{measures['items']['lambada']}, {measures['items']['arc_easy']} and {measures['items']['piqa']} items, in "
+        "percent. More, with plots: `benchmarks/results/fidelity.html`."
+    )
+    return "\n".join(lines)
+
+
+def _tasks(of: dict[str, Any]) -> str:
+    return " | ".join(f"{100 * of[task]['mean']:.0f}" if task in of else "" for task in ("lambada", "arc_easy", "piqa"))
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "compare_mergekit": compare_mergekit,
     "anchors": anchors,

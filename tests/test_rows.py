@@ -8,7 +8,7 @@ import torch
 
 from tokensurgeon import Alignment, InputError, build_rows, solve_omp
 from tokensurgeon.heldout import score_held_out
-from tokensurgeon.reconstruct import Resources
+from tokensurgeon.reconstruct import Resources, make_method
 from tokensurgeon.reconstruct.omp import Omp
 from tokensurgeon.rows import VocabularyMatrices, drop_rowless
 
@@ -137,4 +137,6 @@ def test_held_out_anchors_of_a_linear_map_are_predicted():
     other = torch.randn(600, 12, generator=generator)
     noise = score_held_out(donor, ids, other, Omp(12), Resources())
     assert noise.unexplained > 0.9 and abs(noise.cosine) < 0.3 and 150 < noise.rank < 450
+    nothing = score_held_out(donor, ids, other, make_method("zero"), Resources())
+    assert 250 < nothing.rank < 350 and nothing.cosine == 0  # equal to all, and no better than any
     assert score_held_out(donor, ids, other, Omp(600), Resources()) is None

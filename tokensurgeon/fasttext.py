@@ -1,7 +1,8 @@
 """fastText vectors of tokens, trained on a text: the auxiliary space of WECHSEL and FOCUS, as in their papers.
 
-fastText (Bojanowski et al. 2017, arXiv 1607.04606), by gensim. Hyperparameters are those of the authors'
-packages. One thread, so that a seed gives the same vectors every time.
+fastText (Bojanowski et al. 2017, arXiv 1607.04606), by gensim, with the hyperparameters that the authors' packages
+(``wechsel``, ``deepfocus``) set for the original program, as far as gensim has them. One thread, so that a seed
+gives the same vectors every time.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = ["fasttext_space"]
 
-_SETTINGS: dict[str, dict[str, int]] = {
-    "tokens": {"vector_size": 100, "min_n": 3, "max_n": 6, "epochs": 3, "min_count": 10, "negative": 10},
-    "words": {"vector_size": 100, "min_n": 5, "max_n": 5, "epochs": 20, "min_count": 5, "negative": 10},
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "tokens": {"min_n": 3, "max_n": 6, "epochs": 3, "min_count": 10},
+    "words": {"min_n": 5, "max_n": 5, "epochs": 20, "min_count": 5},
 }
+_COMMON = {"sg": 0, "window": 5, "negative": 10, "alpha": 0.05, "sample": 1e-4, "vector_size": 100, "workers": 1}
+_LONGEST = 1000
+"""Tokens of a sentence. gensim would drop what lies beyond 10,000."""
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
@@ -54,10 +58,9 @@ def fasttext_space(
         MissingDependencyError: If gensim is not installed.
     """
     targets = alignment.ids(Provenance.RECONSTRUCTED)
-    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    lines = [line for text in texts for line in text.splitlines(keepends=True) if line.strip()]
     if kind == "tokens":
-        sentences = [[str(donor.pieces[i]) for i in donor.encode(line)] for line in lines]
-        vectors = _trained(kind, sentences, seed)
+        vectors = _trained(kind, [[str(donor.pieces[i]) for i in donor.encode(line)] for line in lines], seed)
 
         def of(token_id: int) -> str:
             return str(donor.pieces[token_id])
@@ -86,8 +89,9 @@ def _trained(kind: str, sentences: list[list[str]], seed: int) -> Any:
         from gensim.models import FastText
     except ImportError as error:
         raise MissingDependencyError("gensim", "fasttext", "space=fasttext") from error
+    short = [words[i : i + _LONGEST] for words in sentences for i in range(0, len(words), _LONGEST)]
     try:
-        return FastText(sentences, sg=0, window=5, workers=1, seed=seed, **_SETTINGS[kind]).wv
+        return FastText(short, seed=seed, **_COMMON, **_SETTINGS[kind]).wv
     except RuntimeError as error:  # no word occurs often enough
         raise InputError(
             f"the text is too short for fastText vectors: none of its {kind} occurs "

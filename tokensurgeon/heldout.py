@@ -86,9 +86,10 @@ def score_held_out(
 
 
 def _ranks(guess: torch.Tensor, cosines: torch.Tensor, base_rows: torch.Tensor) -> torch.Tensor:
-    """One more than the number of the base's rows that are nearer than the true one."""
-    guess, ranks = torch.nn.functional.normalize(guess, dim=1), torch.ones(len(guess))
+    """One more than the number of the base's rows that are nearer than the true one; equal ones count half."""
+    guess, ranks = torch.nn.functional.normalize(guess, dim=1), torch.full((len(guess),), 0.5)
     for start in range(0, len(base_rows), _CHUNK):
         some = torch.nn.functional.normalize(base_rows[start : start + _CHUNK].float(), dim=1)
-        ranks += (guess @ some.T > cosines[:, None] + 1e-5).sum(dim=1)
+        nearer = guess @ some.T - cosines[:, None]
+        ranks += (nearer > 1e-5).sum(dim=1) + 0.5 * (nearer.abs() <= 1e-5).sum(dim=1)
     return ranks

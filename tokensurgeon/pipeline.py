@@ -21,6 +21,7 @@ from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import Side, open_side, output_rows, summarise
 from tokensurgeon.rebuild import Pair, rebuild
+from tokensurgeon.reconstruct import goes_by_donor
 from tokensurgeon.record import describe_run, describe_side, describe_solution
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
@@ -127,7 +128,7 @@ def transplant(
     )
     method = options.reconstruction()
     n_atoms, k = int((plan.anchors < donor_layout.rows).sum()), getattr(method, "k", 1)
-    if k > n_atoms:
+    if k > n_atoms and goes_by_donor(method):
         raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
     if getattr(method, "space", "donor") == "fasttext" and not options.text:
         raise InputError("space=fasttext needs a text to train the vectors on. Give --text FILE")

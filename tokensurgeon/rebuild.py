@@ -17,7 +17,7 @@ from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.fasttext import fasttext_space
 from tokensurgeon.heldout import HeldOutScore, score_held_out
 from tokensurgeon.pair import Side
-from tokensurgeon.reconstruct import Auxiliary, Method, Resources
+from tokensurgeon.reconstruct import Auxiliary, Method, Resources, goes_by_donor
 from tokensurgeon.reconstruct.subtoken import Subtoken
 from tokensurgeon.report.details import control_tokens, doubtful_tokens, reconstructions
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
@@ -70,7 +70,9 @@ def rebuild(
         texts: Name to text, for methods that learn from text.
         progress: Called with (stage, done, total).
     """
-    base, donor, plan = pair.base_matrices, pair.donor_matrices, drop_rowless(pair.plan, pair.donor_matrices)
+    base, donor, plan = pair.base_matrices, pair.donor_matrices, pair.plan
+    if goes_by_donor(method):
+        plan = drop_rowless(plan, donor)
     device, writes = own_device(pick_device(options.device)), rank() == 0
     resources = Resources(device, options.exact, options.memory_bytes, options.seed)
     dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)

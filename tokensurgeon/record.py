@@ -63,12 +63,13 @@ def describe_solution(summary: Mapping[str, Any], rows: NewRows, held_out: HeldO
 
 
 def _residuals(coefficients: SparseCoefficients) -> Mapping[str, float]:
-    """Residual norms of the reconstructed donor rows, absolute, with the mean number of atoms."""
-    if not len(coefficients.residual):
+    """Residual norms of the reconstructed donor rows that have a vector, absolute, with the mean number of atoms."""
+    residual = coefficients.residual[coefficients.n_active > 0]
+    if not len(residual):
         return {}
-    quantiles = torch.quantile(coefficients.residual[:1_000_000], torch.tensor([0.05, 0.5, 0.95]))
+    quantiles = torch.quantile(residual[:1_000_000], torch.tensor([0.05, 0.5, 0.95]))
     return {
-        "mean": float(coefficients.residual.mean()),
+        "mean": float(residual.mean()),
         **{f"p{p}": float(q) for p, q in zip((5, 50, 95), quantiles, strict=True)},
         "mean_atoms": float(coefficients.n_active.float().mean()),
     }

@@ -61,9 +61,7 @@ def score_continuations(
     rows = []
     for context, continuation in pairs:
         whole = start + encode(context + continuation)
-        # At least one token to predict from, and one to predict, wherever the tokenizer cuts.
-        first = min(max(len(start + encode(context)), 1), len(whole) - 1)
-        rows.append((whole, first))
+        rows.append((whole, _first(start + encode(context), whole)))
     partial = "logits_to_keep" in inspect.signature(model.forward).parameters
     scores: list[Continuation | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
@@ -85,8 +83,19 @@ def score_continuations(
 
 
 def answer(question: Question, scores: Sequence[Continuation]) -> bool:
-    """Whether the choice with the highest likelihood per byte is the right one."""
-    return min(range(len(scores)), key=lambda i: scores[i].nats / max(1, scores[i].n_bytes)) == question.gold
+    """Whether the choice with the highest likelihood per byte is the right one; the space before it does not count."""
+    lengths = [max(1, len(choice.strip().encode())) for choice in question.choices]
+    return min(range(len(scores)), key=lambda i: scores[i].nats / lengths[i]) == question.gold
+
+
+def _first(context: list[int], whole: list[int]) -> int:
+    """Where the continuation begins: a token that joins it to the context counts as part of it.
+
+    There is at least one token to predict from, and one to predict.
+    """
+    pairs = zip(context, whole, strict=False)
+    common = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(context), len(whole)))
+    return min(max(common, 1), len(whole) - 1)
 
 
 def _run(model: Any, batch: list[tuple[list[int], int]], partial: bool) -> list[tuple[float, bool]]:

@@ -20,7 +20,7 @@ class LoadedModel:
     Attributes:
         model: The causal language model, in evaluation mode.
         tokenizer: The transformers tokenizer.
-        prefix: What every text starts with: BOS, or EOS where there is none, or None.
+        prefix: What every text starts with: BOS, or what stands for it (CLS, EOS), or None.
     """
 
     model: Any
@@ -64,5 +64,6 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         raise InputError(f"{directory}: transformers cannot load this model ({reason})") from error
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()
-    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    starts = (tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None), tokenizer.eos_token_id)
+    prefix = next((token_id for token_id in starts if token_id is not None), None)
     return LoadedModel(model.to(device).eval(), tokenizer, prefix)

@@ -1,6 +1,17 @@
 """Methods that make rows for tokens which the base does not have, behind one protocol."""
 
 from tokensurgeon.reconstruct.protocol import Auxiliary, BaseRows, DonorSpace, Fitted, Method, Pieces, Resources
-from tokensurgeon.reconstruct.registry import METHODS, make_method
+from tokensurgeon.reconstruct.registry import METHODS, goes_by_donor, make_method
 
-__all__ = ["METHODS", "Auxiliary", "BaseRows", "DonorSpace", "Fitted", "Method", "Pieces", "Resources", "make_method"]
+__all__ = [
+    "METHODS",
+    "Auxiliary",
+    "BaseRows",
+    "DonorSpace",
+    "Fitted",
+    "Method",
+    "Pieces",
+    "Resources",
+    "goes_by_donor",
+    "make_method",
+]

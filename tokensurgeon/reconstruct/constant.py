@@ -8,7 +8,7 @@ import torch
 
 from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources
 
-__all__ = ["Mean", "Normal", "Zero", "normal_rows"]
+__all__ = ["Mean", "Normal", "Zero", "normal_rows", "usable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,21 @@ class _Drawn:
     def rows(self, base: BaseRows) -> torch.Tensor:
         if self.spread:
             return normal_rows(base, self.n, self.seed, self.spread)
-        return self.mean * base.every.float().mean(dim=0).repeat(self.n, 1)
+        if not self.mean:
+            return torch.zeros(self.n, base.every.shape[1])
+        return usable(base.every).mean(dim=0).repeat(self.n, 1)
+
+
+def usable(rows: torch.Tensor) -> torch.Tensor:
+    """The rows that are finite, in float32: a damaged row that nobody needs shall not spoil the others."""
+    rows = rows.float()
+    good = torch.isfinite(rows.sum(dim=1))
+    return rows if bool(good.all()) else rows[good]
 
 
 def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> torch.Tensor:
     """(n, base dim) draws with the mean and ``scale`` times the covariance of the base's rows."""
-    every = base.every.float()
+    every = usable(base.every)
     covariance = torch.cov(every.T.double(), correction=0).reshape(every.shape[1], every.shape[1])
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * (scale * values.clamp(min=0)).sqrt()).float()

@@ -29,15 +29,17 @@ class Focus:
     def fit(self, space: DonorSpace, resources: Resources) -> Weights:
         """Weigh the anchors; how many count is the token's own affair."""
         both = compared(space, self.space)
-        found = [sparsemax(cosine) for cosine in cosines(both.targets, both.sources, resources)]
+        # What has no vector is equally far from everything: all sources would count.
+        real = torch.nonzero(both.targets.any(dim=1)).flatten()
+        found = [sparsemax(cosine) for cosine in cosines(both.targets[real], both.sources, resources)]
         width = max((index.shape[1] for index, _ in found), default=1)
         indices = torch.zeros(len(both.targets), width, dtype=torch.int64)
         weights = torch.zeros(len(both.targets), width)
         start = 0
         for index, weight in found:
-            part = slice(start, start + len(index))
-            indices[part, : index.shape[1]], weights[part, : index.shape[1]] = index.cpu(), weight.cpu()
-            start = part.stop
+            some = real[start : start + len(index)]
+            indices[some, : index.shape[1]], weights[some, : index.shape[1]] = index.cpu(), weight.cpu()
+            start += len(index)
         return both.weights(indices, weights, resources)
 
 

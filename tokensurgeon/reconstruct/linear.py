@@ -72,9 +72,11 @@ class _Mapped:
 
 @dataclass(frozen=True, slots=True)
 class Procrustes:
-    """The (semi-)orthogonal map and the scale that bring the anchors nearest to the base's (Schönemann 1966).
+    """The (semi-)orthogonal map and the scale that bring the anchors near to the base's (Schönemann 1966).
 
-    With X, Y the centred anchors of donor and base and UΣVᵀ = XᵀY, rows are (x - x̄)·UVᵀ·tr(Σ)/‖XU‖² + ȳ.
+    With X, Y the centred anchors of donor and base and UΣVᵀ = XᵀY, rows are (x - x̄)·UVᵀ·tr(Σ)/‖XU‖² + ȳ. Where the
+    donor is wider than the base, UVᵀ has the largest inner product with Y, and only nearly the least error: that
+    problem has no closed form.
     """
 
     def fit(self, space: DonorSpace, _: Resources) -> _Turned:

@@ -15,7 +15,7 @@ from tokensurgeon.reconstruct.omp import Omp
 from tokensurgeon.reconstruct.protocol import Method
 from tokensurgeon.reconstruct.subtoken import Subtoken
 
-__all__ = ["METHODS", "make_method"]
+__all__ = ["METHODS", "goes_by_donor", "make_method"]
 
 METHODS: dict[str, type[Any]] = {
     "omp": Omp,
@@ -29,6 +29,13 @@ METHODS: dict[str, type[Any]] = {
     "wechsel": Wechsel,
     "focus": Focus,
 }
+
+
+def goes_by_donor(method: Method) -> bool:
+    """Whether a method asks the donor's rows; otherwise it can make tokens for which the donor has none."""
+    if isinstance(method, Zero | Mean | Normal | Subtoken):
+        return False
+    return getattr(method, "space", "donor") == "donor"
 
 
 def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
@@ -61,7 +68,7 @@ def _value(method: str, option: str, value: Any, kind: Any) -> Any:
         raise InputError(f"method {method}: {option}={value!r} must be one of {', '.join(words)}")
     try:
         number = kind(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or (kind is int and float(value) != number) or not 0 < number < float("inf"):
         least = "a whole number of at least 1" if kind is int else "a number above 0"

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from tokensurgeon.errors import InputError
+from tokensurgeon.reconstruct.constant import usable
 from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Pieces, Resources
 
 __all__ = ["Subtoken"]
@@ -49,7 +50,7 @@ class _Cut:
         chosen = {"input": [self.how.input], "head": [self.how.head], "both": [self.how.input, self.how.head]}
         made = [self._combined(every, how) for how in sorted(set(chosen[base.use]))]
         rows = torch.stack(made).mean(dim=0)
-        rows[self._lengths() == 0] = every.mean(dim=0)  # bytes that the base cannot spell
+        rows[self._lengths() == 0] = usable(every).mean(dim=0)  # bytes that the base cannot spell
         return rows
 
     def _lengths(self) -> torch.Tensor:

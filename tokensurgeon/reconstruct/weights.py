@@ -59,8 +59,7 @@ class Compared:
 
         Targets without a vector get none.
         """
-        if self.ids is not None:
-            values = torch.where(self.targets.any(dim=1)[:, None], values, 0.0)
+        values = torch.where(self.targets.any(dim=1)[:, None], values, 0.0)
         plain = SparseCoefficients(indices, values, (values != 0).sum(dim=1), torch.empty(0))
         residual = torch.linalg.vector_norm(self.targets.float() - transfer(plain, self.sources), dim=1)
         return Weights(SparseCoefficients(indices, values, plain.n_active, residual), self.ids, resources.seed)

@@ -48,7 +48,8 @@ def reconstructions(
     targets = alignment.ids(Provenance.RECONSTRUCTED)
     found = {}
     for name, coefficients in rows.coefficients.items():
-        relative = coefficients.residual / norms[name].clamp(min=1e-12)
+        nothing = coefficients.n_active == 0  # no vector in an auxiliary space, or a row of zeros
+        relative = torch.where(nothing, 1.0, coefficients.residual / norms[name].clamp(min=1e-12))
         order = relative.argsort(descending=True, stable=True)
         middle = order[len(order) // 4 : 3 * len(order) // 4]  # spread over the middle half
         typical = middle[torch.linspace(0, max(0, len(middle) - 1), min(_TYPICAL, len(middle))).long()]
@@ -67,6 +68,7 @@ def reconstructions(
         found[name] = {
             "histogram": histogram(relative),
             "median": float(relative.median()) if len(relative) else 0.0,
+            "without": int(nothing.sum()),
             "worst": shown(order[:_WORST]),
             "typical": shown(typical),
         }
@@ -127,7 +129,8 @@ def doubtful_tokens(
     * ``norm``: the donor's row is much longer or shorter than others (six robust deviations of the log-norm);
     * ``pieces``: the new row is no nearer to the base's rows of the token's own text than to those of another
       token. The share of all new tokens for which this holds says how good the transplant is as a whole;
-    * ``loud``: the new row takes more than 0.1% of the probability on average over text that the base reads.
+    * ``loud``: the new row takes more than 0.1% of the probability on average over text that the base reads; not
+      asked where ``states`` are None.
     """
     targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
     if not len(targets):
@@ -143,7 +146,8 @@ def doubtful_tokens(
     found["pieces"] = _listed(donor, targets, other - agreement, astray) | {"share": float(astray.float().mean())}
     if states is not None:
         head = rows.matrices.embedding if rows.matrices.head is None else rows.matrices.head
-        mean = _mean_probability(head[targets], states)
+        bias = rows.matrices.bias[targets].float() if rows.matrices.bias is not None else torch.zeros(len(targets))
+        mean = _mean_probability(head[targets], bias, states)
         found["loud"] = _listed(donor, targets, mean, mean > _LOUD)
     return found
 
@@ -176,16 +180,20 @@ def _agreement(
     agreement = torch.nn.functional.cosine_similarity(row, own)
     other = torch.nn.functional.cosine_similarity(row, own[partner])
     empty = lengths == 0
-    agreement[empty], other[empty | empty[partner]] = 1.0, -1.0
+    alone = partner == torch.arange(len(partner))
+    agreement[empty], other[empty | empty[partner] | alone] = 1.0, -1.0
     return agreement, other
 
 
-def _mean_probability(head: torch.Tensor, states: HeadStates) -> torch.Tensor:
+def _mean_probability(head: torch.Tensor, bias: torch.Tensor, states: HeadStates) -> torch.Tensor:
     """(n,) mean over some of the states. The normaliser is the base's; what is loud changes it, but stays loud."""
     seen = states.states[:: max(1, len(states.states) // _STATES)]
     normaliser = states.log_normaliser[:: max(1, len(states.states) // _STATES)]
     parts = [
-        (seen @ head[start : start + _CHUNK].float().T - normaliser[:, None]).exp().clamp(max=1.0).mean(dim=0)
-        for start in range(0, len(head), _CHUNK)
+        (seen @ head[i : i + _CHUNK].float().T + bias[i : i + _CHUNK] - normaliser[:, None])
+        .exp()
+        .clamp(max=1.0)
+        .mean(dim=0)
+        for i in range(0, len(head), _CHUNK)
     ]
     return torch.cat(parts)

@@ -83,12 +83,15 @@ def verdict(
             ("watch", f"{len(content['unmapped'])} control tokens have no counterpart in the base, see below.")
         )
     doubtful = details["doubtful"]
-    if doubtful:
+    if doubtful and content["method"]["name"] != "subtoken":  # whose rows are made of their own text
         share = doubtful["pieces"]["share"]
         level = "good" if share < 0.05 else "watch" if share < 0.2 else "bad"
         found.append((level, f"{share:.1%} of the new rows disagree with their own text."))
-        loud = doubtful.get("loud", {"count": 0})["count"]
-        if loud:
-            found.append(("watch", f"{loud} new rows are loud: they take probability everywhere. Try --calibrate."))
+    loud = doubtful.get("loud", {"count": 0})["count"]
+    if loud:
+        found.append(("watch", f"{loud} new rows are loud: they take probability everywhere. Try --calibrate."))
+    without = sum(tensor.get("without", 0) for tensor in details["reconstructions"].values())
+    if without:
+        found.append(("watch", f"{without:,} tokens have no vector to go by, and rows that say nothing."))
     found.append(("good", f"{len(content['verified'])} invariants were verified on the written model."))
     return found
