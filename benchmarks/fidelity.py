@@ -177,7 +177,8 @@ def _key(*parts: Any) -> str:
 @cache
 def peer_version() -> str:
     """The peer, as its environment has it."""
-    ask = "import importlib.metadata as m; print(*(n + m.version(n) for n in ('mergekit ', 'torch ', 'transformers ')))"
+    names = ("mergekit", "torch", "transformers")
+    ask = f"from importlib.metadata import version; print(*(n + ' ' + version(n) for n in {names}))"
     return subprocess.run(
         [".venv-peers/bin/python", "-c", ask], stdout=subprocess.PIPE, check=True, text=True
     ).stdout.strip()
