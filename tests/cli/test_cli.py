@@ -190,6 +190,7 @@ def test_methods_and_their_options(zoo, tmp_path):
     assert json.loads(done.stdout)["method"] == {"name": "subtoken", "input": "mean", "head": "first"}
     for arguments, message in (
         (("--method", "ridge", "--k", 4), "method ridge takes no k; it takes penalty"),
+        (("--method", "ridge", "--exact"), "method ridge takes no exact"),
         (("--method", "magic"), "unknown method 'magic'; known are omp"),
         (("--method-option", "head"), "must look like NAME=VALUE"),
     ):

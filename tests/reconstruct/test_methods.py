@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
 from tokensurgeon import InputError
-from tokensurgeon.reconstruct import METHODS, BaseRows, DonorSpace, Pieces, Resources, make_method
+from tokensurgeon.reconstruct import METHODS, Auxiliary, BaseRows, DonorSpace, Pieces, Resources, make_method
 from tokensurgeon.reconstruct.focus import sparsemax
 from tokensurgeon.reconstruct.linear import _PENALTIES
 
@@ -223,3 +223,33 @@ def test_every_method_has_a_docstring_for_each_option():
     for cls in METHODS.values():
         for field in fields(cls):
             assert f"{field.name}:" in cls.__doc__, (cls, field.name)
+
+
+def test_tokens_without_an_auxiliary_vector_are_drawn():
+    """One of them must not make every token's support as wide as the vocabulary."""
+    space, base = problem()
+    vectors = torch.randn(TARGETS, 6, generator=torch.Generator().manual_seed(1))
+    sources = torch.randn(40, 6, generator=torch.Generator().manual_seed(2))
+    vectors[3] = 0.0
+    auxiliary = Auxiliary(vectors, sources, torch.arange(100, 140))
+    for name in ("wechsel", "focus"):
+        method = make_method(name, {"space": "fasttext"})
+        fitted = method.fit(replace(space, auxiliary=auxiliary), Resources(seed=1))
+        assert fitted.coefficients.indices.shape[1] < 40
+        assert (fitted.coefficients.n_active == 0).nonzero().flatten().tolist() == [3]
+        rows, other = fitted.rows(base), replace(fitted, seed=2).rows(base)
+        assert not torch.equal(rows[3], other[3]) and rows[3].abs().sum() > 0
+        rows[3] = other[3]
+        assert torch.equal(rows, other)
+        index, weight = fitted.coefficients.indices[0], fitted.coefficients.values[0]
+        torch.testing.assert_close(rows[0], weight @ base.every[100 + index])
+        with pytest.raises(InputError, match="Give --text FILE"):
+            method.fit(space, Resources())
+
+
+def test_a_damaged_row_that_nobody_needs_spoils_nothing():
+    space, base = problem()
+    base.every[310, 0] = float("nan")
+    for name in ("zero", "mean", "normal"):
+        rows = make_method(name).fit(space, Resources()).rows(base)
+        assert torch.isfinite(rows).all(), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import ClassVar
 
@@ -139,3 +140,15 @@ def test_a_planted_token_is_found(made):
     assert [t for t, _ in found["pieces"]["tokens"]] == [report.donor.vocabulary.describe(planted)]
     assert [t for t, _ in found["norm"]["tokens"]] == [report.donor.vocabulary.describe(victim)]
     assert not re.search("loud", str(found))
+
+
+def test_one_new_token_is_compared_with_nothing(made):
+    report, donor = made
+    plan = report.alignment
+    provenance = plan.provenance.copy()
+    provenance[plan.ids(Provenance.RECONSTRUCTED)[1:]] = Provenance.PADDING
+    alone = replace(plan, provenance=provenance)
+    base = VocabularyMatrices(torch.randn(600, 16, generator=torch.Generator().manual_seed(0)))
+    rows = NewRows(VocabularyMatrices(torch.randn(plan.n_rows, 16)), {}, torch.empty(0))
+    found = doubtful_tokens(report.donor.vocabulary, alone, rows, base, donor, [[1, 2]], None)
+    assert found["pieces"]["of"] == 1 and found["pieces"]["count"] == 0
