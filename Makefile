@@ -4,7 +4,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity authors clean
+	bench-fidelity bench-lm-eval authors clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -46,6 +46,9 @@ bench-full: $(VENV)/.models  ## Gemma-3's tokenizer onto SmolLM2, 209,624 tokens
 bench-fidelity: $(VENV)/.models $(VENV)/.peers  ## what each method loses; cached, so that a second run makes only what changed
 	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
 
+bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
+	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml
+
 # torch goes first: its constraint then keeps other packages from choosing another build.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -73,7 +76,7 @@ $(VENV)/.peers: constraints.txt $(INSTALLED)
 $(VENV)/.authors: constraints.txt $(INSTALLED)
 	test -x $(VENV)-authors/bin/python || $(PYTHON) -m venv $(VENV)-authors
 	$(VENV)-authors/bin/pip install --disable-pip-version-check -q -c constraints.txt torch
-	$(VENV)-authors/bin/pip install --disable-pip-version-check -q wechsel==0.0.4 deepfocus==1.0.1
+	$(VENV)-authors/bin/pip install --disable-pip-version-check -q wechsel==0.0.4 deepfocus==1.0.1 lm-eval==0.4.13 accelerate
 	touch $@
 
 clean:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml
 
-The harness runs under the peers' own Python, on the evaluation sets at hand (TOKENSURGEON_EVAL), with prompts and
-metrics as in its own tasks of these names; only the items differ. Our own scoring of the same items stands beside it.
+The harness runs in an environment of its own (`make bench-lm-eval`), on the evaluation sets at hand
+(TOKENSURGEON_EVAL), with prompts and metrics as in its own tasks of these names; only the items differ. Our own
+scoring of the same items stands beside it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,6 @@ def _harness(experiment: dict[str, Any], model: Path, work: Path) -> dict[str, d
         ],
         check=True,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
     )  # fmt: skip
     newest = max(out.rglob("results_*.json"), key=lambda path: path.stat().st_mtime)
     found = json.loads(newest.read_text())["results"]

