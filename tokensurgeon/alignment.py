@@ -38,6 +38,9 @@ class Provenance(IntEnum):
     PADDING = 5
     """No token has this id, or the donor has no row for it: the row must take no probability."""
 
+    RESTORED = 6
+    """The base's own row, after a transplant had dropped it (`tokensurgeon.revert`)."""
+
     @property
     def label(self) -> str:
         """Lower-case name, as in reports and options."""
@@ -75,9 +78,9 @@ class Alignment:
         return np.flatnonzero(np.isin(self.provenance, provenances))
 
     def counts(self) -> dict[str, int]:
-        """Rows per provenance, every label present."""
+        """Rows per provenance, every label present; RESTORED only where there are such rows."""
         found = Counter(self.provenance.tolist())
-        return {p.label: found[p] for p in Provenance}
+        return {p.label: found[p] for p in Provenance if found[p] or p is not Provenance.RESTORED}
 
 
 def align(

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tokensurgeon.alignment import Alignment, align
-from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
-from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.manifest import Manifest
+from tokensurgeon.output import read_matrices, refuse_what_would_break, write_output
 from tokensurgeon.pair import Side, open_side, output_rows, summarise
 from tokensurgeon.rebuild import Pair, rebuild
 from tokensurgeon.reconstruct import goes_by_donor
 from tokensurgeon.record import describe_run, describe_side, describe_solution
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
-from tokensurgeon.rows import NewRows, VocabularyMatrices
 from tokensurgeon.sharding import rank
 from tokensurgeon.verify import Check, verify
 from tokensurgeon.vocabulary.schemes import compare_schemes
@@ -35,13 +31,6 @@ __all__ = ["TransplantReport", "default_output", "transplant"]
 Progress = Callable[[str, int, int], None]
 _SHOWN = 65_536
 """Of a text, for the share of its tokens that are anchors."""
-_WEIGHTS = tuple(
-    f"*.{kind}"
-    for kind in (
-        "safetensors", "safetensors.index.json", "bin", "bin.index.json", "gguf", "pth", "pt", "ckpt", "h5",
-        "msgpack", "onnx", "ot", "tflite",
-    )
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +104,7 @@ def transplant(
     base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory, partial=True)
     base_layout = find_vocabulary_tensors(left.directory, base_files.tensors)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
-    _refuse_what_would_break(base, base_files, base_layout)
+    refuse_what_would_break(base, base_files, base_layout)
     if options.untie and base_layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
     plan = align(
@@ -142,7 +131,7 @@ def transplant(
         summary = summarise(left, right, plan, schemes)
         return TransplantReport(None, left, right, plan, summary, content | summary, [])
 
-    pair = Pair(left, right, _matrices(base_files, base_layout), _matrices(donor_files, donor_layout), plan)
+    pair = Pair(left, right, read_matrices(base_files, base_layout), read_matrices(donor_files, donor_layout), plan)
     made = rebuild(pair, options, method, texts, progress)
     plan = made.plan
     if rank() > 0:
@@ -150,7 +139,7 @@ def transplant(
     summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
     content |= describe_solution(summary, made.rows, made.held_out)
     with staged(target, overwrite) as work:
-        _write(work, left, right, base_files, base_layout, made.rows, plan, options, content)
+        write_output(work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype)
         if progress is not None:
             progress("verify", 0, 1)
         checks = verify(work, left.directory, right.directory)
@@ -166,73 +155,3 @@ def transplant(
         (work / "README.md").write_text(model_card(content))
         (work / "report.html").write_text(report_page(content, summary, made.details), "utf-8")
     return TransplantReport(target, left, right, plan, summary, content, checks)
-
-
-def _refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors) -> None:
-    """Checkpoints whose further vocabulary tensors would no longer fit, or whose head is ambiguous."""
-    if layout.others:
-        raise InputError(
-            f"{base}: {layout.others[0]} has one row per token too, and would still be in the old order. "
-            "Models with per-layer embeddings are not supported"
-        )
-    for name in sorted(layout.stale):
-        if files.digest(name) != files.digest(layout.embedding):
-            raise InputError(
-                f"{base}: config.json says that the LM head is tied, but the checkpoint holds a different {name}. "
-                "Set tie_word_embeddings to false if that head is meant, or remove the tensor"
-            )
-
-
-def _matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMatrices:
-    return VocabularyMatrices(
-        embedding=files.read(layout.embedding),
-        head=files.read(layout.head) if layout.head else None,
-        bias=files.read(layout.bias) if layout.bias else None,
-    )
-
-
-def _write(
-    work: Path,
-    base: Side,
-    donor: Side,
-    files: Checkpoint,
-    layout: VocabularyTensors,
-    rows: NewRows,
-    plan: Alignment,
-    options: TransplantOptions,
-    content: dict[str, Any],
-) -> None:
-    for path in sorted(base.directory.iterdir()):
-        foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
-        written = path.name in (
-            "config.json",
-            "generation_config.json",
-            "README.md",
-            "report.html",
-            "tokensurgeon.json",
-        )
-        if path.is_file() and not foreign and not written and not path.name.startswith("."):
-            shutil.copyfile(path, work / path.name)
-    donor.files.write(work)
-    content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
-    replaced = {layout.embedding: rows.matrices.embedding}
-    if rows.matrices.head is not None and layout.head_name is not None:
-        replaced[layout.head_name] = rows.matrices.head
-    if rows.matrices.bias is not None and layout.bias is not None:
-        replaced[layout.bias] = rows.matrices.bias
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    files.write(work, replaced, layout.stale - set(replaced), dtype)
-    new_ids: dict[int, list[int]] = {}
-    for token_id in plan.anchors.tolist():
-        new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
-    content["removed_settings"] = write_settings(
-        base.directory,
-        donor.directory,
-        work,
-        donor.files,
-        new_ids,
-        plan.n_rows,
-        tied=rows.matrices.head is None,
-        dtype=options.dtype,
-    )
-    Manifest.of(plan, content).write(work)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tokensurgeon.cli import align, evaluate, transplant, verify
+from tokensurgeon.cli import align, evaluate, revert, transplant, verify
 
 __all__ = ["app", "main"]
 
@@ -33,6 +33,7 @@ app.command("transplant")(transplant.command)
 app.command("align")(align.command)
 app.command("evaluate")(evaluate.command)
 app.command("verify")(verify.command)
+app.command("revert")(revert.command)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,110 @@
+"""Reading what is replaced, and writing the model that replaces it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.alignment import Alignment
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors
+from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.errors import InputError
+from tokensurgeon.manifest import Manifest
+from tokensurgeon.pair import Side
+from tokensurgeon.rows import VocabularyMatrices
+
+__all__ = ["read_matrices", "refuse_what_would_break", "write_output"]
+
+_WEIGHTS = tuple(
+    f"*.{kind}"
+    for kind in (
+        "safetensors", "safetensors.index.json", "bin", "bin.index.json", "gguf", "pth", "pt", "ckpt", "h5",
+        "msgpack", "onnx", "ot", "tflite",
+    )
+)  # fmt: skip
+
+
+def refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors) -> None:
+    """Checkpoints whose further vocabulary tensors would no longer fit, or whose head is ambiguous."""
+    if layout.others:
+        raise InputError(
+            f"{base}: {layout.others[0]} has one row per token too, and would still be in the old order. "
+            "Models with per-layer embeddings are not supported"
+        )
+    for name in sorted(layout.stale):
+        if files.digest(name) != files.digest(layout.embedding):
+            raise InputError(
+                f"{base}: config.json says that the LM head is tied, but the checkpoint holds a different {name}. "
+                "Set tie_word_embeddings to false if that head is meant, or remove the tensor"
+            )
+
+
+def read_matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMatrices:
+    """The vocabulary-sized tensors."""
+    return VocabularyMatrices(
+        embedding=files.read(layout.embedding),
+        head=files.read(layout.head) if layout.head else None,
+        bias=files.read(layout.bias) if layout.bias else None,
+    )
+
+
+def write_output(
+    work: Path,
+    base: Side,
+    donor: Side,
+    files: Checkpoint,
+    layout: VocabularyTensors,
+    matrices: VocabularyMatrices,
+    plan: Alignment,
+    content: dict[str, Any],
+    dtype: str | None = None,
+) -> None:
+    """Write the base's body and files, the new rows, the donor's tokenizer, settings and manifest; no card, no report.
+
+    Args:
+        work: An empty directory.
+        base: Whose body it is.
+        donor: Whose tokenizer it is.
+        files: The base's checkpoint.
+        layout: Of the base's checkpoint.
+        matrices: The output's vocabulary-sized tensors.
+        plan: Provenance of every row.
+        content: The manifest's; ``tokenizer_sha256`` and ``removed_settings`` are added.
+        dtype: Convert all floating tensors.
+    """
+    for path in sorted(base.directory.iterdir()):
+        foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
+        written = path.name in (
+            "config.json",
+            "generation_config.json",
+            "README.md",
+            "report.html",
+            "tokensurgeon.json",
+        )
+        if path.is_file() and not foreign and not written and not path.name.startswith("."):
+            shutil.copyfile(path, work / path.name)
+    donor.files.write(work)
+    content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
+    replaced = {layout.embedding: matrices.embedding}
+    if matrices.head is not None and layout.head_name is not None:
+        replaced[layout.head_name] = matrices.head
+    if matrices.bias is not None and layout.bias is not None:
+        replaced[layout.bias] = matrices.bias
+    files.write(work, replaced, layout.stale - set(replaced), getattr(torch, dtype) if dtype else None)
+    new_ids: dict[int, list[int]] = {}
+    for token_id in plan.anchors.tolist():
+        new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
+    content["removed_settings"] = write_settings(
+        base.directory,
+        donor.directory,
+        work,
+        donor.files,
+        new_ids,
+        plan.n_rows,
+        tied=matrices.head is None,
+        dtype=dtype,
+    )
+    Manifest.of(plan, content).write(work)
