@@ -12,7 +12,7 @@ ROOT = Path(tokensurgeon.__file__).parent
 ORDER = (
     "errors", "vocabulary", "alignment", "segmentation", "budget", "scan", "omp", "sharding", "transfer", "states",
     "reconstruct", "rows", "heldout",
-    "calibrate", "config", "checkpoint", "record", "manifest", "evaluation", "verify", "report",
+    "calibrate", "checkpoint", "config", "record", "manifest", "evaluation", "verify", "report",
     "pair", "fasttext", "rebuild", "output", "pipeline", "revert", "cli",
 )  # fmt: skip
 # Types only, for annotations.

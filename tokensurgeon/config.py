@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tokensurgeon.budget import parse_size
+from tokensurgeon.checkpoint.linking import LINKS, Link
 from tokensurgeon.errors import InputError
 from tokensurgeon.reconstruct import Method, make_method
 
@@ -31,6 +32,8 @@ class TransplantOptions:
         pad_to_multiple_of: Round the number of tokens up to this, instead of the donor's
             ``config.vocab_size``.
         dtype: Convert the output's floating tensors; None keeps the base's.
+        link: How shards of which nothing changes get into the output: ``hard`` (a link, the same file), ``copy``, or
+            ``auto``: cloned where the file system can, otherwise linked, otherwise copied.
         device: Where to solve: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         exact: Prove that every pick is the one of Orthogonal Matching Pursuit in float32.
         memory: Work space of the solver in each process, such as ``4GiB``; None takes half of what is free.
@@ -47,6 +50,7 @@ class TransplantOptions:
     untie: bool = False
     pad_to_multiple_of: int | None = None
     dtype: str | None = None
+    link: Link = "auto"
     device: str = "auto"
     exact: bool = False
     memory: str | None = None
@@ -67,6 +71,8 @@ class TransplantOptions:
             parse_size(self.memory)
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
+        if self.link not in LINKS:
+            raise InputError(f"link={self.link!r} must be one of {', '.join(LINKS)}")
         if not isinstance(self.map, Mapping) or not all(isinstance(v, str) for v in self.map.values()):
             raise InputError("map must be a table of donor token = base text")
         if not isinstance(self.text, (tuple, list)) or not all(isinstance(name, str) for name in self.text):

@@ -10,6 +10,7 @@ import torch
 
 from tokensurgeon.alignment import Alignment
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors
+from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import Manifest
@@ -61,6 +62,7 @@ def write_output(
     plan: Alignment,
     content: dict[str, Any],
     dtype: str | None = None,
+    link: Link = "auto",
 ) -> None:
     """Write the base's body and files, the new rows, the donor's tokenizer, settings and manifest; no card, no report.
 
@@ -74,6 +76,7 @@ def write_output(
         plan: Provenance of every row.
         content: The manifest's; ``tokenizer_sha256`` and ``removed_settings`` are added.
         dtype: Convert all floating tensors.
+        link: How shards of which nothing changes get there.
     """
     for path in sorted(base.directory.iterdir()):
         foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
@@ -93,7 +96,7 @@ def write_output(
         replaced[layout.head_name] = matrices.head
     if matrices.bias is not None and layout.bias is not None:
         replaced[layout.bias] = matrices.bias
-    files.write(work, replaced, layout.stale - set(replaced), getattr(torch, dtype) if dtype else None)
+    files.write(work, replaced, layout.stale - set(replaced), getattr(torch, dtype) if dtype else None, link)
     new_ids: dict[int, list[int]] = {}
     for token_id in plan.anchors.tolist():
         new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)

@@ -139,7 +139,9 @@ def transplant(
     summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
     content |= describe_solution(summary, made.rows, made.held_out)
     with staged(target, overwrite) as work:
-        write_output(work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype)
+        write_output(
+            work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype, options.link
+        )
         if progress is not None:
             progress("verify", 0, 1)
         checks = verify(work, left.directory, right.directory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from tokensurgeon.checkpoint.linking import Link, place
 from tokensurgeon.errors import InputError
 
 __all__ = ["DTYPES", "INDEX", "Checkpoint", "TensorInfo"]
@@ -124,6 +124,7 @@ class Checkpoint:
         replaced: Mapping[str, torch.Tensor],
         dropped: frozenset[str] = frozenset(),
         dtype: torch.dtype | None = None,
+        link: Link = "auto",
     ) -> None:
         """Write the same shards with some tensors replaced, added or dropped.
 
@@ -133,6 +134,7 @@ class Checkpoint:
                 that holds the first replaced tensor.
             dropped: Names that shall not be written.
             dtype: Convert every floating tensor to this; by default nothing is converted.
+            link: How shards of which nothing changes get there, see `tokensurgeon.checkpoint.linking`.
         """
         added = [name for name in replaced if name not in self.tensors]
         home = next(self.tensors[name].file.name for name in replaced if name in self.tensors)
@@ -141,7 +143,7 @@ class Checkpoint:
             names = [n for n in present if n not in dropped] + (added if shard == home else [])
             weight_map.update(dict.fromkeys(names, shard))
             if dtype is None and not (set(names) & set(replaced)) and len(names) == len(present):
-                shutil.copyfile(self.directory / shard, out / shard)
+                place(self.directory / shard, out / shard, link)
             else:
                 self._rewrite(out / shard, names, replaced, dtype, self.metadata[shard])
         if list(self.shards) != [_SINGLE]:

@@ -42,6 +42,14 @@ def command(
         str | None,
         typer.Option(help="float32, bfloat16 or float16 for the whole output.  [default: the base's]"),
     ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="How shards of which nothing changes get into the output: hard (a link: the same file, never edit it "
+            "in place), copy, or auto (cloned where the file system can, else linked, else copied).  [default: auto]",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where to solve: cpu, cuda, cuda:1, mps.  [default: auto]")] = None,
     memory: Annotated[
         str | None,
@@ -91,7 +99,7 @@ def command(
 
         given = {
             "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "untie": untie,
-            "dtype": dtype, "pad_to_multiple_of": pad_to_multiple_of, "device": device,
+            "dtype": dtype, "link": link, "pad_to_multiple_of": pad_to_multiple_of, "device": device,
             "memory": memory, "exact": exact, "seed": seed, "calibrate": calibrate,
             "text": tuple(map(str, text)) if text else None,
             "map": o.parse_map(token_map) or None,
