@@ -1,4 +1,4 @@
-"""From what the user names - a directory, a .gguf file, a hub id - to a local model directory."""
+"""From what the user names - a directory, a .gguf file, a hub id - to a local model directory with safetensors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import re
 from pathlib import Path
 
+from tokensurgeon.checkpoint.pickled import PICKLED, as_safetensors
 from tokensurgeon.checkpoint.shards import INDEX
 from tokensurgeon.errors import InputError
 
@@ -29,14 +30,14 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
             only the shards that hold an embedding or an LM head.
 
     Returns:
-        A directory that exists.
+        A directory that exists, with safetensors: pickled weights are converted into a cache.
 
     Raises:
         InputError: If there is no such model.
     """
     path = Path(reference).expanduser()
     if path.is_dir():
-        return path
+        return path if weights == "none" else as_safetensors(path)
     if path.is_file():
         if path.suffix == ".gguf":
             from tokensurgeon.checkpoint.gguf import convert
@@ -47,7 +48,8 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
     looks_local = reference.startswith((".", "/", "~")) or repository.count("/") > 1 or path.suffix == ".gguf"
     if looks_local:
         raise InputError(f"{reference} does not exist; give a model directory, a .gguf file or a hub id")
-    return _download(reference, weights)
+    found = _download(reference, weights)
+    return found if weights == "none" else as_safetensors(found)
 
 
 def _download(reference: str, weights: str) -> Path:
@@ -77,4 +79,5 @@ def _download(reference: str, weights: str) -> Path:
         wanted = places if weights == "all" else [n for n in places if _VOCABULARY_LIKE.search(n)] or places
         shards = sorted({places[name] for name in wanted})
     log.info("fetching %s from %s", ", ".join(shards), repository)
-    return fetch([*_SMALL_FILES, *shards])
+    found = fetch([*_SMALL_FILES, *shards])
+    return found if any(found.glob("*.safetensors")) else fetch([*_SMALL_FILES, PICKLED])
