@@ -4,7 +4,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval authors clean
+	bench-fidelity bench-lm-eval bench-architectures authors clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -21,6 +21,9 @@ lint: $(INSTALLED)
 
 models: $(VENV)/.models  ## fetch the two real models and run the tests that need them
 	$(VENV)/bin/python -m pytest -m models
+
+bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, transplanted and verified
+	$(VENV)/bin/python -m benchmarks.architectures benchmarks/experiments/architectures.toml
 
 authors: $(VENV)/.authors  ## WECHSEL and FOCUS against the packages of their authors (compiles fastText: minutes)
 	$(VENV)/bin/python -m pytest -m peers

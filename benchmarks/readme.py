@@ -141,11 +141,28 @@ def _tasks(of: dict[str, Any]) -> str:
     return " | ".join(f"{100 * of[task]['mean']:.0f}" if task in of else "" for task in ("lambada", "arc_easy", "piqa"))
 
 
+def architectures(result: dict[str, Any]) -> str:
+    """What was tried, and what is refused."""
+    found = result["architectures"]
+    kinds = {
+        "tied": [n for n, of in found.items() if of["works"] and of["tied"]],
+        "untied": [n for n, of in found.items() if of["works"] and not of["tied"]],
+    }
+    lines = [
+        "| | architectures (`model_type`), tiny random models of which were transplanted and verified |",
+        "|---|---|",
+    ]
+    lines += [f"| {kind} as built | {', '.join(names)} |" for kind, names in kinds.items()]
+    refused = ", ".join(name for name, of in found.items() if not of["works"])
+    return "\n".join([*lines, f"| refused, with the reason | {refused} |"])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "compare_mergekit": compare_mergekit,
     "anchors": anchors,
     "solver": solver,
     "full_job": full_job,
+    "architectures": architectures,
 }
 
 

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 import torch
 
-from benchmarks import growth, solver
+from benchmarks import architectures, growth, solver
 from benchmarks.problems import load_problem
 
 SMALL = """
@@ -86,3 +86,13 @@ def test_the_growth_plot(tmp_path):
     result = {"axes": {name: {"points": points, **axis} for name in ("targets", "atoms")}}
     growth.plot(result | {"settings": {"centre": {"targets": 10}}, "hardware": {"cores": 2}}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("name", ["bert", "mamba", "gemma3n_text", "t5"])
+def test_the_architectures_experiment(tmp_path, name):
+    """What the committed result says of them is what happens."""
+    experiment = tomllib.loads((solver.RESULTS.parent / "experiments/architectures.toml").read_text())
+    donor = architectures.build({}, experiment["sizes"], "llama", tmp_path / "donor", 900)
+    settings = experiment["architectures"][name]
+    found = architectures.attempt(name, settings, experiment["sizes"], donor, tmp_path)
+    assert found == json.loads((solver.RESULTS / "architectures.json").read_text())["architectures"][name]

@@ -10,7 +10,9 @@ import torch
 
 from tokensurgeon.alignment import Alignment
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors
+from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.linking import Link
+from tokensurgeon.checkpoint.pinning import pin_tokenizer
 from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import Manifest
@@ -90,6 +92,7 @@ def write_output(
         if path.is_file() and not foreign and not written and not path.name.startswith("."):
             shutil.copyfile(path, work / path.name)
     donor.files.write(work)
+    pin_tokenizer(work, str(read_config(base.directory).get("model_type", "")))
     content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
     replaced = {layout.embedding: matrices.embedding}
     if matrices.head is not None and layout.head_name is not None:
