@@ -115,17 +115,17 @@ def fidelity(result: dict[str, Any]) -> str:
             f"**{name}** (untouched {base['bits_per_byte']['mean']:.3f} bits per byte; "
             f"{pair['segmentation']['mean']:+.3f} of loss is segmentation alone)",
             "",
-            "| method | loss | 95% interval | new tokens, nats | LAMBADA | ARC-easy | PIQA | held-out cosine |",
+            "| method | loss | 95% interval | beyond segmentation | new tokens, nats | LAMBADA | ARC-easy | PIQA |",
             "|---|---:|---:|---:|---:|---:|---:|---:|",
-            f"| untouched base | | | | {_tasks(base)} | |",
+            f"| untouched base | | | | | {_tasks(base)} |",
         ]
         scored = [item for item in pair["sides"].items() if "loss" in item[1]]
         for side, of in sorted(scored, key=lambda item: item[1]["loss"]["mean"]):
             low, high = of["loss"]["interval"]
             new = f"{of['new_tokens']['nats_per_token']:.1f}" if "new_tokens" in of else ""
-            cosine = f"{of['held_out']['cosine']:.2f}" if of.get("held_out") else ""
+            beyond = f"{of['reconstruction']['mean']:+.3f}"
             lines.append(
-                f"| {side} | {of['loss']['mean']:+.3f} | {low:.3f} to {high:.3f} | {new} | {_tasks(of)} | {cosine} |"
+                f"| {side} | {of['loss']['mean']:+.3f} | {low:.3f} to {high:.3f} | {beyond} | {new} | {_tasks(of)} |"
             )
         lines.append("")
     measures = result["settings"]["measures"]
@@ -163,6 +163,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "solver": solver,
     "full_job": full_job,
     "architectures": architectures,
+    "fidelity": fidelity,
 }
 
 
