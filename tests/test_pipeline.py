@@ -12,6 +12,7 @@ from conftest import llama, save
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import tokensurgeon.output as output
 import tokensurgeon.pipeline as pipeline
 import tokensurgeon.rebuild as rebuild
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
@@ -202,12 +203,12 @@ def test_existing_output_is_kept_unless_told(zoo, tmp_path):
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("when", ["write_settings", "verify"])
-def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, when):
+@pytest.mark.parametrize(("room", "when"), [(output, "write_settings"), (pipeline, "verify")])
+def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, room, when):
     def fail(*_args, **_kwargs):
         raise failure
 
-    monkeypatch.setattr(pipeline, when, fail)
+    monkeypatch.setattr(room, when, fail)
     with pytest.raises(type(failure)):
         run(zoo, tmp_path, "gpt", "spm")
     assert list(tmp_path.iterdir()) == []
