@@ -20,7 +20,7 @@ from benchmarks.compare import RESULTS
 from benchmarks.provenance import provenance
 from tokensurgeon import Vocabulary, align
 from tokensurgeon.checkpoint import TokenizerFiles
-from tokensurgeon.checkpoint.gguf import cache_directory
+from tokensurgeon.checkpoint.cache import cache_directory
 
 
 def npm_tokenizer(package: str) -> Path:

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from benchmarks.models import LICENCES, gemma, smollm2
 from tokensurgeon import TransplantOptions, transplant
-from tokensurgeon.checkpoint.gguf import cache_directory
+from tokensurgeon.checkpoint.cache import cache_directory
 from tokensurgeon.cli.common import progress_bar
 from tokensurgeon.evaluation.model import load_model
 from tokensurgeon.evaluation.run import evaluate

@@ -29,7 +29,7 @@ from benchmarks.compare import timed
 from benchmarks.fidelity_page import write_page
 from benchmarks.measures import CHOICES, COMPLETIONS, lossy, measure, measure_forced
 from benchmarks.provenance import provenance
-from tokensurgeon.checkpoint.gguf import cache_directory
+from tokensurgeon.checkpoint.cache import cache_directory
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import align_models

@@ -10,6 +10,8 @@ scoring of the same items stands beside it.
 from __future__ import annotations
 
 import json
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +22,8 @@ from typing import Any
 import transformers
 
 from benchmarks import models, texts
+from benchmarks.measures import CHOICES, answers, completed
 from benchmarks.provenance import provenance
-from tokensurgeon.evaluation.continuations import answer, score_continuations
 from tokensurgeon.evaluation.model import load_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,7 +62,7 @@ def main(path: Path) -> None:
             result["models"][name] = entry
             print(name, json.dumps(entry), flush=True)
             if command:
-                subprocess.run(["rm", "-r", str(out)], check=True)
+                shutil.rmtree(out)
     (RESULTS / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -96,16 +98,9 @@ def _harness(experiment: dict[str, Any], model: Path, work: Path) -> dict[str, d
 
 def _own(model: Path, items: int) -> dict[str, float]:
     loaded = load_model(model)
-    score = {}
-    pairs = texts.completions("lambada", items)
-    found = score_continuations(loaded.model, loaded.encode, loaded.prefix, pairs)
-    score["lambada"] = sum(s.greedy for s in found) / len(pairs)
-    for task in ("arc_easy", "piqa"):
-        questions = texts.questions(task, items)
-        pairs = [(q.context, choice) for q in questions for choice in q.choices]
-        scores = iter(score_continuations(loaded.model, loaded.encode, loaded.prefix, pairs))
-        score[task] = sum(answer(q, [next(scores) for _ in q.choices]) for q in questions) / len(questions)
-    return score
+    right = {task: answers(loaded, task, items) for task in CHOICES}
+    right["lambada"] = [int(score.greedy) for score in completed(loaded, "lambada", items)]
+    return {task: statistics.fmean(of) for task, of in right.items()}
 
 
 if __name__ == "__main__":

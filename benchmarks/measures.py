@@ -10,21 +10,19 @@ from typing import Any
 import torch
 
 from benchmarks import texts
-from tokensurgeon.alignment import Provenance
-from tokensurgeon.evaluation.continuations import answer, score_continuations
+from tokensurgeon.evaluation.continuations import Continuation, answer, score_continuations
 from tokensurgeon.evaluation.model import LoadedModel, load_model
+from tokensurgeon.evaluation.run import gold_groups
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import open_side
 from tokensurgeon.segmentation import base_pieces
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["lossy", "measure", "measure_forced"]
+__all__ = ["answers", "completed", "lossy", "measure", "measure_forced"]
 
 Through = Callable[[str], str] | None
 
-_SHARED = (Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE)
-_DEAD = (Provenance.UNREACHABLE, Provenance.PADDING)
 _FRAGMENT = 128
 """Bytes. Where the last document of a corpus is cut off shorter than this, it would weigh as a whole one."""
 CHOICES = ("arc_easy", "piqa")
@@ -49,17 +47,26 @@ def measure(
     if through is not None:
         return result
     for task in COMPLETIONS:
-        pairs = texts.completions(task, settings["items"][task])
-        found = score_continuations(loaded.model, loaded.encode, loaded.prefix, pairs)
+        found = completed(loaded, task, settings["items"][task])
         result[task] = [int(score.greedy) for score in found]
         result[f"{task}_bits"] = [[score.nats / math.log(2), score.n_bytes] for score in found]
-    model = loaded.model.to(torch.bfloat16)  # three times faster here, the same for all sides
+    loaded.model.to(torch.bfloat16)  # in place; three times faster here, the same for all sides
     for task in CHOICES:
-        items = texts.questions(task, settings["items"][task])
-        pairs = [(q.context, choice) for q in items for choice in q.choices]
-        scores = iter(score_continuations(model, loaded.encode, loaded.prefix, pairs))
-        result[task] = [int(answer(q, [next(scores) for _ in q.choices])) for q in items]
+        result[task] = answers(loaded, task, settings["items"][task])
     return result
+
+
+def completed(loaded: LoadedModel, task: str, n: int) -> list[Continuation]:
+    """Scores of the first items of LAMBADA or arithmetic."""
+    return score_continuations(loaded.model, loaded.encode, loaded.prefix, texts.completions(task, n))
+
+
+def answers(loaded: LoadedModel, task: str, n: int) -> list[int]:
+    """1 or 0 for each of the first items of ARC-easy or PIQA."""
+    items = texts.questions(task, n)
+    pairs = [(q.context, choice) for q in items for choice in q.choices]
+    scores = iter(score_continuations(loaded.model, loaded.encode, loaded.prefix, pairs))
+    return [int(answer(q, [next(scores) for _ in q.choices])) for q in items]
 
 
 def lossy(donor: Vocabulary) -> Callable[[str], str] | None:
@@ -94,15 +101,7 @@ def measure_forced(base: Path, donor: Path, settings: dict[str, Any], through: T
 def _texts(
     loaded: LoadedModel, encode: Callable[[str], list[int]], n_bytes: int, rows: Manifest | None, through: Through
 ) -> dict[str, list[dict[str, float]]]:
-    groups: dict[str, torch.Tensor] = {}
-    dead = None
-    if rows is not None:
-        size = max(len(rows.provenance), loaded.model.get_output_embeddings().weight.shape[0])
-        shared = torch.zeros(size, dtype=torch.bool)
-        shared[torch.from_numpy(rows.ids(*_SHARED))] = True
-        groups = {"shared": shared, "new": ~shared}
-        dead = torch.from_numpy(rows.ids(*_DEAD))
-        dead = dead[dead < loaded.model.get_output_embeddings().weight.shape[0]]
+    groups, dead = gold_groups(rows, loaded)
     found: dict[str, list[dict[str, float]]] = {}
     for name, documents in texts.documents(n_bytes).items():
         found[name] = []

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks.trimmed import trim
 from tokensurgeon import TransplantOptions, transplant
-from tokensurgeon.checkpoint.gguf import cache_directory, convert
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept
+from tokensurgeon.checkpoint.gguf import convert
 from tokensurgeon.errors import MissingDependencyError
 
 LICENCES = {
@@ -43,7 +44,7 @@ def gemma_small() -> Path:
 def smollm2_untied() -> Path:
     """SmolLM2 with a head of its own, equal to its embedding: its own tokenizer transplanted with ``untie``."""
     out = cache_directory() / "smollm2-untied"
-    if not (out / "config.json").is_file():
+    if not is_kept(out):
         base = str(smollm2())
         transplant(base, base, out, TransplantOptions(k=1, untie=True), overwrite=True)
     return out

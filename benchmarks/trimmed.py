@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from tokensurgeon.checkpoint.cache import is_kept, kept
+
 __all__ = ["trim"]
 
 
@@ -17,11 +19,14 @@ def trim(model: Path, out: Path, n_leading: int) -> Path:
 
     Tokens keep their order and get new ids without gaps; merges that need a dropped token go.
     """
-    if (out / "config.json").is_file():
-        return out
-    work = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(model, work)
+    if not is_kept(out):
+        with kept(out) as work:
+            shutil.copytree(model, work, dirs_exist_ok=True)
+            _trim(model, work, n_leading)
+    return out
+
+
+def _trim(model: Path, work: Path, n_leading: int) -> None:
     spec = json.loads((model / "tokenizer.json").read_text())
     vocab = spec["model"]["vocab"]
     old = sorted(i for piece, i in vocab.items() if i < n_leading or len(piece) == 1)
@@ -40,5 +45,3 @@ def trim(model: Path, out: Path, n_leading: int) -> Path:
     save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((model / "config.json").read_text())
     (work / "config.json").write_text(json.dumps(config | {"vocab_size": len(old)}, indent=1))
-    work.rename(out)
-    return out

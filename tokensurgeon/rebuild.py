@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.fasttext import fasttext_space
 from tokensurgeon.heldout import HeldOutScore, score_held_out
 from tokensurgeon.pair import Side
-from tokensurgeon.reconstruct import Auxiliary, Method, Resources, goes_by_donor
+from tokensurgeon.reconstruct import Auxiliary, Method, Resources, fasttext_units, goes_by_donor
 from tokensurgeon.reconstruct.subtoken import Subtoken
 from tokensurgeon.report.details import control_tokens, doubtful_tokens, reconstructions
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
@@ -83,7 +83,17 @@ def rebuild(
     if by_text or writes:
         new = plan.ids(Provenance.RECONSTRUCTED).tolist()
         pieces = base_pieces(pair.base.vocabulary, pair.donor.vocabulary, new, len(base.embedding))
-    auxiliary = _auxiliary(pair, plan, options, method, texts)
+    auxiliary = None
+    if units := fasttext_units(method):
+        auxiliary = fasttext_space(
+            units,
+            list(texts.values()),
+            pair.base.vocabulary,
+            pair.donor.vocabulary,
+            plan,
+            base_rows=len(base.embedding),
+            seed=options.seed,
+        )
     rows = build_rows(
         base,
         donor,
@@ -121,23 +131,6 @@ def _norms(donor: VocabularyMatrices, plan: Alignment, auxiliary: Auxiliary | No
         return {"embedding": torch.linalg.vector_norm(auxiliary.targets, dim=1)}
     matrices = {"embedding": donor.embedding, "head": donor.head}
     return {n: torch.linalg.vector_norm(m[ids].float(), dim=1) for n, m in matrices.items() if m is not None}
-
-
-def _auxiliary(
-    pair: Pair, plan: Alignment, options: TransplantOptions, method: Method, texts: Mapping[str, str]
-) -> Auxiliary | None:
-    if getattr(method, "space", "donor") != "fasttext":
-        return None
-    kind: Literal["tokens", "words"] = "tokens" if options.method == "focus" else "words"
-    return fasttext_space(
-        kind,
-        list(texts.values()),
-        pair.base.vocabulary,
-        pair.donor.vocabulary,
-        plan,
-        base_rows=len(pair.base_matrices.embedding),
-        seed=options.seed,
-    )
 
 
 def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:

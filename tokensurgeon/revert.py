@@ -12,13 +12,13 @@ from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
-from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.output import read_matrices, write_output
 from tokensurgeon.pair import Side, open_side
 from tokensurgeon.record import describe_run, describe_side
 from tokensurgeon.rows import VocabularyMatrices
-from tokensurgeon.verify import Check, verify
+from tokensurgeon.verify import Check, accepted, verify
 
 __all__ = ["revert"]
 
@@ -80,13 +80,7 @@ def revert(
         if progress is not None:
             progress("verify", 0, 1)
         checks = verify(work, left.directory, right.directory)
-        failed = [check for check in checks if not check.ok]
-        if failed:
-            raise VerificationError(
-                "the written model was discarded, because it fails: "
-                + "; ".join(f"{c.name} ({c.detail})" for c in failed)
-            )
-        content["verified"] = {check.name: check.detail for check in checks}
+        content["verified"] = accepted(checks)
         Manifest.of(plan, content).write(work)
         (work / "README.md").write_text(_card(left, right, plan))
     return checks

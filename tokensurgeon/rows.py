@@ -97,7 +97,7 @@ def build_rows(
     atoms = torch.from_numpy(atom_ids(alignment, donor))
     known = torch.from_numpy(alignment.source)[atoms]
     targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
-    cut = _flat(pieces) if pieces is not None else None
+    cut = Pieces.of(pieces) if pieces is not None else None
     coefficients: dict[str, SparseCoefficients] = {}
 
     def fit(name: str, matrix: torch.Tensor) -> Fitted:
@@ -137,11 +137,6 @@ def build_rows(
     return NewRows(
         VocabularyMatrices(embedding, head, bias), coefficients, known if auxiliary is None else auxiliary.ids
     )
-
-
-def _flat(pieces: Sequence[Sequence[int]]) -> Pieces:
-    lengths = torch.tensor([len(p) for p in pieces], dtype=torch.int64)
-    return Pieces(torch.tensor([i for p in pieces for i in p], dtype=torch.int64), lengths.cumsum(0) - lengths)
 
 
 def atom_ids(alignment: Alignment, donor: VocabularyMatrices) -> Ids:

@@ -17,7 +17,7 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.settings import vocab_size
-from tokensurgeon.errors import InputError
+from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.model import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
@@ -66,6 +66,20 @@ def verify(out: Path, base: Path, donor: Path | None = None) -> list[Check]:
     if all(check.ok for check in checks):
         checks += list(_forward(out, manifest))
     return checks
+
+
+def accepted(checks: list[Check]) -> dict[str, str]:
+    """The details of all checks by name, for the manifest.
+
+    Raises:
+        VerificationError: If one failed; what was written must not stay.
+    """
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        raise VerificationError(
+            "the written model was discarded, because it fails: " + "; ".join(f"{c.name} ({c.detail})" for c in failed)
+        )
+    return {check.name: check.detail for check in checks}
 
 
 def _tensors(

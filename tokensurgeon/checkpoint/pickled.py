@@ -7,14 +7,14 @@ import json
 import logging
 import pickle
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from tokensurgeon.checkpoint.gguf import cache_directory
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
+from tokensurgeon.checkpoint.shards import INDEX, listed_shards
 from tokensurgeon.errors import InputError
 
 __all__ = ["PICKLED", "as_safetensors"]
@@ -40,9 +40,10 @@ def as_safetensors(directory: Path) -> Path:
     state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
     out = cache_directory() / "bin" / f"{directory.resolve().name}-{key}"
-    if not (out / "config.json").is_file():
+    if not is_kept(out):
         log.warning("converting %s to safetensors (once; kept in %s)", directory / PICKLED, out)
-        _convert(directory, shards, out)
+        with kept(out) as work:
+            _convert(directory, shards, work)
     return out
 
 
@@ -50,44 +51,21 @@ def _shards(directory: Path) -> list[Path]:
     index = directory / _INDEX
     if not index.is_file():
         return sorted(directory.glob(PICKLED))[:1]
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
-    missing = [name for name in names if not (directory / name).is_file()]
-    if missing:
-        raise InputError(
-            f"{directory}: {len(missing)} of the {len(names)} shards that {_INDEX} lists are missing "
-            f"(first: {missing[0]}). Fetch them again"
-        )
-    return [directory / name for name in names]
+    return [directory / name for name in listed_shards(index)]
 
 
-def _convert(directory: Path, shards: list[Path], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        weight_map = {}
-        for number, path in enumerate(shards, 1):
-            name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-            tensors = {key: tensor.clone().contiguous() for key, tensor in _load(path).items()}
-            save_file(tensors, work / name, metadata={"format": "pt"})
-            weight_map.update(dict.fromkeys(tensors, name))
-        if len(shards) > 1:
-            (work / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-        for path in sorted(directory.iterdir()):
-            if path.is_file() and not path.match("*.bin") and path.name not in (_INDEX, "config.json"):
-                shutil.copyfile(path, work / path.name)
-        if (directory / "config.json").is_file():
-            shutil.copyfile(directory / "config.json", work / "config.json")
-        work.chmod(0o755)
-        try:
-            work.rename(out)
-        except OSError:
-            if not (out / "config.json").is_file():  # another process may have been faster
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _convert(directory: Path, shards: list[Path], work: Path) -> None:
+    weight_map = {}
+    for number, path in enumerate(shards, 1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {key: tensor.clone().contiguous() for key, tensor in _load(path).items()}
+        save_file(tensors, work / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, name))
+    if len(shards) > 1:
+        (work / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and not path.match("*.bin") and path.name != _INDEX:
+            shutil.copyfile(path, work / path.name)
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:

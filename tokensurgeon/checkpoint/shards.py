@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from tokensurgeon.checkpoint.linking import Link, place
 from tokensurgeon.errors import InputError
 
-__all__ = ["DTYPES", "INDEX", "Checkpoint", "TensorInfo"]
+__all__ = ["DTYPES", "INDEX", "Checkpoint", "TensorInfo", "listed_shards"]
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -191,20 +191,28 @@ class Checkpoint:
         return (_NAMES[dtype] if dtype and info.dtype in DTYPES else info.dtype), info.shape
 
 
+def listed_shards(index: Path, *, partial: bool = False) -> list[str]:
+    """Names of the shards that an index lists, those that are there.
+
+    Raises:
+        InputError: If the index is damaged, or a shard is missing; with ``partial`` only if all are.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing and (not partial or len(missing) == len(names)):
+        raise InputError(
+            f"{index.parent}: {len(missing)} of the {len(names)} shards that {index.name} lists are missing "
+            f"(first: {missing[0]}). Fetch them again"
+        )
+    return [name for name in names if name not in missing]
+
+
 def _shard_names(directory: Path, partial: bool) -> list[str]:
-    index = directory / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
-        missing = [name for name in names if not (directory / name).is_file()]
-        if missing and (not partial or len(missing) == len(names)):
-            raise InputError(
-                f"{directory}: {len(missing)} of the {len(names)} shards that {INDEX} lists are missing "
-                f"(first: {missing[0]}). Fetch them again"
-            )
-        return [name for name in names if name not in missing]
+    if (directory / INDEX).is_file():
+        return listed_shards(directory / INDEX, partial=partial)
     if (directory / _SINGLE).is_file():
         return [_SINGLE]
     other = sorted(p.name for p in directory.glob("*.bin")) if directory.is_dir() else []

@@ -62,7 +62,7 @@ def score_continuations(
     for context, continuation in pairs:
         whole = start + encode(context + continuation)
         rows.append((whole, _first(start + encode(context), whole)))
-    partial = "logits_to_keep" in inspect.signature(model.forward).parameters
+    taken = frozenset(inspect.signature(model.forward).parameters)
     scores: list[Continuation | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     done = 0
@@ -74,7 +74,7 @@ def score_continuations(
                 break
             some.append(order[done + len(some)])
         batch = [rows[i] for i in some]
-        for i, (nats, greedy) in zip(some, _run(model, batch, partial), strict=True):
+        for i, (nats, greedy) in zip(some, _run(model, batch, taken), strict=True):
             scores[i] = Continuation(nats, len(pairs[i][1].encode()), greedy)
         done += len(some)
         if tell is not None:
@@ -98,7 +98,7 @@ def _first(context: list[int], whole: list[int]) -> int:
     return min(max(common, 1), len(whole) - 1)
 
 
-def _run(model: Any, batch: list[tuple[list[int], int]], partial: bool) -> list[tuple[float, bool]]:
+def _run(model: Any, batch: list[tuple[list[int], int]], taken: frozenset[str]) -> list[tuple[float, bool]]:
     """Padded on the left, so that the ends, where the continuations are, lie beside each other."""
     width = max(len(ids) for ids, _ in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.int64)
@@ -112,9 +112,9 @@ def _run(model: Any, batch: list[tuple[list[int], int]], partial: bool) -> list[
         "attention_mask": mask,
         "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
     }
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if "position_ids" not in taken:
         del inputs["position_ids"]
-    keep = {"logits_to_keep": tail + 1} if partial else {}
+    keep = {"logits_to_keep": tail + 1} if "logits_to_keep" in taken else {}
     with torch.inference_mode():
         logits = model(**{name: value.to(model.device) for name, value in inputs.items()}, **keep).logits
         logits = logits[:, -tail - 1 : -1].float()

@@ -9,15 +9,34 @@ import torch
 
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import resolve
-from tokensurgeon.evaluation.model import load_model, pick_device
+from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
 from tokensurgeon.manifest import Manifest
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "gold_groups"]
 
 _SHARED = (Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE)
 _DEAD = (Provenance.UNREACHABLE, Provenance.PADDING)
+
+
+def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    """How `score_text` shall split the loss by gold token, and which ids it shall watch.
+
+    Args:
+        manifest: Provenance of the rows; None for a model that was not transplanted.
+        loaded: The model; its head may have more or fewer rows than the manifest tells of.
+
+    Returns:
+        ``shared`` and ``new`` as masks, and the dead ids on the model's device; nothing without a manifest.
+    """
+    if manifest is None:
+        return {}, None
+    rows = loaded.model.get_output_embeddings().weight.shape[0]
+    shared = torch.zeros(max(len(manifest.provenance), rows), dtype=torch.bool)
+    shared[torch.from_numpy(manifest.ids(*_SHARED))] = True
+    dead = torch.from_numpy(manifest.ids(*_DEAD))
+    return {"shared": shared, "new": ~shared}, dead[dead < rows].to(loaded.model.device)
 
 
 def evaluate(
@@ -40,13 +59,7 @@ def evaluate(
     directory = resolve(reference)
     loaded = load_model(directory, pick_device(device))
     manifest = Manifest.read(directory)
-    groups: dict[str, torch.Tensor] = {}
-    watched = None
-    if manifest is not None:
-        shared = torch.zeros(len(manifest.provenance), dtype=torch.bool)
-        shared[torch.from_numpy(manifest.ids(*_SHARED))] = True
-        groups = {"shared": shared, "new": ~shared}
-        watched = torch.from_numpy(manifest.ids(*_DEAD)).to(loaded.model.device)
+    groups, watched = gold_groups(manifest, loaded)
     pieces = {name: split_bytes(text) for name, text in texts.items()}
     total, done = sum(map(len, pieces.values())), 0
     stage = f"Scoring {directory.name}"

@@ -1,7 +1,7 @@
 """Methods that make rows for tokens which the base does not have, behind one protocol."""
 
 from tokensurgeon.reconstruct.protocol import Auxiliary, BaseRows, DonorSpace, Fitted, Method, Pieces, Resources
-from tokensurgeon.reconstruct.registry import METHODS, goes_by_donor, make_method
+from tokensurgeon.reconstruct.registry import METHODS, fasttext_units, goes_by_donor, make_method
 
 __all__ = [
     "METHODS",
@@ -12,6 +12,7 @@ __all__ = [
     "Method",
     "Pieces",
     "Resources",
+    "fasttext_units",
     "goes_by_donor",
     "make_method",
 ]

@@ -6,7 +6,7 @@ matrices: input embedding, LM head, and the head's bias as a matrix of one colum
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -29,6 +29,12 @@ class Pieces:
 
     ids: torch.Tensor
     starts: torch.Tensor
+
+    @classmethod
+    def of(cls, pieces: Sequence[Sequence[int]]) -> Pieces:
+        """From one list per target."""
+        lengths = torch.tensor([len(p) for p in pieces], dtype=torch.int64)
+        return cls(torch.tensor([i for p in pieces for i in p], dtype=torch.int64), lengths.cumsum(0) - lengths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.reconstruct.constant import Mean, Normal, Zero
@@ -15,7 +15,7 @@ from tokensurgeon.reconstruct.omp import Omp
 from tokensurgeon.reconstruct.protocol import Method
 from tokensurgeon.reconstruct.subtoken import Subtoken
 
-__all__ = ["METHODS", "goes_by_donor", "make_method"]
+__all__ = ["METHODS", "fasttext_units", "goes_by_donor", "make_method"]
 
 METHODS: dict[str, type[Any]] = {
     "omp": Omp,
@@ -35,7 +35,14 @@ def goes_by_donor(method: Method) -> bool:
     """Whether a method asks the donor's rows; otherwise it can make tokens for which the donor has none."""
     if isinstance(method, Zero | Mean | Normal | Subtoken):
         return False
-    return getattr(method, "space", "donor") == "donor"
+    return fasttext_units(method) is None
+
+
+def fasttext_units(method: Method) -> Literal["tokens", "words"] | None:
+    """What the fastText vectors that a method asks for are trained on; None if it asks for none."""
+    if getattr(method, "space", "donor") != "fasttext":
+        return None
+    return "tokens" if isinstance(method, Focus) else "words"
 
 
 def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:

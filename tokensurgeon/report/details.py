@@ -10,6 +10,7 @@ import torch
 from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.evaluation.score import HeadStates
 from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.reconstruct import Pieces
 from tokensurgeon.rows import NewRows, VocabularyMatrices
 from tokensurgeon.vocabulary import Vocabulary
 
@@ -169,17 +170,16 @@ def _agreement(
 
     Rows are centred by the base's mean. Tokens whose text the base cannot spell agree by definition.
     """
-    centre = base.float().mean(dim=0)
-    lengths = torch.tensor([len(p) for p in pieces])
-    flat = torch.tensor([i for p in pieces for i in p], dtype=torch.int64)
+    base, cut = base.float(), Pieces.of(pieces)
+    centre = base.mean(dim=0)
     order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(0))
     partner = torch.empty_like(order)
     partner[order] = order.roll(1)  # neighbours by id can be of one kind
-    own = torch.nn.functional.embedding_bag(flat, base.float(), lengths.cumsum(0) - lengths, mode="mean") - centre
+    own = torch.nn.functional.embedding_bag(cut.ids, base, cut.starts, mode="mean") - centre
     row = new.float() - centre
     agreement = torch.nn.functional.cosine_similarity(row, own)
     other = torch.nn.functional.cosine_similarity(row, own[partner])
-    empty = lengths == 0
+    empty = torch.tensor([not p for p in pieces])
     alone = partner == torch.arange(len(partner))
     agreement[empty], other[empty | empty[partner] | alone] = 1.0, -1.0
     return agreement, other

@@ -1,0 +1,41 @@
+"""Conversions that are made once and kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["cache_directory", "is_kept", "kept"]
+
+
+def cache_directory() -> Path:
+    """TOKENSURGEON_CACHE, or ``tokensurgeon`` in the user's cache directory."""
+    chosen = os.environ.get("TOKENSURGEON_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen).expanduser() if chosen else Path(base).expanduser() / "tokensurgeon"
+
+
+def is_kept(out: Path) -> bool:
+    """Whether a model directory is in the cache, whole."""
+    return (out / "config.json").is_file()
+
+
+@contextmanager
+def kept(out: Path) -> Iterator[Path]:
+    """A directory beside ``out`` that takes its place if all goes well, and vanishes otherwise."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        try:
+            work.rename(out)
+        except OSError:
+            if not is_kept(out):  # another process may have been faster
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
