@@ -25,8 +25,9 @@ th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:
 <p>Loss in bits per byte against the untouched base, mean of {{ corpora|join(", ") }} ({{ kib }} KiB each), with 95%
 intervals from a bootstrap over documents. <em>Beyond segmentation</em> is what is lost more than by the untouched base
 that is fed text in the donor's segmentation, each token as the equal one or as the base's pieces: a reference for what
-rows can do. WikiText-2 counts every piece of 2 kB as a document. Accuracy in percent. Time and memory are those of one
-run of the whole command, beside other work.
+rows can do. WikiText-2 counts every piece of 2 kB as a document. Accuracy in percent. Time is the
+processors' (two are busy for most of it), because the machine did other work besides; time and memory are those of one
+run of the whole command.
 {{ result.hardware.cores }} cores of {{ result.hardware.cpu }}, {{ result.date }}, commit {{ result.commit }}.</p>
 {% for name, pair in result.pairs.items() %}
 <h2>{{ name }}</h2>
@@ -37,7 +38,7 @@ loses {{ "%+.4f"|format(pair.segmentation.mean) }}. {% if pair.lossy %}The donor
 <div class="wide"><table>
 <tr><th>method</th><th>loss</th><th>interval</th><th>beyond segmentation</th><th>shared, nats</th><th>new, nats</th>
 {% for task in tasks %}<th>{{ task }}</th>{% endfor %}<th>dead ids</th><th>held-out cosine</th><th>unexplained</th>
-<th>norm</th><th>rank</th><th>time</th><th>memory</th></tr>
+<th>norm</th><th>rank</th><th>processor time</th><th>memory</th></tr>
 {% for side, of in rows(pair) %}
 <tr><td>{{ side }}</td><td>{{ "%+.4f"|format(of.loss.mean) }}</td>
 <td>{{ "%+.3f"|format(of.loss.interval[0]) }} to {{ "%+.3f"|format(of.loss.interval[1]) }}</td>
@@ -50,7 +51,7 @@ loses {{ "%+.4f"|format(pair.segmentation.mean) }}. {% if pair.lossy %}The donor
 <td>{{ "%.0e"|format(of.dead_mass) if of.dead_mass is defined else "" }}</td>
 {% for key in ("cosine", "unexplained", "norm_ratio", "rank") %}
 <td>{{ "%.3g"|format(of.held_out[key]) if of.held_out and of.held_out[key] is defined else "" }}</td>{% endfor %}
-<td>{{ "%.0f s"|format(of.wall_s) if of.wall_s else "" }}</td>
+<td>{{ "%.0f s"|format(of.cpu_s) if of.cpu_s else "" }}</td>
 <td>{{ "%.1f GiB"|format(of.peak_mib / 1024) if of.peak_mib else "" }}</td></tr>
 {% endfor %}</table></div>
 {% for side, of in pair.sides.items() if of.failed %}<p><b>{{ side }}</b> failed: <code>{{ of.failed }}</code></p>

@@ -98,7 +98,7 @@ def test_the_page(tmp_path):
     pair = {
         "untouched": untouched,
         "segmentation": {"mean": 0.1, "interval": [0.0, 0.2]},
-        "sides": {"omp": {**side, "wall_s": 3.0, "peak_mib": 100, "held_out": {"cosine": 0.5}}, "mergekit <x>": side},
+        "sides": {"omp": {**side, "cpu_s": 5.0, "peak_mib": 100, "held_out": {"cosine": 0.5}}, "mergekit <x>": side},
     }
     pair["sides"]["mergekit y"] = {"failed": "it broke"}
     pair["lossy"] = False
