@@ -217,7 +217,7 @@ def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, ro
 def test_a_failure_keeps_the_old_output(zoo, tmp_path, monkeypatch):
     run(zoo, tmp_path, "gpt", "spm")
     before = (tmp_path / "out/model.safetensors").read_bytes()
-    monkeypatch.setattr(pipeline, "verify", lambda *_: 1 / 0)
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(zoo, tmp_path, "untied", "spm", overwrite=True)
     assert (tmp_path / "out/model.safetensors").read_bytes() == before

@@ -10,6 +10,8 @@ from tokensurgeon.states import calibrating_shifts, common_direction
 
 __all__ = ["calibrate"]
 
+_CHUNK = 4096
+
 
 def calibrate(
     new: VocabularyMatrices,
@@ -27,11 +29,12 @@ def calibrate(
     seen = states if base.bias is None else torch.nn.functional.pad(states, (0, 1), value=1.0)
     sources = torch.from_numpy(plan.source)[atoms]
     shifts = calibrating_shifts(seen, log_normaliser, known[sources], own[atoms], head[targets], own[targets])
-    moved = head[targets].float() + shifts[:, None] * common_direction(seen)
-    dim = new.embedding.shape[1]
-    (new.embedding if new.head is None else new.head)[targets] = moved[:, :dim].to(head.dtype)
+    direction, dim = common_direction(seen), new.embedding.shape[1]
+    rows = new.embedding if new.head is None else new.head
+    for some, shift in zip(torch.split(targets, _CHUNK), torch.split(shifts, _CHUNK), strict=True):
+        rows[some] = (rows[some].float() + shift[:, None] * direction[:dim]).to(rows.dtype)
     if new.bias is not None:
-        new.bias[targets] = moved[:, dim].to(new.bias.dtype)
+        new.bias[targets] += (shifts * direction[dim]).to(new.bias.dtype)
 
 
 def _with_bias(head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

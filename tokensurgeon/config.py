@@ -37,6 +37,8 @@ class TransplantOptions:
         device: Where to solve: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         exact: Prove that every pick is the one of Orthogonal Matching Pursuit in float32.
         memory: Work space of the solver in each process, such as ``4GiB``; None takes half of what is free.
+        forward: Whether the models are run: the base for the row that takes no probability, the output to see that
+            it works. None runs those with a body of up to 2 GiB; the others' bodies are not read.
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
             the one that their donor rows suggest.
         text: Files that the report's coverage and fastText vectors are made from; none means Python's own text.
@@ -54,6 +56,7 @@ class TransplantOptions:
     device: str = "auto"
     exact: bool = False
     memory: str | None = None
+    forward: bool | None = None
     calibrate: bool = False
     text: tuple[str, ...] = ()
     seed: int = 0
@@ -69,6 +72,12 @@ class TransplantOptions:
                 raise InputError(f"{name}={getattr(self, name)!r} must be of type {kind.__name__}")
         if self.memory is not None:
             parse_size(self.memory)
+        if self.forward is not None and type(self.forward) is not bool:
+            raise InputError(f"forward={self.forward!r} must be true or false")
+        if self.calibrate and self.forward is False:
+            raise InputError(
+                "calibrate asks the base for its probabilities, and needs it to be run. Drop one of the two"
+            )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
         if self.link not in LINKS:

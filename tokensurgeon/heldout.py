@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from tokensurgeon.reconstruct import Auxiliary, BaseRows, DonorSpace, Method, Resources
+from tokensurgeon.reconstruct import Auxiliary, BaseRows, DonorSpace, Method, Resources, all_rows
 
 __all__ = ["HeldOutScore", "score_held_out"]
 
@@ -73,7 +73,8 @@ def score_held_out(
     if auxiliary is not None:
         space = replace(space, auxiliary=Auxiliary(rows[held], rows[kept], ids[kept]))
     fitted = method.fit(space, replace(resources, progress=None))
-    guess, truth = fitted.rows(BaseRows(base_rows, base_rows[ids[kept]], "input")), base_rows[ids[held]].float()
+    guess = all_rows(fitted, BaseRows(base_rows, base_rows[ids[kept]], "input"))
+    truth = base_rows[ids[held]].float()
     spread = (truth - truth.mean(dim=0)).square().sum().clamp(min=1e-12)
     cosines = torch.nn.functional.cosine_similarity(guess, truth)
     return HeldOutScore(

@@ -59,6 +59,14 @@ class SparseCoefficients:
     n_active: torch.Tensor
     residual: torch.Tensor
 
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> SparseCoefficients:
+        """Those of some targets."""
+        return SparseCoefficients(self.indices[part], self.values[part], self.n_active[part], self.residual[part])
+
 
 @torch.no_grad()
 def solve_omp(

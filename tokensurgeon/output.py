@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import Side
 from tokensurgeon.rows import VocabularyMatrices
 
-__all__ = ["read_matrices", "refuse_what_would_break", "write_output"]
+__all__ = ["find_copies", "read_matrices", "refuse_what_would_break", "write_output"]
 
 _WEIGHTS = tuple(
     f"*.{kind}"
@@ -35,7 +37,7 @@ def refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTens
     if layout.others:
         raise InputError(
             f"{base}: {layout.others[0]} has one row per token too, and would still be in the old order. "
-            "Models with per-layer embeddings are not supported"
+            "Models with per-layer embeddings or logit biases beside the head are not supported"
         )
     for name in sorted(layout.stale):
         if files.digest(name) != files.digest(layout.embedding):
@@ -43,6 +45,24 @@ def refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTens
                 f"{base}: config.json says that the LM head is tied, but the checkpoint holds a different {name}. "
                 "Set tie_word_embeddings to false if that head is meant, or remove the tensor"
             )
+
+
+def find_copies(base: str, files: Checkpoint, layout: VocabularyTensors) -> dict[str, str]:
+    """Tensors that repeat the embedding or the head, as multi-token-prediction layers store them, and which of the two.
+
+    Raises:
+        InputError: If one has the embedding's shape and other content: it would still be in the old order.
+    """
+    known = {files.digest(name): name for name in (layout.head, layout.embedding) if name and layout.unclaimed}
+    copies = {name: known.get(files.digest(name), "") for name in layout.unclaimed}
+    for name, original in copies.items():
+        if not original:
+            raise InputError(
+                f"{base}: {name} has one row per token too, the model class does not know it, and it is no copy of "
+                f"{layout.embedding}. It would still be in the old order; remove it from the checkpoint if nothing "
+                "needs it"
+            )
+    return copies
 
 
 def read_matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMatrices:
@@ -65,6 +85,7 @@ def write_output(
     content: dict[str, Any],
     dtype: str | None = None,
     link: Link = "auto",
+    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the base's body and files, the new rows, the donor's tokenizer, settings and manifest; no card, no report.
 
@@ -79,6 +100,7 @@ def write_output(
         content: The manifest's; ``tokenizer_sha256`` and ``removed_settings`` are added.
         dtype: Convert all floating tensors.
         link: How shards of which nothing changes get there.
+        copies: As `find_copies` gives them.
     """
     for path in sorted(base.directory.iterdir()):
         foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
@@ -99,6 +121,7 @@ def write_output(
         replaced[layout.head_name] = matrices.head
     if matrices.bias is not None and layout.bias is not None:
         replaced[layout.bias] = matrices.bias
+    replaced |= {name: replaced[original] for name, original in copies.items()}
     files.write(work, replaced, layout.stale - set(replaced), getattr(torch, dtype) if dtype else None, link)
     new_ids: dict[int, list[int]] = {}
     for token_id in plan.anchors.tolist():

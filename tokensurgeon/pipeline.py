@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.alignment import Alignment, align
+from tokensurgeon.body import why_not_run
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.manifest import Manifest
-from tokensurgeon.output import read_matrices, refuse_what_would_break, write_output
+from tokensurgeon.output import find_copies, read_matrices, refuse_what_would_break, write_output
 from tokensurgeon.pair import Side, open_side, output_rows, summarise
 from tokensurgeon.rebuild import Pair, rebuild
 from tokensurgeon.reconstruct import fasttext_units, goes_by_donor
@@ -105,6 +106,9 @@ def transplant(
     base_layout = find_vocabulary_tensors(left.directory, base_files.tensors)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
     refuse_what_would_break(base, base_files, base_layout)
+    copies = find_copies(base, base_files, base_layout)
+    asked = True if options.calibrate else options.forward
+    unrun = why_not_run(left.directory, base_files, base_layout, asked)
     if options.untie and base_layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
     plan = align(
@@ -126,13 +130,14 @@ def transplant(
     content = describe_run(options) | {
         "base": describe_side(left.name, left.directory, left.files, base_files, base_layout),
         "donor": describe_side(right.name, right.directory, right.files, donor_files, donor_layout),
+        "not_run": unrun,
     }
     if dry_run:
         summary = summarise(left, right, plan, schemes)
         return TransplantReport(None, left, right, plan, summary, content | summary, [])
 
     pair = Pair(left, right, read_matrices(base_files, base_layout), read_matrices(donor_files, donor_layout), plan)
-    made = rebuild(pair, options, method, texts, progress)
+    made = rebuild(pair, options, method, texts, progress, run=unrun is None)
     plan = made.plan
     if rank() > 0:
         return TransplantReport(None, left, right, plan, {}, content, [])
@@ -140,11 +145,12 @@ def transplant(
     content |= describe_solution(summary, made.rows, made.held_out)
     with staged(target, overwrite) as work:
         write_output(
-            work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype, options.link
-        )
+            work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype, options.link,
+            copies,
+        )  # fmt: skip
         if progress is not None:
             progress("verify", 0, 1)
-        checks = verify(work, left.directory, right.directory)
+        checks = verify(work, left.directory, right.directory, unrun=unrun)
         content["verified"] = accepted(checks)
         content["seconds"] = round(time.perf_counter() - started, 1)
         Manifest.of(plan, content).write(work)

@@ -23,7 +23,7 @@ from tokensurgeon.report.details import control_tokens, doubtful_tokens, reconst
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
 from tokensurgeon.segmentation import base_pieces
 from tokensurgeon.sharding import own_device, rank
-from tokensurgeon.states import suppressing_row
+from tokensurgeon.states import estimated_suppressing_row, suppressing_row
 
 __all__ = ["Pair", "Rebuilt", "rebuild"]
 
@@ -59,7 +59,13 @@ class Rebuilt:
 
 
 def rebuild(
-    pair: Pair, options: TransplantOptions, method: Method, texts: Mapping[str, str], progress: Progress | None
+    pair: Pair,
+    options: TransplantOptions,
+    method: Method,
+    texts: Mapping[str, str],
+    progress: Progress | None,
+    *,
+    run: bool = True,
 ) -> Rebuilt:
     """Make the rows. All ranks must call this; only the first one asks the base's body.
 
@@ -69,6 +75,7 @@ def rebuild(
         method: As ``options`` name it.
         texts: Name to text, for methods that learn from text.
         progress: Called with (stage, done, total).
+        run: Whether the base may be run. Otherwise the row that takes no probability is estimated from the head.
     """
     base, donor, plan = pair.base_matrices, pair.donor_matrices, pair.plan
     if goes_by_donor(method):
@@ -77,7 +84,14 @@ def rebuild(
     resources = Resources(device, options.exact, options.memory_bytes, options.seed)
     dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
     silence = len(dead) > 0 and base.bias is None  # a biased head is silenced by its bias
-    states = _states(pair.base, device, progress) if writes and (options.calibrate or silence) else None
+    states = _states(pair.base, device, progress) if run and writes and (options.calibrate or silence) else None
+    quiet = None
+    if silence and writes:
+        quiet = (
+            suppressing_row(states.states, states.log_normaliser, len(dead))
+            if states
+            else estimated_suppressing_row(base.embedding if base.head is None else base.head)
+        )
     by_text = isinstance(method, Subtoken)
     pieces = None
     if by_text or writes:
@@ -102,7 +116,7 @@ def rebuild(
         pieces=pieces if by_text else None,
         auxiliary=auxiliary,
         untie=options.untie,
-        suppressing=suppressing_row(states.states, states.log_normaliser, len(dead)) if states and silence else None,
+        suppressing=quiet,
         resources=resources,
         progress=progress,
     )
@@ -130,7 +144,11 @@ def _norms(donor: VocabularyMatrices, plan: Alignment, auxiliary: Auxiliary | No
     if auxiliary is not None:
         return {"embedding": torch.linalg.vector_norm(auxiliary.targets, dim=1)}
     matrices = {"embedding": donor.embedding, "head": donor.head}
-    return {n: torch.linalg.vector_norm(m[ids].float(), dim=1) for n, m in matrices.items() if m is not None}
+    return {
+        n: torch.cat([torch.linalg.vector_norm(m[some].float(), dim=1) for some in torch.split(ids, 8192)])
+        for n, m in matrices.items()
+        if m is not None
+    }
 
 
 def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:

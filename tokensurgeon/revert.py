@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance
+from tokensurgeon.body import why_not_run
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import Manifest
-from tokensurgeon.output import read_matrices, write_output
+from tokensurgeon.output import find_copies, read_matrices, refuse_what_would_break, write_output
 from tokensurgeon.pair import Side, open_side
 from tokensurgeon.record import describe_run, describe_side
 from tokensurgeon.rows import VocabularyMatrices
@@ -75,11 +76,14 @@ def revert(
         "counts": plan.counts(),
         "anchors": len(plan.anchors),
     }
+    refuse_what_would_break(model, files, layout)
+    unrun = why_not_run(left.directory, files, layout, None)
+    copies = find_copies(model, files, layout)
     with staged(target, overwrite) as work:
-        write_output(work, left, right, files, layout, matrices, plan, content)
+        write_output(work, left, right, files, layout, matrices, plan, content, copies=copies)
         if progress is not None:
             progress("verify", 0, 1)
-        checks = verify(work, left.directory, right.directory)
+        checks = verify(work, left.directory, right.directory, unrun=unrun)
         content["verified"] = accepted(checks)
         Manifest.of(plan, content).write(work)
         (work / "README.md").write_text(_card(left, right, plan))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -118,13 +118,14 @@ def build_rows(
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
 
     def assemble(source: torch.Tensor, use: Use, quiet: torch.Tensor, *override: int) -> torch.Tensor:
-        rows = BaseRows(source, source[known], use)
-        new = (own if use == "head" else shared).rows(rows)
+        rows = _known(source, alignment, quiet, override)
+        side = BaseRows(source, source[known], use)
+        _fill(rows, targets, (own if use == "head" else shared).blocks(side))
         if use == "head" and own is not shared and donor.head is not None:  # a head row of zeros says nothing
             empty = donor.head[targets].abs().amax(dim=1) == 0
             if bool(empty.any()):
-                new[empty] = shared.rows(rows)[empty]
-        return _assemble(source, new, alignment, quiet, override)
+                _fill(rows, targets, shared.blocks(side), empty)
+        return rows
 
     if not separate:
         embedding, head = assemble(base.embedding, "both", silent, 0, -1), None
@@ -155,14 +156,20 @@ def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
     return Alignment(provenance, alignment.source, alignment.overrides, alignment.unmapped)
 
 
-def _assemble(
-    source: torch.Tensor,
-    new: torch.Tensor,
-    alignment: Alignment,
-    silent: torch.Tensor,
-    pieces: tuple[int, ...],
-) -> torch.Tensor:
-    """One matrix: silence everywhere, then anchors, combinations and overrides (mean of the pieces)."""
+def _fill(
+    rows: torch.Tensor, targets: torch.Tensor, blocks: Iterable[torch.Tensor], wanted: torch.Tensor | None = None
+) -> None:
+    """Put new rows in their places, all or the ``wanted`` ones."""
+    start = 0
+    for block in blocks:
+        part = slice(start, start + len(block))
+        chosen = slice(None) if wanted is None else wanted[part]
+        rows[targets[part][chosen]] = block[chosen].to(rows.dtype)
+        start = part.stop
+
+
+def _known(source: torch.Tensor, alignment: Alignment, silent: torch.Tensor, pieces: tuple[int, ...]) -> torch.Tensor:
+    """One matrix without what is reconstructed: silence, anchors, and overrides (mean of the pieces)."""
     ids = torch.from_numpy(alignment.source[alignment.anchors])
     known = source[ids]
     bad = torch.nonzero(~torch.isfinite(known).all(dim=1)).flatten()
@@ -173,7 +180,6 @@ def _assemble(
         )
     rows = silent.to(source.dtype).repeat(alignment.n_rows, 1)
     rows[torch.from_numpy(alignment.anchors)] = known
-    rows[torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))] = new.to(source.dtype)
     for token_id, text_ids in alignment.overrides.items():
         chosen = source[sorted({text_ids[piece] for piece in pieces})]
         rows[token_id] = chosen[0] if len(chosen) == 1 else chosen.float().mean(0).to(source.dtype)

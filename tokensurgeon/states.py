@@ -5,7 +5,9 @@ The states h of a trained language model share a large mean, so that
 shifts that token's logit by c everywhere: a bias without a bias term, in any architecture.
 
 * `suppressing_row`: ``-c·u`` takes no probability. A zero row would: its logit is 0, which can beat
-  every real token.
+  every real token. `estimated_suppressing_row` does it for a model that is not run: nearly everywhere, a model finds
+  frequent tokens likelier than rare ones, so that the mean row of the former less that of the latter responds to all
+  states alike.
 * `calibrating_shifts`: the c that gives a reconstructed token the prior that its donor row suggests.
 """
 
@@ -15,11 +17,12 @@ import math
 
 import torch
 
-__all__ = ["calibrating_shifts", "common_direction", "suppressing_row"]
+__all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "suppressing_row"]
 
 TARGET_MASS = 1e-8
 """Probability that all suppressed rows together shall have at most, per state."""
 _RIDGE = 1e-3
+_ESTIMATED_STRENGTH = 20.0
 _CHUNK = 4096
 
 
@@ -60,6 +63,23 @@ def suppressing_row(states: torch.Tensor, log_normaliser: torch.Tensor, n_rows: 
     return -strength * direction
 
 
+def estimated_suppressing_row(head: torch.Tensor) -> torch.Tensor:
+    """A row that takes next to nothing, from the head alone.
+
+    Vocabularies list frequent tokens first. On SmolLM2-135M the difference between the mean rows of the first and the
+    last fiftieth responds with 4.4 (least: 0.8) nats to the states of 32 kB of text, on Gemma-3-270M with 17 (10).
+
+    Args:
+        head: (rows, dim) the base's LM head, any floating dtype.
+
+    Returns:
+        (dim,) float32.
+    """
+    n = max(1, len(head) // 50)
+    direction: torch.Tensor = head[:n].float().mean(dim=0) - head[-n:].float().mean(dim=0)
+    return -_ESTIMATED_STRENGTH * direction
+
+
 def calibrating_shifts(
     states: torch.Tensor,
     log_normaliser: torch.Tensor,
@@ -85,11 +105,15 @@ def calibrating_shifts(
         (n_new,) float32, to be multiplied by `common_direction`.
     """
     known = _mean_log_probability(states, log_normaliser, base_anchors).double()
-    inputs = _with_constant(donor_anchors)
-    gram = inputs.T @ inputs
+    dim = donor_anchors.shape[1] + 1
+    gram, product = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
+    for rows, target in zip(torch.split(donor_anchors, _CHUNK), torch.split(known, _CHUNK), strict=True):
+        inputs = _with_constant(rows)
+        gram.addmm_(inputs.T, inputs)
+        product.addmv_(inputs.T, target)
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
-    weights = torch.linalg.solve(gram, inputs.T @ known)
-    expected: torch.Tensor = _with_constant(donor_new) @ weights
+    weights = torch.linalg.solve(gram, product)
+    expected = torch.cat([_with_constant(rows) @ weights for rows in torch.split(donor_new, _CHUNK)])
     return expected.float() - _mean_log_probability(states, log_normaliser, new)
 
 

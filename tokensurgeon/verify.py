@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,14 @@ class Check:
     detail: str
 
 
-def verify(out: Path, base: Path, donor: Path | None = None) -> list[Check]:
+def verify(out: Path, base: Path, donor: Path | None = None, *, unrun: str | None = None) -> list[Check]:
     """Check a transplanted model against its base (and its donor's tokenizer, if given).
 
     Args:
         out: The transplanted model, with its manifest.
         base: The base's directory.
         donor: The donor's directory; without it, the tokenizer is only checked against itself.
+        unrun: Why the model is not to be run, see `tokensurgeon.body`; None runs it.
 
     Returns:
         All checks, failed ones included.
@@ -64,7 +65,7 @@ def verify(out: Path, base: Path, donor: Path | None = None) -> list[Check]:
     checks = list(_tensors(new, old, new_layout, old_layout, manifest))
     checks += list(_tokenizer(out, donor, manifest))
     if all(check.ok for check in checks):
-        checks += list(_forward(out, manifest))
+        checks += list(_forward(out, manifest) if unrun is None else _tokenizer_alone(out, unrun))
     return checks
 
 
@@ -90,7 +91,8 @@ def _tensors(
     manifest: Manifest,
 ) -> Iterator[Check]:
     vocabulary = {new_layout.embedding, new_layout.head, new_layout.bias} - {None}
-    replaced = vocabulary | {old_layout.embedding, old_layout.head, old_layout.bias} | old_layout.stale
+    copies = {*new_layout.unclaimed, *old_layout.unclaimed}
+    replaced = vocabulary | {old_layout.embedding, old_layout.head, old_layout.bias} | old_layout.stale | copies
     body, old_body = set(new.tensors) - replaced, set(old.tensors) - replaced
     yield Check("no stale head", not new_layout.stale, str(sorted(new_layout.stale) or "one matrix each"))
     yield Check("tensor names", body == old_body, _difference(body, old_body) or f"{len(body)} body tensors")
@@ -99,6 +101,10 @@ def _tensors(
     how = f"cast to {cast}" if cast else "byte for byte"
     yield Check("body unchanged", not changed, f"{changed[:3]} differ" if changed else f"identical {how}")
 
+    if copies:
+        known = {new.digest(name) for name in (new_layout.embedding, new_layout.head) if name}
+        same = copies == set(new_layout.unclaimed) and all(new.digest(name) in known for name in copies)
+        yield Check("copies of the embedding", same, f"{sorted(copies)[:3]} {'agree' if same else 'differ'}")
     rows = len(manifest.provenance)
     pairs = [(new_layout.embedding, old_layout.embedding)]
     if new_layout.head:
@@ -232,10 +238,22 @@ def _forward(out: Path, manifest: Manifest) -> Iterator[Check]:
         not handler.seen,
         "; ".join(handler.seen[:2]) or "AutoModelForCausalLM, AutoTokenizer",
     )
-    raw = TokenizerFiles.open(out).tokenizer
-    same = all(loaded.encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
-    yield Check("AutoTokenizer agrees", same, "with tokenizer.json" if same else "it cuts text unlike tokenizer.json")
+    yield _agrees(loaded.encode, out)
     yield from _logits(loaded, manifest)
+
+
+def _tokenizer_alone(out: Path, unrun: str) -> Iterator[Check]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
+    yield _agrees(lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]), out)
+    yield Check("forward pass", True, f"not run: {unrun}")
+
+
+def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
+    raw = TokenizerFiles.open(out).tokenizer
+    same = all(encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
+    return Check("AutoTokenizer agrees", same, "with tokenizer.json" if same else "it cuts text unlike tokenizer.json")
 
 
 def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:

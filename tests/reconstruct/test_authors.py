@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokensurgeon.reconstruct import Auxiliary, BaseRows, DonorSpace, Resources, make_method
+from tokensurgeon.reconstruct import Auxiliary, BaseRows, DonorSpace, Resources, all_rows, make_method
 
 PYTHON = Path(__file__).parents[2] / ".venv-authors/bin/python"
 
@@ -32,5 +32,5 @@ def test_the_rows_are_the_authors(tmp_path):
     for name in ("wechsel", "focus"):
         for options, space in (({}, DonorSpace(*vectors)), ({"space": "fasttext"}, None)):
             space = space or DonorSpace(torch.zeros(50, 3), torch.zeros(400, 3), auxiliary=auxiliary)
-            ours = make_method(name, options).fit(space, Resources()).rows(rows)
+            ours = all_rows(make_method(name, options).fit(space, Resources()), rows)
             np.testing.assert_allclose(ours.numpy(), theirs[name], rtol=2e-4, atol=2e-5)

@@ -14,7 +14,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
 from tokensurgeon import InputError
-from tokensurgeon.reconstruct import METHODS, Auxiliary, BaseRows, DonorSpace, Pieces, Resources, make_method
+from tokensurgeon.reconstruct import METHODS, Auxiliary, BaseRows, DonorSpace, Pieces, Resources, all_rows, make_method
 from tokensurgeon.reconstruct.focus import sparsemax
 from tokensurgeon.reconstruct.linear import _PENALTIES
 
@@ -36,7 +36,7 @@ def problem(base_dim=BASE, seed=0):
 def made(name, options=None, use="input", seed=0, **kwargs):
     space, base = problem(**kwargs)
     fitted = make_method(name, options or {}).fit(space, Resources(seed=seed))
-    return fitted.rows(BaseRows(base.every, base.anchors, use))
+    return all_rows(fitted, BaseRows(base.every, base.anchors, use))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -47,8 +47,16 @@ def test_shape_dtype_and_determinism(name):
     half = make_method(name)
     space, base = problem()
     less = DonorSpace(space.targets.bfloat16(), space.anchors.bfloat16(), space.pieces)
-    rows = half.fit(less, Resources()).rows(BaseRows(base.every.bfloat16(), base.anchors.bfloat16(), "head"))
+    rows = all_rows(half.fit(less, Resources()), BaseRows(base.every.bfloat16(), base.anchors.bfloat16(), "head"))
     assert rows.dtype == torch.float32 and torch.isfinite(rows).all()
+
+
+@pytest.mark.parametrize("use", ["input", "both"])
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"normal"}))  # whose draws depend on it
+def test_blocks_change_nothing(name, use, monkeypatch):
+    whole = made(name, use=use)
+    monkeypatch.setattr("tokensurgeon.reconstruct.protocol._BLOCK", 5)
+    torch.testing.assert_close(made(name, use=use), whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -56,7 +64,7 @@ def test_no_targets(name):
     space, base = problem()
     none = Pieces(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
     fitted = make_method(name).fit(DonorSpace(space.targets[:0], space.anchors, none), Resources())
-    assert fitted.rows(base).shape == (0, BASE)
+    assert all_rows(fitted, base).shape == (0, BASE)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"zero", "mean", "normal", "subtoken"}))
@@ -76,7 +84,7 @@ def test_zero_and_mean():
 def test_normal_has_the_bases_mean_and_covariance():
     space, base = problem()
     many = DonorSpace(torch.zeros(200_000, DONOR), space.anchors)
-    rows = make_method("normal").fit(many, Resources(seed=3)).rows(base).double()
+    rows = all_rows(make_method("normal").fit(many, Resources(seed=3)), base).double()
     every = base.every.double()
     torch.testing.assert_close(rows.mean(dim=0), every.mean(dim=0), atol=0.1, rtol=0)
     expected = torch.from_numpy(np.cov(every.numpy().T, ddof=0))
@@ -160,7 +168,7 @@ def test_focus_is_a_mean_of_anchors():
     cosine = torch.nn.functional.cosine_similarity(space.targets[:, None], space.anchors[None], dim=2)
     index, weight = sparsemax(cosine)
     dense = torch.zeros(TARGETS, ANCHORS).scatter_add_(1, index, weight)
-    torch.testing.assert_close(fitted.rows(base), dense @ base.anchors, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(all_rows(fitted, base), dense @ base.anchors, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [0.001, 1.0])
@@ -187,7 +195,7 @@ def test_procrustes_finds_a_rotation_with_scale_and_shift():
     rotation = torch.linalg.qr(torch.randn(DONOR, DONOR, generator=torch.Generator().manual_seed(4))).Q
     for width in (DONOR, BASE):  # a wider base: the rest of its dimensions is constant
         target = torch.nn.functional.pad(2.5 * space.anchors @ rotation, (0, width - DONOR)) + 1.5
-        rows = make_method("procrustes").fit(space, Resources()).rows(BaseRows(target, target, "input"))
+        rows = all_rows(make_method("procrustes").fit(space, Resources()), BaseRows(target, target, "input"))
         expected = torch.nn.functional.pad(2.5 * space.targets @ rotation, (0, width - DONOR)) + 1.5
         torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
 
@@ -237,7 +245,7 @@ def test_tokens_without_an_auxiliary_vector_are_drawn():
         fitted = method.fit(replace(space, auxiliary=auxiliary), Resources(seed=1))
         assert fitted.coefficients.indices.shape[1] < 40
         assert (fitted.coefficients.n_active == 0).nonzero().flatten().tolist() == [3]
-        rows, other = fitted.rows(base), replace(fitted, seed=2).rows(base)
+        rows, other = all_rows(fitted, base), all_rows(replace(fitted, seed=2), base)
         assert not torch.equal(rows[3], other[3]) and rows[3].abs().sum() > 0
         rows[3] = other[3]
         assert torch.equal(rows, other)
@@ -251,5 +259,5 @@ def test_a_damaged_row_that_nobody_needs_spoils_nothing():
     space, base = problem()
     base.every[310, 0] = float("nan")
     for name in ("zero", "mean", "normal"):
-        rows = make_method(name).fit(space, Resources()).rows(base)
+        rows = all_rows(make_method(name).fit(space, Resources()), base)
         assert torch.isfinite(rows).all(), name

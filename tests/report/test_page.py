@@ -118,8 +118,10 @@ def test_the_worst_tokens_are_the_worst(made):
     assert {t["id"] for t in shown["typical"]}.isdisjoint(t["id"] for t in shown["worst"])
 
 
-def test_a_planted_token_is_found(made):
+@pytest.mark.parametrize("chunk", [4096, 8])
+def test_a_planted_token_is_found(made, chunk, monkeypatch):
     """A donor row of ten times the length, and a new row that is another token's."""
+    monkeypatch.setattr("tokensurgeon.report.details._CHUNK", chunk)
     report, donor = made
     plan, base = report.alignment, VocabularyMatrices(torch.randn(600, 16, generator=torch.Generator().manual_seed(0)))
     targets = plan.ids(Provenance.RECONSTRUCTED)

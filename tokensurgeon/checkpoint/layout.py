@@ -28,7 +28,10 @@ class VocabularyTensors:
         rows: Number of rows.
         dim: Width.
         stale: Copies of a tied head that the checkpoint stores besides.
-        others: Further embeddings that are indexed by token id, such as Gemma-3n's per-layer ones.
+        others: Further tensors that are indexed by token id, such as Gemma-3n's per-layer embeddings or BART's
+            ``final_logits_bias``.
+        unclaimed: Tensors of the embedding's shape that the model class does not know, such as those of the
+            multi-token-prediction layers of DeepSeek-V3.
     """
 
     embedding: str
@@ -39,6 +42,7 @@ class VocabularyTensors:
     dim: int
     stale: frozenset[str] = frozenset()
     others: tuple[str, ...] = ()
+    unclaimed: tuple[str, ...] = ()
 
     @property
     def tied(self) -> bool:
@@ -67,19 +71,20 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
         InputError: For an architecture that transformers does not know as a language model, or
             whose embedding is not in the checkpoint or is quantised.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     read_config(directory)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = kind.from_config(config, trust_remote_code=False)
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     except (ValueError, KeyError, ImportError, OSError, NotImplementedError) as error:
-        kind = read_config(directory).get("model_type", "unknown")
+        name = read_config(directory).get("model_type", "unknown")
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{directory}: transformers cannot build a causal language model of type {kind!r} ({reason}). "
+            f"{directory}: transformers cannot build a language model of type {name!r} ({reason}). "
             "Only architectures that the installed transformers knows are supported"
         ) from error
     names: dict[int, list[str]] = {}
@@ -114,6 +119,7 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
             )
     if len(info.shape) != 2:
         raise InputError(f"{where} has shape {list(info.shape)}; an embedding has (tokens, width)")
+    claimed = {f for n in model.state_dict() if (f := _match(n, prefix, tensors))} | {where, where_head} | stale
     return VocabularyTensors(
         embedding=where,
         head=where_head,
@@ -128,7 +134,9 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
             if isinstance(module, torch.nn.Embedding)
             and module.num_embeddings == embedding.weight.shape[0]
             and module.weight is not embedding.weight
-        ),
+        )
+        + tuple(n for n, buffer in model.named_buffers() if n in tensors and info.shape[0] in buffer.shape),
+        unclaimed=tuple(n for n, other in tensors.items() if n not in claimed and other.shape == info.shape),
     )
 
 

@@ -32,6 +32,14 @@ Texts = Annotated[
     list[Path] | None,
     typer.Option("--text", metavar="FILE", help="UTF-8 text to use instead of Python's own documentation. Repeatable."),
 ]
+Forward = Annotated[
+    bool | None,
+    typer.Option(
+        "--forward/--no-forward",
+        help="Run the model on some text: to fit the row that takes no probability, and to see that the output works.  "
+        "[default: if its body has at most 2 GiB]",
+    ),
+]
 PadTo = Annotated[
     int | None,
     typer.Option(

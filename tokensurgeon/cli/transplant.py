@@ -68,6 +68,7 @@ def command(
         bool | None,
         typer.Option("--calibrate", help="Give new tokens the prior that their donor rows suggest (reads some text)."),
     ] = None,
+    forward: o.Forward = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -101,6 +102,7 @@ def command(
             "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "untie": untie,
             "dtype": dtype, "link": link, "pad_to_multiple_of": pad_to_multiple_of, "device": device,
             "memory": memory, "exact": exact, "seed": seed, "calibrate": calibrate,
+            "forward": forward,
             "text": tuple(map(str, text)) if text else None,
             "map": o.parse_map(token_map) or None,
         }  # fmt: skip

@@ -18,6 +18,7 @@ def command(
         str | None,
         typer.Option("--donor", metavar="DONOR", help="The model whose tokenizer it has, to compare with."),
     ] = None,
+    forward: o.Forward = None,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -27,12 +28,15 @@ def command(
     Runs after every transplant by itself. Exits with 2 if a check fails.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.checkpoint import resolve
+        from tokensurgeon.body import why_not_run
+        from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors, resolve
         from tokensurgeon.errors import VerificationError
         from tokensurgeon.report.console import print_checks
         from tokensurgeon.verify import verify
 
-        checks = verify(model, resolve(base), resolve(donor, weights="none") if donor else None)
+        files = Checkpoint.open(model)
+        unrun = why_not_run(model, files, find_vocabulary_tensors(model, files.tensors), forward)
+        checks = verify(model, resolve(base), resolve(donor, weights="none") if donor else None, unrun=unrun)
         if json_out:
             emit_json({c.name: {"ok": c.ok, "detail": c.detail} for c in checks})
         elif not quiet:

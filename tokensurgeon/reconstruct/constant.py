@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources
+from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources, parts
 
 __all__ = ["Mean", "Normal", "Zero", "normal_rows", "usable"]
 
@@ -54,12 +55,13 @@ class _Drawn:
     mean: float
     spread: float
 
-    def rows(self, base: BaseRows) -> torch.Tensor:
+    def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
         if self.spread:
-            return normal_rows(base, self.n, self.seed, self.spread)
-        if not self.mean:
-            return torch.zeros(self.n, base.every.shape[1])
-        return usable(base.every).mean(dim=0).repeat(self.n, 1)
+            yield from normal_rows(base, self.n, self.seed, self.spread)
+            return
+        row = usable(base.every).mean(dim=0) if self.mean else torch.zeros(base.every.shape[1])
+        for part in parts(self.n):
+            yield row.expand(part.stop - part.start, -1)
 
 
 def usable(rows: torch.Tensor) -> torch.Tensor:
@@ -69,12 +71,13 @@ def usable(rows: torch.Tensor) -> torch.Tensor:
     return rows if bool(good.all()) else rows[good]
 
 
-def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> torch.Tensor:
-    """(n, base dim) draws with the mean and ``scale`` times the covariance of the base's rows."""
+def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> Iterator[torch.Tensor]:
+    """``n`` draws with the mean and ``scale`` times the covariance of the base's rows, a block at a time."""
     every = usable(base.every)
     covariance = torch.cov(every.T.double(), correction=0).reshape(every.shape[1], every.shape[1])
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * (scale * values.clamp(min=0)).sqrt()).float()
     generator = torch.Generator().manual_seed(seed + (1 if base.use == "head" else 0))
-    drawn: torch.Tensor = torch.randn(n, every.shape[1], generator=generator) @ root.T
-    return every.mean(dim=0) + drawn
+    mean = every.mean(dim=0)
+    for part in parts(n):
+        yield mean + torch.randn(part.stop - part.start, every.shape[1], generator=generator) @ root.T

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from tokensurgeon.omp import check_problem
-from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources
+from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources, parts
 
 __all__ = ["Procrustes", "Ridge"]
 
@@ -38,36 +39,39 @@ class _Mapped:
     penalty: float
 
     @cached_property
-    def _decomposed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean of the anchors, the centred anchors, and their Gram matrix as eigenvalues and vectors."""
-        anchors = self.space.anchors.double()
-        mean = anchors.mean(dim=0)
-        centred = anchors - mean
-        values, vectors = torch.linalg.eigh(centred.T @ centred)
-        return mean, centred, values.clamp(min=0), vectors
+    def _decomposed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean of the anchors, and the Gram matrix of the centred anchors as eigenvalues and vectors."""
+        mean = _mean(self.space.anchors)
+        gram = _crossed(self.space.anchors, mean, self.space.anchors, mean)
+        values, vectors = torch.linalg.eigh(gram)
+        return mean, values.clamp(min=0), vectors
 
-    def rows(self, base: BaseRows) -> torch.Tensor:
-        mean, centred, values, vectors = self._decomposed
-        target = base.anchors.double()
-        middle = target.mean(dim=0)
-        turned = centred @ vectors
-        crossed = turned.T @ (target - middle)
+    def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
+        mean, values, vectors = self._decomposed
+        middle = _mean(base.anchors)
+        crossed = vectors.T @ _crossed(self.space.anchors, mean, base.anchors, middle)
         unit = values.mean().clamp(min=1e-30)
-        penalties = [self.penalty] if self.penalty else _PENALTIES.tolist()
-        errors = [self._left_out(turned, values, crossed, target - middle, unit * p) for p in penalties]
-        best = unit * penalties[errors.index(min(errors))]
-        new = (self.space.targets.double() - mean) @ vectors
-        return (new @ (crossed / (values + best)[:, None]) + middle).float()
+        penalties = unit * (torch.tensor([self.penalty], dtype=torch.float64) if self.penalty else _PENALTIES)
+        best = penalties[0] if self.penalty else penalties[self._left_out(base, middle, crossed, penalties).argmin()]
+        turned = vectors @ (crossed / (values + best)[:, None])
+        for rows in _centred(self.space.targets, mean):
+            yield (rows @ turned + middle).float()
 
-    @staticmethod
     def _left_out(
-        turned: torch.Tensor, values: torch.Tensor, crossed: torch.Tensor, target: torch.Tensor, penalty: torch.Tensor
-    ) -> float:
-        """Mean squared error of every anchor, predicted by a fit to all others."""
-        shrunk = 1 / (values + penalty)
-        residual = target - turned @ (crossed * shrunk[:, None])
-        influence = (turned.square() @ shrunk) + 1 / len(turned)  # the mean is fitted too
-        return float((residual / (1 - influence).clamp(min=1e-6)[:, None]).square().mean())
+        self, base: BaseRows, middle: torch.Tensor, crossed: torch.Tensor, penalties: torch.Tensor
+    ) -> torch.Tensor:
+        """Summed squared error of every anchor, predicted by a fit to all others, for each penalty."""
+        mean, values, vectors = self._decomposed
+        errors = torch.zeros(len(penalties), dtype=torch.float64)
+        n = len(base.anchors)
+        for known, target in zip(_centred(self.space.anchors, mean), _centred(base.anchors, middle), strict=True):
+            turned = known @ vectors
+            for i, penalty in enumerate(penalties):
+                shrunk = 1 / (values + penalty)
+                residual = target - turned @ (crossed * shrunk[:, None])
+                influence = (turned.square() @ shrunk) + 1 / n  # the mean is fitted too
+                errors[i] += (residual / (1 - influence).clamp(min=1e-6)[:, None]).square().sum()
+        return errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +93,30 @@ class Procrustes:
 class _Turned:
     space: DonorSpace
 
-    def rows(self, base: BaseRows) -> torch.Tensor:
-        source, target = self.space.anchors.double(), base.anchors.double()
-        mean, middle = source.mean(dim=0), target.mean(dim=0)
-        centred = source - mean
-        left, sizes, right = torch.linalg.svd(centred.T @ (target - middle), full_matrices=False)
-        scale = sizes.sum() / (centred @ left).square().sum().clamp(min=1e-30)
-        rows: torch.Tensor = ((self.space.targets.double() - mean) @ left @ right) * scale + middle
-        return rows.float()
+    def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
+        source = self.space.anchors
+        mean, middle = _mean(source), _mean(base.anchors)
+        left, sizes, right = torch.linalg.svd(_crossed(source, mean, base.anchors, middle), full_matrices=False)
+        size = sum((rows @ left).square().sum() for rows in _centred(source, mean))
+        scale = sizes.sum() / torch.as_tensor(size).clamp(min=1e-30)
+        for rows in _centred(self.space.targets, mean):
+            yield ((rows @ left @ right) * scale + middle).float()
+
+
+def _mean(rows: torch.Tensor) -> torch.Tensor:
+    """(dim,) float64, without a float64 copy of all rows."""
+    return rows.sum(dim=0, dtype=torch.float64) / max(1, len(rows))
+
+
+def _centred(rows: torch.Tensor, mean: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(some rows, dim) float64 at a time."""
+    for part in parts(len(rows)):
+        yield rows[part].double() - mean
+
+
+def _crossed(source: torch.Tensor, mean: torch.Tensor, target: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
+    """(source dim, target dim) float64: the product of both sides' centred rows."""
+    total = torch.zeros(source.shape[1], target.shape[1], dtype=torch.float64)
+    for a, b in zip(_centred(source, mean), _centred(target, middle), strict=True):
+        total.addmm_(a.T, b)
+    return total

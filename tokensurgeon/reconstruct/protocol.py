@@ -6,13 +6,18 @@ matrices: input embedding, LM head, and the head's bias as a matrix of one colum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
-__all__ = ["Auxiliary", "BaseRows", "DonorSpace", "Fitted", "Method", "Pieces", "Resources", "Space", "Use"]
+__all__ = [
+    "Auxiliary", "BaseRows", "DonorSpace", "Fitted", "Method", "Pieces", "Resources", "Space", "Use", "all_rows",
+    "parts",
+]  # fmt: skip
+
+_BLOCK = 8192
 
 Use = Literal["input", "head", "both"]
 Space = Literal["donor", "fasttext"]
@@ -35,6 +40,21 @@ class Pieces:
         """From one list per target."""
         lengths = torch.tensor([len(p) for p in pieces], dtype=torch.int64)
         return cls(torch.tensor([i for p in pieces for i in p], dtype=torch.int64), lengths.cumsum(0) - lengths)
+
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.starts)
+
+    def __getitem__(self, part: slice) -> Pieces:
+        """Those of some targets."""
+        starts = self.starts[part]
+        begin = int(starts[0]) if len(starts) else 0
+        end = int(self.starts[part.stop]) if part.stop < len(self.starts) else len(self.ids)
+        return Pieces(self.ids[begin:end], starts - begin)
+
+    def lengths(self) -> torch.Tensor:
+        """(n_targets,) int64, pieces of each."""
+        return torch.diff(self.starts, append=torch.tensor([len(self.ids)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +126,8 @@ class Resources:
 class Fitted(Protocol):
     """What a method learnt."""
 
-    def rows(self, base: BaseRows) -> torch.Tensor:
-        """(n_targets, base dim) float32, new rows for one of the base's matrices."""
+    def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
+        """New rows for one of the base's matrices: (some targets, base dim) float32 at a time, in their order."""
         ...
 
 
@@ -123,3 +143,14 @@ class Method(Protocol):
             InputError: If the problem is not one that the method can solve.
         """
         ...
+
+
+def all_rows(fitted: Fitted, base: BaseRows) -> torch.Tensor:
+    """(n_targets, base dim) float32, all of them in memory at once."""
+    return torch.cat(list(fitted.blocks(base)))
+
+
+def parts(n: int) -> Iterator[slice]:
+    """Slices of at most 8,192 that cover ``n``; one empty slice for 0."""
+    for start in range(0, max(n, 1), _BLOCK):
+        yield slice(start, min(start + _BLOCK, n))

@@ -6,6 +6,7 @@ the first is what the model would have to predict next and suits the head.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ import torch
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.reconstruct.constant import usable
-from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Pieces, Resources
+from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Pieces, Resources, parts
 
 __all__ = ["Subtoken"]
 
@@ -45,30 +46,28 @@ class _Cut:
     how: Subtoken
     pieces: Pieces
 
-    def rows(self, base: BaseRows) -> torch.Tensor:
+    def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
         every = base.every.float()
+        nothing = usable(every).mean(dim=0)  # for bytes that the base cannot spell
         chosen = {"input": [self.how.input], "head": [self.how.head], "both": [self.how.input, self.how.head]}
-        made = [self._combined(every, how) for how in sorted(set(chosen[base.use]))]
-        rows = torch.stack(made).mean(dim=0)
-        rows[self._lengths() == 0] = usable(every).mean(dim=0)  # bytes that the base cannot spell
-        return rows
+        combinations = sorted(set(chosen[base.use]))
+        for part in parts(len(self.pieces)):
+            some = self.pieces[part]
+            rows = torch.stack([_combined(some, every, how) for how in combinations]).mean(dim=0)
+            rows[some.lengths() == 0] = nothing
+            yield rows
 
-    def _lengths(self) -> torch.Tensor:
-        ends = torch.cat([self.pieces.starts[1:], torch.tensor([len(self.pieces.ids)])])
-        return ends - self.pieces.starts
 
-    def _combined(self, every: torch.Tensor, how: Combination) -> torch.Tensor:
-        lengths = self._lengths()
-        place = torch.arange(len(self.pieces.ids)) - torch.repeat_interleave(self.pieces.starts, lengths)
-        of = torch.repeat_interleave(lengths, lengths)
-        weight = {
-            "mean": torch.ones(len(place)),
-            "first": (place == 0).float(),
-            "last": (place == of - 1).float(),
-            "decay": torch.exp2(-place.float()),
-        }[how]
-        total = torch.zeros(len(lengths)).index_add_(0, torch.repeat_interleave(lengths), weight)
-        weight = weight / torch.repeat_interleave(total, lengths)
-        return torch.nn.functional.embedding_bag(
-            self.pieces.ids, every, self.pieces.starts, mode="sum", per_sample_weights=weight
-        )
+def _combined(pieces: Pieces, every: torch.Tensor, how: Combination) -> torch.Tensor:
+    lengths = pieces.lengths()
+    place = torch.arange(len(pieces.ids)) - torch.repeat_interleave(pieces.starts, lengths)
+    of = torch.repeat_interleave(lengths, lengths)
+    weight = {
+        "mean": torch.ones(len(place)),
+        "first": (place == 0).float(),
+        "last": (place == of - 1).float(),
+        "decay": torch.exp2(-place.float()),
+    }[how]
+    total = torch.zeros(len(lengths)).index_add_(0, torch.repeat_interleave(lengths), weight)
+    weight = weight / torch.repeat_interleave(total, lengths)
+    return torch.nn.functional.embedding_bag(pieces.ids, every, pieces.starts, mode="sum", per_sample_weights=weight)

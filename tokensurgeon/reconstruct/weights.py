@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from tokensurgeon.errors import InputError
 from tokensurgeon.omp import SparseCoefficients, check_problem
 from tokensurgeon.reconstruct.constant import normal_rows
-from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources, Space
+from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources, Space, parts
 from tokensurgeon.transfer import transfer
 
 __all__ = ["Compared", "Weights", "compared"]
@@ -30,14 +31,19 @@ class Weights:
     ids: torch.Tensor | None = None
     seed: int = 0
 
-    def rows(self, base: BaseRows) -> torch.Tensor:
-        """The same combination of the base's rows."""
-        if self.ids is None:
-            return transfer(self.coefficients, base.anchors)
-        rows = transfer(self.coefficients, base.every[self.ids])
-        missing = self.coefficients.n_active == 0
-        rows[missing] = normal_rows(base, int(missing.sum()), self.seed)
-        return rows
+    def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
+        """The same combinations of the base's rows."""
+        known = (base.anchors if self.ids is None else base.every[self.ids]).float()
+        missing = torch.zeros(len(self.coefficients), dtype=torch.bool)
+        if self.ids is not None:
+            missing = self.coefficients.n_active == 0
+            drawn = torch.cat(list(normal_rows(base, int(missing.sum()), self.seed)))
+            place = missing.cumsum(0) - 1
+        for part in parts(len(self.coefficients)):
+            rows = transfer(self.coefficients[part], known)
+            if bool(missing[part].any()):
+                rows[missing[part]] = drawn[place[part][missing[part]]]
+            yield rows
 
 
 @dataclass(frozen=True, slots=True)

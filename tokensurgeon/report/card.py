@@ -88,5 +88,10 @@ def warnings(content: dict[str, Any]) -> list[str]:
             "The base's tokenizer puts BOS before every text, the donor's does not: put bos_token before your "
             "prompts, or the body works without what it was trained with."
         )
+    if content.get("not_run"):
+        found.append(
+            f"The model was not run ({content['not_run']}): that it works is not checked, and the row of ids that take "
+            "no probability is estimated. `--forward` runs it."
+        )
     found += [f"Removed from {setting}." for setting in content.get("removed_settings", [])]
     return found

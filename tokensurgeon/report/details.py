@@ -136,19 +136,18 @@ def doubtful_tokens(
     targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
     if not len(targets):
         return {}
-    norms = torch.linalg.vector_norm(donor_matrices.embedding[targets].float(), dim=1)
-    usual = torch.linalg.vector_norm(donor_matrices.embedding.float(), dim=1)
-    logs, usual = norms.clamp(min=1e-12).log(), usual[usual > 0].log()
+    norms = _norms(donor_matrices.embedding)
+    logs, usual = norms[targets].clamp(min=1e-12).log(), norms[norms > 0].log()
     spread = 1.4826 * (usual - usual.median()).abs().median()
     deviation = (logs - usual.median()).abs() / spread.clamp(min=1e-6)
     found: dict[str, Any] = {"norm": _listed(donor, targets, deviation, deviation > _DEVIATIONS)}
-    agreement, other = _agreement(rows.matrices.embedding[targets], base_matrices.embedding, pieces)
+    agreement, other = _agreement(rows.matrices.embedding, targets, base_matrices.embedding, pieces)
     astray = agreement <= other
     found["pieces"] = _listed(donor, targets, other - agreement, astray) | {"share": float(astray.float().mean())}
     if states is not None:
         head = rows.matrices.embedding if rows.matrices.head is None else rows.matrices.head
         bias = rows.matrices.bias[targets].float() if rows.matrices.bias is not None else torch.zeros(len(targets))
-        mean = _mean_probability(head[targets], bias, states)
+        mean = _mean_probability(head, targets, bias, states)
         found["loud"] = _listed(donor, targets, mean, mean > _LOUD)
     return found
 
@@ -163,37 +162,53 @@ def _listed(donor: Vocabulary, targets: torch.Tensor, measure: torch.Tensor, fla
     }
 
 
+def _norms(rows: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.linalg.vector_norm(some.float(), dim=1) for some in torch.split(rows, _CHUNK)])
+
+
 def _agreement(
-    new: torch.Tensor, base: torch.Tensor, pieces: Sequence[Sequence[int]]
+    rows: torch.Tensor, targets: torch.Tensor, base: torch.Tensor, pieces: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine of every new row with the mean of its own text's pieces, and with that of another token.
 
     Rows are centred by the base's mean. Tokens whose text the base cannot spell agree by definition.
     """
-    base, cut = base.float(), Pieces.of(pieces)
-    centre = base.mean(dim=0)
-    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(0))
-    partner = torch.empty_like(order)
-    partner[order] = order.roll(1)  # neighbours by id can be of one kind
-    own = torch.nn.functional.embedding_bag(cut.ids, base, cut.starts, mode="mean") - centre
-    row = new.float() - centre
-    agreement = torch.nn.functional.cosine_similarity(row, own)
-    other = torch.nn.functional.cosine_similarity(row, own[partner])
-    empty = torch.tensor([not p for p in pieces])
-    alone = partner == torch.arange(len(partner))
-    agreement[empty], other[empty | empty[partner] | alone] = 1.0, -1.0
+    centre = base.sum(dim=0, dtype=torch.float32) / len(base)
+    n = len(pieces)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # neighbours by id can be of one kind
+    agreement, other = torch.ones(n), -torch.ones(n)
+    before = _piece_mean(base, [pieces[int(order[-1])]]) - centre
+    spelled = bool(pieces[int(order[-1])])
+    for some in torch.split(order, _CHUNK // 4):
+        cut = [pieces[i] for i in some.tolist()]
+        real = torch.tensor([bool(p) for p in cut])
+        own, row = _piece_mean(base, cut) - centre, rows[targets[some]].float() - centre
+        theirs, known = torch.cat([before, own[:-1]]), torch.cat([torch.tensor([spelled]), real[:-1]])
+        near = torch.nn.functional.cosine_similarity(row, own)
+        far = torch.nn.functional.cosine_similarity(row, theirs)
+        agreement[some] = torch.where(real, near, 1.0)
+        other[some] = torch.where(real & known & (n > 1), far, -1.0)
+        before, spelled = own[-1:], bool(real[-1])
     return agreement, other
 
 
-def _mean_probability(head: torch.Tensor, bias: torch.Tensor, states: HeadStates) -> torch.Tensor:
+def _piece_mean(base: torch.Tensor, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(n, dim) float32; zeros where there is no piece."""
+    cut = Pieces.of(pieces)
+    return torch.nn.functional.embedding_bag(torch.arange(len(cut.ids)), base[cut.ids].float(), cut.starts, mode="mean")
+
+
+def _mean_probability(
+    head: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor, states: HeadStates
+) -> torch.Tensor:
     """(n,) mean over some of the states. The normaliser is the base's; what is loud changes it, but stays loud."""
     seen = states.states[:: max(1, len(states.states) // _STATES)]
     normaliser = states.log_normaliser[:: max(1, len(states.states) // _STATES)]
     parts = [
-        (seen @ head[i : i + _CHUNK].float().T + bias[i : i + _CHUNK] - normaliser[:, None])
+        (seen @ head[targets[i : i + _CHUNK]].float().T + bias[i : i + _CHUNK] - normaliser[:, None])
         .exp()
         .clamp(max=1.0)
         .mean(dim=0)
-        for i in range(0, len(head), _CHUNK)
+        for i in range(0, len(targets), _CHUNK)
     ]
     return torch.cat(parts)
