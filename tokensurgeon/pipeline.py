@@ -102,7 +102,7 @@ def transplant(
         check_target(target, overwrite, (base, donor))
     started = time.perf_counter()
     left, right = open_side(base, "all"), open_side(donor, "vocabulary")
-    base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory, partial=True)
+    base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory)
     base_layout = find_vocabulary_tensors(left.directory, base_files.tensors)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
     refuse_what_would_break(base, base_files, base_layout)

@@ -70,9 +70,7 @@ def test_shards_and_index(tmp_path):
     assert torch.equal(load_file(out / "a.safetensors")["head"], torch.ones(3, 4))
 
 
-def test_missing_shards(copy_of, zoo, tmp_path):
-    from tokensurgeon import TransplantOptions, transplant
-
+def test_missing_shards(copy_of):
     directory = copy_of("sharded")
     weight_map = json.loads((directory / INDEX).read_text())["weight_map"]
     home = weight_map["model.embed_tokens.weight"]
@@ -80,11 +78,6 @@ def test_missing_shards(copy_of, zoo, tmp_path):
     (directory / other).unlink()
     with pytest.raises(InputError, match=rf"1 of the \d+ shards .* missing \(first: {other}\)"):
         Checkpoint.open(directory)
-    assert "model.embed_tokens.weight" in Checkpoint.open(directory, partial=True).tensors
-    transplant(str(zoo["gpt"]), str(directory), tmp_path / "out", TransplantOptions(k=4))  # enough for a donor
-    (directory / home).unlink()
-    with pytest.raises(InputError, match="missing"):
-        Checkpoint.open(directory, partial=False)
 
 
 @pytest.mark.parametrize("cut", [4, 60, -1])

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,10 +16,20 @@ from safetensors import SafetensorError, safe_open
 from tokensurgeon.checkpoint.linking import Link, place
 from tokensurgeon.errors import InputError
 
-__all__ = ["DTYPES", "INDEX", "Checkpoint", "TensorInfo", "listed_shards"]
+__all__ = [
+    "DTYPES",
+    "INDEX",
+    "SINGLE",
+    "Checkpoint",
+    "TensorInfo",
+    "header_bytes",
+    "listed_shards",
+    "parse_header",
+    "shard_names",
+]
 
 INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+SINGLE = "model.safetensors"
 _CHUNK = 1 << 24
 
 DTYPES = {
@@ -59,13 +70,8 @@ class Checkpoint:
     metadata: Mapping[str, Mapping[str, str]]
 
     @classmethod
-    def open(cls, directory: Path, *, partial: bool = False) -> Checkpoint:
+    def open(cls, directory: Path) -> Checkpoint:
         """Read the headers of all shards.
-
-        Args:
-            directory: The model directory.
-            partial: Shards that the index lists may be missing: of a donor, only those with an
-                embedding or an LM head are fetched.
 
         Raises:
             InputError: If there are no safetensors, a shard is missing, or a header is damaged.
@@ -73,19 +79,10 @@ class Checkpoint:
         tensors: dict[str, TensorInfo] = {}
         shards: dict[str, tuple[str, ...]] = {}
         metadata: dict[str, Mapping[str, str]] = {}
-        for name in _shard_names(directory, partial):
-            header, data_start = _read_header(directory / name)
-            metadata[name] = header.pop("__metadata__", {})
-            for tensor, info in header.items():
-                begin, end = info["data_offsets"]
-                tensors[tensor] = TensorInfo(
-                    directory / name,
-                    info["dtype"],
-                    tuple(info["shape"]),
-                    data_start + begin,
-                    data_start + end,
-                )
-            shards[name] = tuple(header)
+        for name in _shards_of(directory):
+            found, metadata[name] = _read_header(directory / name)
+            tensors |= found
+            shards[name] = tuple(found)
         return cls(directory, tensors, shards, metadata)
 
     def read(self, name: str) -> torch.Tensor:
@@ -146,7 +143,7 @@ class Checkpoint:
                 place(self.directory / shard, out / shard, link)
             else:
                 self._rewrite(out / shard, names, replaced, dtype, self.metadata[shard])
-        if list(self.shards) != [_SINGLE]:
+        if list(self.shards) != [SINGLE]:
             total = sum((out / shard).stat().st_size for shard in self.shards)
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -159,20 +156,11 @@ class Checkpoint:
         dtype: torch.dtype | None,
         metadata: Mapping[str, str],
     ) -> None:
-        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-        offset = 0
-        for name in names:
-            kind, shape = self._target_type(name, replaced, dtype)
-            size = _nbytes(kind, shape, self.tensors.get(name))
-            header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
-            offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
+        types = {name: self._target_type(name, replaced, dtype) for name in names}
+        sizes = {name: (*of, _nbytes(*of, self.tensors.get(name))) for name, of in types.items()}
         with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for name in names:
-                kind = header[name]["dtype"]
+            file.write(header_bytes(sizes, metadata))
+            for name, (kind, _) in types.items():
                 if name in replaced:
                     _write_tensor(file, replaced[name].to(DTYPES[kind]))
                 elif kind == self.tensors[name].dtype:
@@ -191,49 +179,95 @@ class Checkpoint:
         return (_NAMES[dtype] if dtype and info.dtype in DTYPES else info.dtype), info.shape
 
 
-def listed_shards(index: Path, *, partial: bool = False) -> list[str]:
-    """Names of the shards that an index lists, those that are there.
+def shard_names(index: Path) -> list[str]:
+    """Names of the shards that an index lists.
 
     Raises:
-        InputError: If the index is damaged, or a shard is missing; with ``partial`` only if all are.
+        InputError: If the index is damaged.
     """
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
+
+
+def listed_shards(index: Path) -> list[str]:
+    """Names of the shards that an index lists, all of which are there.
+
+    Raises:
+        InputError: If the index is damaged, or a shard is missing.
+    """
+    names = shard_names(index)
     missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing and (not partial or len(missing) == len(names)):
+    if missing:
         raise InputError(
             f"{index.parent}: {len(missing)} of the {len(names)} shards that {index.name} lists are missing "
             f"(first: {missing[0]}). Fetch them again"
         )
-    return [name for name in names if name not in missing]
+    return names
 
 
-def _shard_names(directory: Path, partial: bool) -> list[str]:
+def _shards_of(directory: Path) -> list[str]:
     if (directory / INDEX).is_file():
-        return listed_shards(directory / INDEX, partial=partial)
-    if (directory / _SINGLE).is_file():
-        return [_SINGLE]
+        return listed_shards(directory / INDEX)
+    if (directory / SINGLE).is_file():
+        return [SINGLE]
     other = sorted(p.name for p in directory.glob("*.bin")) if directory.is_dir() else []
     hint = f" It has {other[0]}: convert it to safetensors first" if other else ""
-    raise InputError(f"{directory} holds no {_SINGLE} and no {INDEX}.{hint}")
+    raise InputError(f"{directory} holds no {SINGLE} and no {INDEX}.{hint}")
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def parse_header(path: Path, data: bytes, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Args:
+        path: What the file is called.
+        data: Its beginning, with the whole header.
+        size: Bytes that it has.
+
+    Raises:
+        InputError: If the file is damaged or truncated.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if size < 8 or length > size - 8:
+        raise InputError(f"{path} is truncated: its header needs {length + 8} bytes, it has {size}. Fetch it again")
+    try:
+        header: dict[str, Any] = json.loads(data[8 : 8 + length])
+        metadata = header.pop("__metadata__", {})
+        places = {n: (i["dtype"], tuple(i["shape"]), *i["data_offsets"]) for n, i in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a safetensors file ({error}). Fetch it again") from error
+    start = 8 + length
+    end = start + max((last for *_, last in places.values()), default=0)
+    if end > size:
+        raise InputError(f"{path} is truncated: it should have {end} bytes, it has {size}. Fetch it again")
+    return {n: TensorInfo(path, d, shape, start + b, start + e) for n, (d, shape, b, e) in places.items()}, metadata
+
+
+def header_bytes(
+    tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """A safetensors file up to where its tensors begin.
+
+    Args:
+        tensors: Name to dtype, shape and bytes, in the order in which they are stored.
+        metadata: The file's own.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, (kind, shape, size) in tensors.items():
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise InputError(f"{path} is truncated: its header needs {length + 8} bytes, it has {size}. Fetch it again")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as error:
-            raise InputError(f"{path} is not a safetensors file ({error}). Fetch it again") from error
-    end = max((info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"), default=0)
-    if 8 + length + end > size:
-        raise InputError(f"{path} is truncated: it should have {8 + length + end} bytes, it has {size}. Fetch it again")
-    return header, 8 + length
+        first = file.read(8)
+        return parse_header(path, first + file.read(min(int.from_bytes(first, "little"), size)), size)
 
 
 def _nbytes(kind: str, shape: tuple[int, ...], info: TensorInfo | None) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from pathlib import Path
+from typing import cast
 
 from tokensurgeon.checkpoint.pickled import PICKLED, as_safetensors
-from tokensurgeon.checkpoint.shards import INDEX
+from tokensurgeon.checkpoint.remote import NoRangesError, fetch_vocabulary
+from tokensurgeon.checkpoint.shards import INDEX, SINGLE, shard_names
 from tokensurgeon.errors import InputError
 
 __all__ = ["resolve"]
@@ -16,7 +16,6 @@ __all__ = ["resolve"]
 log = logging.getLogger(__name__)
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*"]
-_VOCABULARY_LIKE = re.compile(r"embed|head|wte|output\.(weight|bias)$|^shared")
 
 
 def resolve(reference: str, *, weights: str = "all") -> Path:
@@ -27,7 +26,7 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
             ``org/name@revision`` for a branch, tag or commit. Hub access goes through
             huggingface_hub and follows its cache, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN.
         weights: ``all``, or ``none`` where tokenizer and config are enough, or ``vocabulary`` for
-            only the shards that hold an embedding or an LM head.
+            only the embedding and the LM head: fetched from a hub by byte ranges.
 
     Returns:
         A directory that exists, with safetensors: pickled weights are converted into a cache.
@@ -57,27 +56,36 @@ def _download(reference: str, weights: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = reference.partition("@")
+    client = cast(type[Exception], HfHubHTTPError.__bases__[0])  # the HTTP client's own base class
 
-    def fetch(patterns: list[str]) -> Path:
-        try:
-            found = snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"{reference} is neither a local path nor a model that the hub gives us ({reason}). "
-                "Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE"
-            ) from error
-        return Path(found)
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*_SMALL_FILES, *patterns]))
 
-    directory = fetch(_SMALL_FILES)
-    if weights == "none":
-        return directory
-    index = directory / INDEX
-    shards = ["model.safetensors"]
-    if index.is_file():
-        places = json.loads(index.read_text())["weight_map"]
-        wanted = places if weights == "all" else [n for n in places if _VOCABULARY_LIKE.search(n)] or places
-        shards = sorted({places[name] for name in wanted})
-    log.info("fetching %s from %s", ", ".join(shards), repository)
-    found = fetch([*_SMALL_FILES, *shards])
-    return found if any(found.glob("*.safetensors")) else fetch([*_SMALL_FILES, PICKLED])
+    try:
+        directory = fetch()
+        if weights == "none" or (weights == "vocabulary" and _is_whole(directory)):
+            return directory
+        if weights == "vocabulary":
+            try:
+                return fetch_vocabulary(repository, directory)
+            except (NoRangesError, FileNotFoundError) as error:
+                log.info("%s; fetching whole files", error)
+        index = directory / INDEX
+        shards = shard_names(index) if index.is_file() else [SINGLE]
+        log.info("fetching %s from %s", ", ".join(shards), repository)
+        found = fetch(*shards)
+        return found if any(found.glob("*.safetensors")) else fetch(PICKLED)
+    except (HFValidationError, LocalEntryNotFoundError, OSError, client) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{reference} is neither a local path nor a model that the hub gives us ({reason}). "
+            "Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE; after a broken connection, run the same "
+            "command again to go on where it was"
+        ) from error
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether a snapshot has all of its weights already."""
+    if (directory / INDEX).is_file():
+        return all((directory / name).is_file() for name in shard_names(directory / INDEX))
+    return (directory / SINGLE).is_file()

@@ -1,0 +1,132 @@
+"""Downloads from a hub: what is fetched, what happens when they break off."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hub import COMMIT, Hub
+from safetensors.torch import load_file, save_file
+
+BODY = 3_000_000
+SMALL_PIECES = """
+from tokensurgeon.checkpoint import remote
+from tokensurgeon.cli.app import main
+remote._PIECE = 20_000
+main()
+"""
+
+
+def with_shards(directory, source):
+    """A model's files, in two small shards with the vocabulary and body, and two large ones with body only."""
+    tensors = load_file(source / "model.safetensors")
+    names = sorted(tensors)
+    shards = {"model-00001-of-00004.safetensors": names[: len(names) // 2]}
+    shards["model-00002-of-00004.safetensors"] = names[len(names) // 2 :]
+    for i in (3, 4):
+        tensors[f"model.layers.9.more{i}"] = torch.zeros(BODY, dtype=torch.uint8)
+        shards[f"model-0000{i}-of-00004.safetensors"] = [f"model.layers.9.more{i}"]
+    directory.mkdir()
+    for path in source.iterdir():
+        if path.suffix != ".safetensors":
+            (directory / path.name).write_bytes(path.read_bytes())
+    for name, of in shards.items():
+        save_file({n: tensors[n] for n in of}, directory / name, metadata={"format": "pt"})
+    places = {n: name for name, of in shards.items() for n in of}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return directory
+
+
+@pytest.fixture
+def hub(zoo, tmp_path):
+    models = {name: with_shards(tmp_path / name, zoo[name]) for name in ("spm", "untied-spm")}
+    found = Hub(models | {"whole": zoo["spm"]})
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture
+def run(hub, zoo, tmp_path):
+    """The command, with the hub there instead of the real one."""
+
+    def call(donor, out="out", base=zoo["gpt"]):
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "TOKENSURGEON_CACHE": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+        }  # fmt: skip
+        environment.pop("HF_HUB_OFFLINE", None)
+        arguments = [str(base), donor, "--out", str(tmp_path / out), "--k", "8", "--quiet"]
+        command = [sys.executable, "-c", SMALL_PIECES, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return call
+
+
+def sent(hub):
+    return sum(n for name, n in hub.sent.items() if name.endswith(".safetensors"))
+
+
+@pytest.mark.parametrize("name", ["spm", "untied-spm"])
+def test_of_a_donor_only_the_vocabulary_is_fetched(hub, run, zoo, tmp_path, name):
+    result = run(f"org/{name}")
+    assert result.returncode == 0, result.stderr
+    local = run(str(zoo[name]), "local")
+    assert local.returncode == 0, local.stderr
+    written = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "local")]
+    assert written[0] == written[1]
+    donor = load_file(zoo[name] / "model.safetensors")
+    vocabulary = sum(donor[n].nbytes for n in ("model.embed_tokens.weight", "lm_head.weight") if n in donor)
+    assert vocabulary < sent(hub) <= vocabulary + 4 * 2**16 < BODY
+    manifest = json.loads((tmp_path / "out/tokensurgeon.json").read_text())
+    assert manifest["donor"]["commit"] == COMMIT
+    hub.sent.clear()
+    again = run(f"org/{name}", "again")
+    assert again.returncode == 0 and sent(hub) == 0, again.stderr
+
+
+def test_an_interrupted_download_goes_on(hub, run, zoo, tmp_path):
+    rows = load_file(zoo["spm"] / "model.safetensors")["model.embed_tokens.weight"]
+    hub.budget = 4 * 2**16 + 50_000
+    broken = run("org/spm")
+    assert broken.returncode == 2 and "go on where it was" in broken.stderr and "Traceback" not in broken.stderr
+    assert not (tmp_path / "out").exists()
+    kept = next((tmp_path / "cache").rglob(".*.partial")) / "model.safetensors"
+    assert 40_000 < kept.stat().st_size < 41_000  # two pieces and the header
+    hub.budget = None
+    hub.sent.clear()
+    result = run("org/spm")
+    assert result.returncode == 0, result.stderr
+    assert sent(hub) == 4 * 2**16 + rows.nbytes - 40_000
+    assert list((tmp_path / "cache").rglob(".*.partial")) == []
+
+
+def test_a_server_without_ranges_sends_whole_files(hub, run, tmp_path):
+    hub.ranges = False
+    result = run("org/spm")
+    assert result.returncode == 0, result.stderr
+    assert sent(hub) > 2 * BODY and (tmp_path / "out/config.json").is_file()
+
+
+def test_a_base_is_fetched_whole(hub, run, zoo):
+    result = run(str(zoo["gpt"]), base="org/whole")
+    assert result.returncode == 0, result.stderr
+    assert sent(hub) == (zoo["spm"] / "model.safetensors").stat().st_size
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_damaged_shard_on_the_hub(run, tmp_path):
+    path = tmp_path / "spm/model-00002-of-00004.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    result = run("org/spm")
+    assert result.returncode == 2 and "is truncated: it should have" in result.stderr
+    path.write_bytes(b"\x10" + b"\0" * 7 + b"not json at all!")
+    assert "is not a safetensors file" in run("org/spm").stderr
+
+
+def test_a_model_that_the_hub_does_not_have(run):
+    result = run("org/none")
+    assert result.returncode == 2 and "org/none is neither a local path nor" in result.stderr
