@@ -13,7 +13,7 @@ import torch
 from tokensurgeon.checkpoint.shards import DTYPES, TensorInfo
 from tokensurgeon.errors import InputError
 
-__all__ = ["VocabularyTensors", "find_vocabulary_tensors", "read_config"]
+__all__ = ["VocabularyTensors", "find_vocabulary_tensors", "parameter_shapes", "read_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +71,7 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
         InputError: For an architecture that transformers does not know as a language model, or
             whose embedding is not in the checkpoint or is quantised.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    read_config(directory)
-    try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-        kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
-        with torch.device("meta"):
-            model = kind.from_config(config, trust_remote_code=False)
-        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    except (ValueError, KeyError, ImportError, OSError, NotImplementedError) as error:
-        name = read_config(directory).get("model_type", "unknown")
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{directory}: transformers cannot build a language model of type {name!r} ({reason}). "
-            "Only architectures that the installed transformers knows are supported"
-        ) from error
+    model, embedding, head = _empty_model(directory)
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -138,6 +123,36 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
         + tuple(n for n, buffer in model.named_buffers() if n in tensors and info.shape[0] in buffer.shape),
         unclaimed=tuple(n for n, other in tensors.items() if n not in claimed and other.shape == info.shape),
     )
+
+
+def parameter_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """What the model class calls its parameters, and their shapes; checkpoints may use other names.
+
+    Raises:
+        InputError: As `find_vocabulary_tensors` does for the architecture.
+    """
+    model, _, _ = _empty_model(directory)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def _empty_model(directory: Path) -> tuple[Any, Any, Any]:
+    """The model without weights, its input embedding and its LM head."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    read_config(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
+        with torch.device("meta"):
+            model = kind.from_config(config, trust_remote_code=False)
+        return model, model.get_input_embeddings(), model.get_output_embeddings()
+    except (ValueError, KeyError, ImportError, OSError, NotImplementedError) as error:
+        name = read_config(directory).get("model_type", "unknown")
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{directory}: transformers cannot build a language model of type {name!r} ({reason}). "
+            "Only architectures that the installed transformers knows are supported"
+        ) from error
 
 
 def _only_one_alike(embedding: str, tensors: Mapping[str, TensorInfo]) -> str | None:

@@ -17,7 +17,7 @@ from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
 from tokensurgeon.checkpoint.shards import INDEX, listed_shards
 from tokensurgeon.errors import InputError
 
-__all__ = ["PICKLED", "as_safetensors"]
+__all__ = ["PICKLED", "as_safetensors", "tensor_shapes"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,15 @@ def as_safetensors(directory: Path) -> Path:
         with kept(out) as work:
             _convert(directory, shards, work)
     return out
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a pickled file, by name.
+
+    Raises:
+        InputError: If it is damaged, or holds more than tensors.
+    """
+    return {name: tuple(tensor.shape) for name, tensor in _load(path).items()}
 
 
 def _shards(directory: Path) -> list[Path]:

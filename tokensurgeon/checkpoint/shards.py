@@ -25,6 +25,7 @@ __all__ = [
     "header_bytes",
     "listed_shards",
     "parse_header",
+    "read_header",
     "shard_names",
 ]
 
@@ -80,7 +81,7 @@ class Checkpoint:
         shards: dict[str, tuple[str, ...]] = {}
         metadata: dict[str, Mapping[str, str]] = {}
         for name in _shards_of(directory):
-            found, metadata[name] = _read_header(directory / name)
+            found, metadata[name] = read_header(directory / name)
             tensors |= found
             shards[name] = tuple(found)
         return cls(directory, tensors, shards, metadata)
@@ -263,7 +264,8 @@ def header_bytes(
     return len(text).to_bytes(8, "little") + text
 
 
-def _read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """`parse_header` of a file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(8)

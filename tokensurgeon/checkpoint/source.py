@@ -26,7 +26,7 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
             ``org/name@revision`` for a branch, tag or commit. Hub access goes through
             huggingface_hub and follows its cache, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN.
         weights: ``all``, or ``none`` where tokenizer and config are enough, or ``vocabulary`` for
-            only the embedding and the LM head: fetched from a hub by byte ranges.
+            only the embedding and the LM head: fetched from a hub by byte ranges; or ``adapter`` for PEFT's files.
 
     Returns:
         A directory that exists, with safetensors: pickled weights are converted into a cache.
@@ -36,7 +36,7 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
     """
     path = Path(reference).expanduser()
     if path.is_dir():
-        return path if weights == "none" else as_safetensors(path)
+        return path if weights in ("none", "adapter") else as_safetensors(path)
     if path.is_file():
         if path.suffix == ".gguf":
             from tokensurgeon.checkpoint.gguf import convert
@@ -48,7 +48,7 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
     if looks_local:
         raise InputError(f"{reference} does not exist; give a model directory, a .gguf file or a hub id")
     found = _download(reference, weights)
-    return found if weights == "none" else as_safetensors(found)
+    return found if weights in ("none", "adapter") else as_safetensors(found)
 
 
 def _download(reference: str, weights: str) -> Path:
@@ -63,6 +63,8 @@ def _download(reference: str, weights: str) -> Path:
 
     try:
         directory = fetch()
+        if weights == "adapter":
+            return fetch("adapter_model.*")
         if weights == "none" or (weights == "vocabulary" and _is_whole(directory)):
             return directory
         if weights == "vocabulary":

@@ -1,0 +1,35 @@
+"""``tokensurgeon adapter ADAPTER MODEL --out DIR``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import console, emit_json, guarded
+
+
+def command(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter of the base: directory or hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The transplanted model.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Carry a LoRA adapter of the base over to the transplanted model.
+
+    The body is the same, so that the adapter's weights are copied as they are, and its configuration names MODEL as its
+    base. An adapter that changes the embedding or the LM head is refused: their rows are other ones now.
+    """
+    with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.adapter import carry_adapter
+
+        modules = carry_adapter(adapter, model, out, overwrite=overwrite)
+        if json_out:
+            emit_json({"out": str(out), "modules": modules})
+        elif not quiet:
+            console().print(f"[bold]{out}[/bold] is ready; it changes {len(modules)} modules of {model}")
