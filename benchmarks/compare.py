@@ -70,7 +70,7 @@ def main(path: Path) -> None:
 
 
 def timed(command: list[str]) -> dict[str, float]:
-    """Wall time, processor time and peak memory of a command, as the operating system tells them."""
+    """Wall time, processor time, peak memory, and what was read from and written to the disk by a command."""
     started = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert child.stderr is not None
@@ -82,6 +82,8 @@ def timed(command: list[str]) -> dict[str, float]:
         "wall_s": round(time.perf_counter() - started, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_mib": round(usage.ru_maxrss / 1024),
+        "read_mib": round(usage.ru_inblock / 2048),
+        "written_mib": round(usage.ru_oublock / 2048),
     }
 
 

@@ -9,7 +9,7 @@ import torch
 
 from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Resources, parts
 
-__all__ = ["Mean", "Normal", "Zero", "normal_rows", "usable"]
+__all__ = ["Mean", "Normal", "Zero", "mean_row", "normal_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +59,33 @@ class _Drawn:
         if self.spread:
             yield from normal_rows(base, self.n, self.seed, self.spread)
             return
-        row = usable(base.every).mean(dim=0) if self.mean else torch.zeros(base.every.shape[1])
+        row = mean_row(base.every) if self.mean else torch.zeros(base.every.shape[1])
         for part in parts(self.n):
             yield row.expand(part.stop - part.start, -1)
 
 
-def usable(rows: torch.Tensor) -> torch.Tensor:
-    """The rows that are finite, in float32: a damaged row that nobody needs shall not spoil the others."""
-    rows = rows.float()
-    good = torch.isfinite(rows.sum(dim=1))
-    return rows if bool(good.all()) else rows[good]
+def mean_row(rows: torch.Tensor) -> torch.Tensor:
+    """(dim,) float32 mean of the rows that are finite: a damaged one that nobody needs shall not spoil the others."""
+    total, n = torch.zeros(rows.shape[1], dtype=torch.float64), 0
+    for some in _finite(rows):
+        total, n = total + some.sum(dim=0), n + len(some)
+    return (total / max(1, n)).float()
 
 
 def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> Iterator[torch.Tensor]:
     """``n`` draws with the mean and ``scale`` times the covariance of the base's rows, a block at a time."""
-    every = usable(base.every)
-    covariance = torch.cov(every.T.double(), correction=0).reshape(every.shape[1], every.shape[1])
-    values, vectors = torch.linalg.eigh(covariance)
+    mean, dim = mean_row(base.every), base.every.shape[1]
+    covariance, seen = torch.zeros(dim, dim, dtype=torch.float64), 0
+    for some in _finite(base.every):
+        covariance, seen = covariance.addmm_((some - mean).T, some - mean), seen + len(some)
+    values, vectors = torch.linalg.eigh(covariance / max(1, seen))
     root = (vectors * (scale * values.clamp(min=0)).sqrt()).float()
     generator = torch.Generator().manual_seed(seed + (1 if base.use == "head" else 0))
-    mean = every.mean(dim=0)
     for part in parts(n):
-        yield mean + torch.randn(part.stop - part.start, every.shape[1], generator=generator) @ root.T
+        yield mean + torch.randn(part.stop - part.start, dim, generator=generator) @ root.T
+
+
+def _finite(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    for part in parts(len(rows)):
+        some = rows[part].double()
+        yield some[torch.isfinite(some.sum(dim=1))]

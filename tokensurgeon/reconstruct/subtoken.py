@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.reconstruct.constant import usable
+from tokensurgeon.reconstruct.constant import mean_row
 from tokensurgeon.reconstruct.protocol import BaseRows, DonorSpace, Pieces, Resources, parts
 
 __all__ = ["Subtoken"]
@@ -48,7 +48,7 @@ class _Cut:
 
     def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
         every = base.every.float()
-        nothing = usable(every).mean(dim=0)  # for bytes that the base cannot spell
+        nothing = mean_row(base.every)  # for bytes that the base cannot spell
         chosen = {"input": [self.how.input], "head": [self.how.head], "both": [self.how.input, self.how.head]}
         combinations = sorted(set(chosen[base.use]))
         for part in parts(len(self.pieces)):
