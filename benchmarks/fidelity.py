@@ -1,9 +1,10 @@
 """What each method loses, on real pairs of models: transplants by whole commands, scored by the same code.
 
-    python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
+    python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml [PAIR...]
 
-Every transplant and every scoring is cached by what goes into it (inputs, options, the source code that does it),
-so that an interrupted run goes on where it was, and a second run makes only what changed.
+Every pair has a result file of its own, because all of them take hours; the page joins them. Every transplant and every
+scoring is cached by what goes into it (inputs, options, the source code that does it), so that an interrupted run goes
+on where it was, and a second run makes only what changed.
 """
 
 from __future__ import annotations
@@ -40,19 +41,26 @@ _SCORED_BY = ("tokensurgeon/evaluation/*.py", "benchmarks/measures.py", "benchma
 _ALIGNED_BY = ("tokensurgeon/vocabulary/*.py", "tokensurgeon/segmentation.py", "tokensurgeon/alignment.py")
 
 
-def main(path: Path, results: Path = RESULTS) -> None:
-    """Run what is missing, and write the result and its page."""
+def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
+    """Run what is missing, of all pairs or some, and write the results and their page."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     experiment = tomllib.loads(path.read_text())
     bench = Bench(experiment, cache_directory() / "fidelity")
-    result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "pairs": {}}
-    result["settings"]["mergekit"] = peer_version()
-    for name, pair in experiment["pairs"].items():
-        result["pairs"][name] = bench.pair(name, pair)
     results.mkdir(exist_ok=True)
-    (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    write_page(result, results / f"{path.stem}.html")
+    for name in only or experiment["pairs"]:
+        pair = experiment["pairs"][name]
+        sides = {side: experiment["sides"][side] for side in pair["sides"]}
+        settings = {"measures": experiment["measures"], "sides": sides, "mergekit": peer_version()}
+        result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": bench.pair(pair)}
+        (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_page(all_results(path, results), results / f"{path.stem}.html")
+
+
+def all_results(path: Path, results: Path = RESULTS) -> list[dict[str, Any]]:
+    """The results of an experiment file that are there, in its order."""
+    files = [results / f"{path.stem}_{name}.json" for name in tomllib.loads(path.read_text())["pairs"]]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
 class Bench:
@@ -63,7 +71,7 @@ class Bench:
         self.experiment, self.cached = experiment, cached
         cached.mkdir(parents=True, exist_ok=True)
 
-    def pair(self, name: str, pair: dict[str, Any]) -> dict[str, Any]:
+    def pair(self, pair: dict[str, Any]) -> dict[str, Any]:
         """All sides of one pair, as figures with intervals."""
         base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
         settings = self.experiment["measures"]
@@ -88,7 +96,7 @@ class Bench:
             made, scores = self._side(side, base, donor, (provenance_of_rows, *seen), score)
             entry["sides"][side] = {**made, **(figures(scores, untouched, forced) if scores else {})}
             loss = f"+{entry['sides'][side]['loss']['mean']:.4f}, {made['wall_s']} s" if scores else made["failed"]
-            print(f"{name}, {side}: {loss}", flush=True)
+            print(f"{pair['title']}, {side}: {loss}", flush=True)
         return entry
 
     def _side(
@@ -230,4 +238,4 @@ if __name__ == "__main__":
     if shutil.which(".venv-peers/bin/mergekit-tokensurgeon") is None:
         sys.exit("run `make install` first: the peers are missing")
     os.chdir(ROOT)
-    main(Path(sys.argv[1]).absolute())
+    main(Path(sys.argv[1]).absolute(), sys.argv[2:])

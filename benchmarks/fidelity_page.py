@@ -28,13 +28,14 @@ that is fed text in the donor's segmentation, each token as the equal one or as 
 rows can do. WikiText-2 counts every piece of 2 kB as a document. Accuracy in percent. Time is the
 processors' (two are busy for most of it), because the machine did other work besides; time and memory are those of one
 run of the whole command.
-{{ result.hardware.cores }} cores of {{ result.hardware.cpu }}, {{ result.date }}, commit {{ result.commit }}.</p>
-{% for name, pair in result.pairs.items() %}
-<h2>{{ name }}</h2>
-<p>Untouched base: {{ "%.4f"|format(pair.untouched.bits_per_byte.mean) }} bits per byte. In the donor's segmentation it
+</p>
+{% for result in results %}{% set pair = result.pair %}
+<h2>{{ result.title }}</h2>
+<p>{{ result.hardware.cores }} cores of {{ result.hardware.cpu }}, {{ result.date }}, commit {{ result.commit }}.
+Untouched base: {{ "%.4f"|format(pair.untouched.bits_per_byte.mean) }} bits per byte. In the donor's segmentation it
 loses {{ "%+.4f"|format(pair.segmentation.mean) }}. {% if pair.lossy %}The donor's tokenizer drops something of a text
 (case, line breaks); all sides are scored on what it leaves.{% endif %}</p>
-{{ plots[name] }}
+{{ plots[loop.index0] }}
 <div class="wide"><table>
 <tr><th>method</th><th>loss</th><th>interval</th><th>beyond segmentation</th><th>shared, nats</th><th>new, nats</th>
 {% for task in tasks %}<th>{{ task }}</th>{% endfor %}<th>dead ids</th><th>held-out cosine</th><th>unexplained</th>
@@ -62,17 +63,17 @@ loses {{ "%+.4f"|format(pair.segmentation.mean) }}. {% if pair.lossy %}The donor
 TASKS = ("lambada", "arc_easy", "piqa", "arithmetic")
 
 
-def write_page(result: dict[str, Any], path: Path) -> None:
-    """One HTML file that needs nothing else."""
-    corpora = list(next(iter(result["pairs"].values()))["untouched"]["bits_per_byte"])
+def write_page(results: list[dict[str, Any]], path: Path) -> None:
+    """One HTML file that needs nothing else, for the results of several pairs."""
+    corpora = list(results[0]["pair"]["untouched"]["bits_per_byte"])
     page = Environment(autoescape=True).from_string(_PAGE)
     page.globals["rows"] = rows
     path.write_text(
         page.render(
-            result=result,
-            kib=result["settings"]["measures"]["bytes"] // 1024,
+            results=results,
+            kib=results[0]["settings"]["measures"]["bytes"] // 1024,
             corpora=[name for name in corpora if name not in ("mean", "interval")],
-            plots={name: _plot(pair) for name, pair in result["pairs"].items()},
+            plots=[_plot(result["pair"]) for result in results],
             tasks=TASKS,
         )
     )

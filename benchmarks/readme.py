@@ -13,8 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fidelity import all_results
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+FIDELITY = Path(__file__).parent / "experiments/fidelity.toml"
 
 
 def compare_mergekit(result: dict[str, Any]) -> str:
@@ -106,13 +109,13 @@ def full_job(result: dict[str, Any]) -> str:
     )
 
 
-def fidelity(result: dict[str, Any]) -> str:
+def fidelity(results: list[dict[str, Any]]) -> str:
     """Loss per method and pair, the best first."""
     lines = []
-    for name, pair in result["pairs"].items():
-        base = pair["untouched"]
+    for result in results:
+        pair, base = result["pair"], result["pair"]["untouched"]
         lines += [
-            f"**{name}** (untouched {base['bits_per_byte']['mean']:.3f} bits per byte; "
+            f"**{result['title']}** (untouched {base['bits_per_byte']['mean']:.3f} bits per byte; "
             f"{pair['segmentation']['mean']:+.3f} of loss is segmentation alone)",
             "",
             "| method | loss | 95% interval | beyond segmentation | new tokens, nats | LAMBADA | ARC-easy | PIQA |",
@@ -128,7 +131,7 @@ def fidelity(result: dict[str, Any]) -> str:
                 f"| {side} | {of['loss']['mean']:+.3f} | {low:.3f} to {high:.3f} | {beyond} | {new} | {_tasks(of)} |"
             )
         lines.append("")
-    measures = result["settings"]["measures"]
+    measures = results[0]["settings"]["measures"]
     lines.append(
         f"Bits per byte are means of four texts, {measures['bytes'] // 1024} kB each; accuracies of "
         f"{measures['items']['lambada']}, {measures['items']['arc_easy']} and {measures['items']['piqa']} items, in "
@@ -157,7 +160,7 @@ def architectures(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"| refused, with the reason | {refused} |"])
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+TABLES: dict[str, Callable[[Any], str]] = {
     "compare_mergekit": compare_mergekit,
     "anchors": anchors,
     "solver": solver,
@@ -170,7 +173,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 def render(readme: str) -> str:
     """The README with every marked block replaced by its table."""
     for name, table in TABLES.items():
-        result = json.loads((RESULTS / f"{name}.json").read_text())
+        result = all_results(FIDELITY) if name == "fidelity" else json.loads((RESULTS / f"{name}.json").read_text())
         block = f"<!-- results:{name} -->\n{table(result)}\n<!-- /results:{name} -->"
         pattern = rf"<!-- results:{name} -->.*?<!-- /results:{name} -->"
         readme, found = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)

@@ -103,13 +103,21 @@ def test_the_page(tmp_path):
     pair["sides"]["mergekit y"] = {"failed": "it broke"}
     pair["lossy"] = False
     result = {
-        "pairs": {"A ← B": json.loads(json.dumps(pair))},
+        "title": "A ← B",
+        "pair": json.loads(json.dumps(pair)),
         "settings": {"measures": {"bytes": 4096}},
         "hardware": {"cores": 2, "cpu": "x"},
         "date": "today",
         "commit": "c",
     }
-    fidelity_page.write_page(result, tmp_path / "page.html")
+    other = result | {"title": "C ← D"}
+    fidelity_page.write_page([result, other], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert page.count("<svg") == 1 and "+0.5000" in page and "mergekit &lt;x&gt;" in page and "it broke" in page
+    assert (
+        page.count("<svg") == 2
+        and "C ← D" in page
+        and "+0.5000" in page
+        and "mergekit &lt;x&gt;" in page
+        and "it broke" in page
+    )
     assert "src=" not in page

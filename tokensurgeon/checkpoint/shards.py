@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,12 +98,12 @@ class Checkpoint:
         except SafetensorError as error:
             raise InputError(f"{info.file}: {name} cannot be read ({error}). Fetch the file again") from error
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """A tensor's stored bytes, piece by piece."""
+    def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """A tensor's stored bytes from ``start`` on, piece by piece."""
         info = self.tensors[name]
         with info.file.open("rb") as file:
-            file.seek(info.begin)
-            left = info.end - info.begin
+            file.seek(info.begin + start)
+            left = info.end - info.begin - start
             while left:
                 piece = file.read(min(_CHUNK, left))
                 if not piece:
@@ -165,10 +167,25 @@ class Checkpoint:
                 if name in replaced:
                     _write_tensor(file, replaced[name].to(DTYPES[kind]))
                 elif kind == self.tensors[name].dtype:
-                    for piece in self.chunks(name):
-                        file.write(piece)
+                    self._copy(name, file)
                 else:
                     _write_tensor(file, self.read(name).to(DTYPES[kind]))
+
+    def _copy(self, name: str, file: BinaryIO) -> None:
+        """Append a tensor's stored bytes; by the kernel, where it can do that from file to file."""
+        info = self.tensors[name]
+        begin = info.begin
+        if hasattr(os, "copy_file_range"):
+            file.flush()
+            with info.file.open("rb") as source, contextlib.suppress(OSError):  # across file systems, for one
+                while begin < info.end:
+                    done = os.copy_file_range(source.fileno(), file.fileno(), info.end - begin, offset_src=begin)
+                    if not done:
+                        break
+                    begin += done
+            file.seek(0, os.SEEK_END)
+        for piece in self.chunks(name, begin - info.begin):
+            file.write(piece)
 
     def _target_type(
         self, name: str, replaced: Mapping[str, torch.Tensor], dtype: torch.dtype | None

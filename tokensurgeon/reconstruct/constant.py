@@ -68,7 +68,7 @@ def mean_row(rows: torch.Tensor) -> torch.Tensor:
     """(dim,) float32 mean of the rows that are finite: a damaged one that nobody needs shall not spoil the others."""
     total, n = torch.zeros(rows.shape[1], dtype=torch.float64), 0
     for some in _finite(rows):
-        total, n = total + some.sum(dim=0), n + len(some)
+        total, n = total + some.sum(dim=0, dtype=torch.float64), n + len(some)
     return (total / max(1, n)).float()
 
 
@@ -77,7 +77,8 @@ def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> Iterat
     mean, dim = mean_row(base.every), base.every.shape[1]
     covariance, seen = torch.zeros(dim, dim, dtype=torch.float64), 0
     for some in _finite(base.every):
-        covariance, seen = covariance.addmm_((some - mean).T, some - mean), seen + len(some)
+        centred = some.double() - mean
+        covariance, seen = covariance.addmm_(centred.T, centred), seen + len(some)
     values, vectors = torch.linalg.eigh(covariance / max(1, seen))
     root = (vectors * (scale * values.clamp(min=0)).sqrt()).float()
     generator = torch.Generator().manual_seed(seed + (1 if base.use == "head" else 0))
@@ -87,5 +88,6 @@ def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> Iterat
 
 def _finite(rows: torch.Tensor) -> Iterator[torch.Tensor]:
     for part in parts(len(rows)):
-        some = rows[part].double()
-        yield some[torch.isfinite(some.sum(dim=1))]
+        some = rows[part].float()
+        good = torch.isfinite(some.sum(dim=1))
+        yield some if bool(good.all()) else some[good]
