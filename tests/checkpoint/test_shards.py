@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -109,3 +110,28 @@ def test_digest_changes_with_one_bit(single, tmp_path):
     changed["embed"][0, 0] += 1
     save_file(changed, tmp_path / "model.safetensors")
     assert Checkpoint.open(tmp_path).digest("embed") != before
+
+
+@pytest.mark.parametrize("how", ["refused", "halfway", "missing"])
+def test_bodies_are_copied_where_the_kernel_cannot(tmp_path, monkeypatch, how):
+    """Across file systems, for one; and where it gives up in the middle."""
+    all_tensors = {"embed": torch.zeros(3, 4), "body": torch.randn(1000, 7), "tail": torch.randn(11)}
+    save_file(all_tensors, tmp_path / "model.safetensors")
+    real, calls = os.copy_file_range, []
+
+    def copy(source, target, count, **offsets):
+        calls.append(count)
+        if how == "refused" or len(calls) > 1:
+            raise OSError(18, "Invalid cross-device link")
+        return real(source, target, count // 2, **offsets)
+
+    if how == "missing":
+        monkeypatch.delattr(os, "copy_file_range")
+    else:
+        monkeypatch.setattr(os, "copy_file_range", copy)
+    out = tmp_path / "out"
+    out.mkdir()
+    Checkpoint.open(tmp_path).write(out, {"embed": torch.ones(5, 4)})
+    written = load_file(out / "model.safetensors")
+    assert torch.equal(written["embed"], torch.ones(5, 4)) and (calls or how == "missing")
+    assert all(torch.equal(written[name], all_tensors[name]) for name in ("body", "tail"))
