@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +138,14 @@ def parameter_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def _empty_model(directory: Path) -> tuple[Any, Any, Any]:
     """The model without weights, its input embedding and its LM head."""
+    return _built(directory, json.dumps(read_config(directory)))
+
+
+@lru_cache(maxsize=4)
+def _built(directory: Path, _config: str) -> tuple[Any, Any, Any]:
+    """As `_empty_model`; building one takes a second, and the same is asked for twice."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    read_config(directory)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -98,18 +99,28 @@ class Checkpoint:
         except SafetensorError as error:
             raise InputError(f"{info.file}: {name} cannot be read ({error}). Fetch the file again") from error
 
-    def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """A tensor's stored bytes from ``start`` on, piece by piece."""
+    def chunks(self, name: str, start: int = 0) -> Iterator[memoryview]:
+        """A tensor's stored bytes from ``start`` on, piece by piece; each is overwritten by the next."""
         info = self.tensors[name]
+        left = info.end - info.begin - start
+        room = memoryview(bytearray(min(_CHUNK, max(left, 1))))
         with info.file.open("rb") as file:
             file.seek(info.begin + start)
-            left = info.end - info.begin - start
             while left:
-                piece = file.read(min(_CHUNK, left))
-                if not piece:
+                read = file.readinto(room[: min(_CHUNK, left)])
+                if not read:
                     raise InputError(f"{info.file} ends {left} bytes before the end of {name}. Fetch it again")
-                left -= len(piece)
-                yield piece
+                left -= read
+                yield room[:read]
+
+    def same(self, other: Checkpoint, name: str) -> bool:
+        """Whether both store the same bytes under a name."""
+        a, b = self.tensors[name], other.tensors[name]
+        if a.end - a.begin != b.end - b.begin:
+            return False
+        if a.begin == b.begin and a.file.samefile(b.file):
+            return True  # linked
+        return all(_equal(x, y) for x, y in zip(self.chunks(name), other.chunks(name), strict=True))
 
     def digest(self, name: str) -> str:
         """SHA-256 of a tensor's stored bytes."""
@@ -195,6 +206,11 @@ class Checkpoint:
             return _NAMES[dtype or tensor.dtype], tuple(tensor.shape)
         info = self.tensors[name]
         return (_NAMES[dtype] if dtype and info.dtype in DTYPES else info.dtype), info.shape
+
+
+def _equal(a: memoryview, b: memoryview) -> bool:
+    """As arrays: a memoryview compares byte by byte."""
+    return bool(np.array_equal(np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8)))
 
 
 def shard_names(index: Path) -> list[str]:
