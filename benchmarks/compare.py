@@ -10,13 +10,11 @@ outputs are scored by the same code. A peer lives in an environment of its own (
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,20 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results"
+_LAUNCH = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(json.dumps({
+    "wall_s": round(time.perf_counter() - started, 1),
+    "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+    "peak_mib": round(usage.ru_maxrss / 1024),
+    "read_mib": round(usage.ru_inblock / 2048),
+    "written_mib": round(usage.ru_oublock / 2048),
+}))
+sys.exit(1 if status else 0)
+"""
 
 
 def main(path: Path) -> None:
@@ -70,21 +82,15 @@ def main(path: Path) -> None:
 
 
 def timed(command: list[str]) -> dict[str, float]:
-    """Wall time, processor time, peak memory, and what was read from and written to the disk by a command."""
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert child.stderr is not None
-    errors = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise RuntimeError(f"{command[0]} failed: {errors.decode()[-2000:]}")
-    return {
-        "wall_s": round(time.perf_counter() - started, 1),
-        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_mib": round(usage.ru_maxrss / 1024),
-        "read_mib": round(usage.ru_inblock / 2048),
-        "written_mib": round(usage.ru_oublock / 2048),
-    }
+    """Wall time, processor time, peak memory, and what was read from and written to the disk by a command.
+
+    A small process of its own starts the command: Linux counts what the starting process holds towards the peak.
+    """
+    run = subprocess.run([sys.executable, "-I", "-S", "-c", _LAUNCH, *command], capture_output=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"{command[0]} failed: {run.stderr.decode()[-2000:]}")
+    found: dict[str, float] = json.loads(run.stdout)
+    return found
 
 
 def _score(directory: Path, n_bytes: int) -> dict[str, Any]:

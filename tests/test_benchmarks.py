@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 
 import pytest
 import torch
 
-from benchmarks import architectures, growth, solver
+from benchmarks import architectures, compare, growth, solver
 from benchmarks.problems import load_problem
 
 SMALL = """
@@ -96,3 +97,11 @@ def test_the_architectures_experiment(tmp_path, name):
     settings = experiment["architectures"][name]
     found = architectures.attempt(name, settings, experiment["sizes"], donor, tmp_path)
     assert found == json.loads((solver.RESULTS / "architectures.json").read_text())["architectures"][name]
+
+
+def test_the_peak_of_a_command_is_its_own():
+    held = bytearray(400 * 2**20)  # what the measuring process holds shall not count
+    run = compare.timed([sys.executable, "-c", "x = bytearray(60 * 2**20)"])
+    assert 60 < run["peak_mib"] < 150 < len(held) / 2**20 and run["cpu_s"] <= run["wall_s"] * 4 + 1
+    with pytest.raises(RuntimeError, match=r"(?s)python.* failed: .*KeyError"):
+        compare.timed([sys.executable, "-c", "{}[1]"])
