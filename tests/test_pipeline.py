@@ -416,3 +416,20 @@ def test_committed_recipes_load():
     assert recipes
     for recipe in recipes:
         load_recipe(recipe)
+
+
+def test_a_tokenizer_file_that_truncates_and_pads(copy_of, zoo, tmp_path):
+    """Sentence encoders ship such files; texts here are longer, and padding is no text."""
+    from tokenizers import Tokenizer
+
+    donor = copy_of("spm")
+    tokenizer = Tokenizer.from_file(str(donor / "tokenizer.json"))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8, direction="left", pad_id=3, pad_token="<pad>")
+    tokenizer.save(str(donor / "tokenizer.json"))
+    report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", K8)
+    assert all(check.ok for check in report.checks)
+    assert (
+        report.summary["bos"]["donor"]
+        and report.content["counts"] == run(zoo, tmp_path, "gpt", "spm", overwrite=True).content["counts"]
+    )

@@ -182,18 +182,17 @@ def _tokenizer(out: Path, donor: Path | None, manifest: Manifest) -> Iterator[Ch
             if any(i >= rows for i in ids) or (ids and unknown) or (ids and special.get(token, ids[0]) not in ids):
                 wrong.append(f"{where} {name}={value}, tokenizer {special.get(token)}, {rows} rows")
     yield Check("special ids agree", not wrong, "; ".join(wrong) or "config, generation config and tokenizer")
-    reference = TokenizerFiles.open(donor).tokenizer if donor is not None else files.tokenizer
+    own = files.plain()
+    reference = TokenizerFiles.open(donor).plain() if donor is not None else own
     faults = []
     for text in _SAMPLES:
-        ids = files.tokenizer.encode(text, add_special_tokens=False).ids
+        ids = own.encode(text, add_special_tokens=False).ids
         theirs = reference.encode(text, add_special_tokens=False).ids
-        if ids != theirs or files.tokenizer.decode(ids) != reference.decode(theirs):
+        if ids != theirs or own.decode(ids) != reference.decode(theirs):
             faults.append(text[:20])
-    lossless = all(
-        files.tokenizer.decode(files.tokenizer.encode(t, add_special_tokens=False).ids) == t for t in _SAMPLES
-    )
+    lossless = all(own.decode(own.encode(t, add_special_tokens=False).ids) == t for t in _SAMPLES)
     dead = set(manifest.ids(Provenance.UNREACHABLE, Provenance.PADDING).tolist())
-    emitted = dead & set(files.tokenizer.encode(python_text(100_000, part=3), add_special_tokens=False).ids)
+    emitted = dead & set(own.encode(python_text(100_000, part=3), add_special_tokens=False).ids)
     yield Check("dead ids are never emitted", not emitted, f"{sorted(emitted)[:3]} are" if emitted else "on 100 kB")
     kind = "exact" if lossless else "lossy, as the donor's"
     yield Check("text round trip", not faults, f"differs from the donor's on {faults}" if faults else kind)
@@ -249,7 +248,7 @@ def _tokenizer_alone(out: Path, unrun: str) -> Iterator[Check]:
 
 
 def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
-    raw = TokenizerFiles.open(out).tokenizer
+    raw = TokenizerFiles.open(out).plain()
     same = all(encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
     return Check("AutoTokenizer agrees", same, "with tokenizer.json" if same else "it cuts text unlike tokenizer.json")
 

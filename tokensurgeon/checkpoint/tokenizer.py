@@ -83,6 +83,15 @@ class TokenizerFiles:
         """The vocabulary as bytes and roles."""
         return Vocabulary.from_tokenizer(self.tokenizer, self.declared, self.chat_template)
 
+    def plain(self) -> Tokenizer:
+        """The fast tokenizer without the truncation and padding that its file may ask for."""
+        if self.tokenizer.truncation is None and self.tokenizer.padding is None:
+            return self.tokenizer
+        plain = Tokenizer.from_str(self.tokenizer.to_str())
+        plain.no_truncation()
+        plain.no_padding()
+        return plain
+
     def special_ids(self) -> dict[str, int]:
         """Ids of the declared special tokens, by name (``bos_token``, ``eos_token``, ...)."""
         found = {}
@@ -105,7 +114,7 @@ class TokenizerFiles:
     def adds_bos(self) -> bool:
         """Whether encoding a text puts BOS before it without being asked."""
         bos = self.special_ids().get("bos_token")
-        return bos is not None and self.tokenizer.encode("a").ids[:1] == [bos]
+        return bos is not None and self.plain().encode("a").ids[:1] == [bos]
 
     def write(self, out: Path) -> None:
         """Copy the tokenizer's files, or save the converted ones."""
