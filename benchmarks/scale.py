@@ -39,7 +39,7 @@ def main(path: Path, results: Path = RESULTS) -> None:
     donor = getattr(models, experiment["donor"])()
     tokenizer = getattr(models, experiment["tokenizer"])()
     for name, model in experiment["models"].items():
-        with tempfile.TemporaryDirectory(prefix="tokensurgeon-scale-", dir=experiment.get("directory")) as work:
+        with tempfile.TemporaryDirectory(prefix="tokensurgeon-scale-") as work:
             base = Path(work) / "base"
             sizes = build(base, tokenizer, model["shape"], sparse=model["sparse"])
             sides = {

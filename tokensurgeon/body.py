@@ -30,7 +30,7 @@ def why_not_run(directory: Path, files: Checkpoint, layout: VocabularyTensors, w
     if config.get("quantization_config"):
         return "its body is quantised"
     own = {layout.embedding, layout.head, layout.bias}
-    size = sum(info.end - info.begin for name, info in files.tensors.items() if name not in own)
+    size = sum(info.nbytes for name, info in files.tensors.items() if name not in own)
     if size > FORWARD_LIMIT:
         return (
             f"its body has {size / 1024**3:.1f} GiB, more than the {FORWARD_LIMIT / 1024**3:.0f} that are run unasked"

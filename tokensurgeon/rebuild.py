@@ -19,7 +19,7 @@ from tokensurgeon.heldout import HeldOutScore, score_held_out
 from tokensurgeon.pair import Side
 from tokensurgeon.reconstruct import Auxiliary, Method, Resources, fasttext_units, goes_by_donor
 from tokensurgeon.reconstruct.subtoken import Subtoken
-from tokensurgeon.report.details import control_tokens, doubtful_tokens, reconstructions
+from tokensurgeon.report.details import control_tokens, doubtful_tokens, reconstructions, row_norms
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
 from tokensurgeon.segmentation import base_pieces
 from tokensurgeon.sharding import own_device, rank
@@ -144,11 +144,7 @@ def _norms(donor: VocabularyMatrices, plan: Alignment, auxiliary: Auxiliary | No
     if auxiliary is not None:
         return {"embedding": torch.linalg.vector_norm(auxiliary.targets, dim=1)}
     matrices = {"embedding": donor.embedding, "head": donor.head}
-    return {
-        n: torch.cat([torch.linalg.vector_norm(m[some].float(), dim=1) for some in torch.split(ids, 8192)])
-        for n, m in matrices.items()
-        if m is not None
-    }
+    return {n: row_norms(m)[ids] for n, m in matrices.items() if m is not None}
 
 
 def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokensurgeon.checkpoint.cache import cache_directory, is_kept
 from tokensurgeon.checkpoint.layout import find_vocabulary_tensors
-from tokensurgeon.checkpoint.shards import INDEX, SINGLE, TensorInfo, header_bytes, parse_header, shard_names
+from tokensurgeon.checkpoint.shards import INDEX, SINGLE, TensorInfo, expected_shards, header_bytes, parse_header
 from tokensurgeon.errors import InputError
 
 __all__ = ["NoRangesError", "fetch_vocabulary"]
@@ -47,11 +47,9 @@ def fetch_vocabulary(repository: str, small: Path) -> Path:
         if is_kept(out):
             return out
         work.mkdir(exist_ok=True)
-        index = small / INDEX
-        shards = shard_names(index) if index.is_file() else [SINGLE]
         server = HfFileSystem()
         tensors: dict[str, TensorInfo] = {}
-        for shard in shards:
+        for shard in expected_shards(small):
             tensors |= _header(server, f"{repository}@{commit}/{shard}")
         layout = find_vocabulary_tensors(small, tensors)
         _fetch(server, {name: tensors[name] for name in (layout.embedding, layout.head, layout.bias) if name}, work)
@@ -79,8 +77,8 @@ def _fetch(server: Any, wanted: dict[str, TensorInfo], work: Path) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     path = work / SINGLE
-    header = header_bytes({n: (info.dtype, info.shape, info.end - info.begin) for n, info in wanted.items()})
-    total = len(header) + sum(info.end - info.begin for info in wanted.values())
+    header = header_bytes({n: (info.dtype, info.shape, info.nbytes) for n, info in wanted.items()})
+    total = len(header) + sum(info.nbytes for info in wanted.values())
     if not path.is_file() or path.stat().st_size < len(header):
         path.write_bytes(header)
     done, before = path.stat().st_size, len(header)
@@ -93,7 +91,7 @@ def _fetch(server: Any, wanted: dict[str, TensorInfo], work: Path) -> None:
                 file.write(piece)
                 file.flush()
                 shown.update(bar, advance=len(piece))
-            before += info.end - info.begin
+            before += info.nbytes
 
 
 def _ranges(server: Any, path: str, begin: int, end: int) -> Iterator[bytes]:

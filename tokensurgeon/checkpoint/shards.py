@@ -25,11 +25,11 @@ __all__ = [
     "SINGLE",
     "Checkpoint",
     "TensorInfo",
+    "expected_shards",
     "header_bytes",
     "listed_shards",
     "parse_header",
     "read_header",
-    "shard_names",
 ]
 
 INDEX = "model.safetensors.index.json"
@@ -55,6 +55,11 @@ class TensorInfo:
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+        return self.end - self.begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class Checkpoint:
     def chunks(self, name: str, start: int = 0) -> Iterator[memoryview]:
         """A tensor's stored bytes from ``start`` on, piece by piece; each is overwritten by the next."""
         info = self.tensors[name]
-        left = info.end - info.begin - start
+        left = info.nbytes - start
         room = memoryview(bytearray(min(_CHUNK, max(left, 1))))
         with info.file.open("rb") as file:
             file.seek(info.begin + start)
@@ -116,7 +121,7 @@ class Checkpoint:
     def same(self, other: Checkpoint, name: str) -> bool:
         """Whether both store the same bytes under a name."""
         a, b = self.tensors[name], other.tensors[name]
-        if a.end - a.begin != b.end - b.begin:
+        if a.nbytes != b.nbytes:
             return False
         if a.begin == b.begin and a.file.samefile(b.file):
             return True  # linked
@@ -241,6 +246,12 @@ def listed_shards(index: Path) -> list[str]:
     return names
 
 
+def expected_shards(directory: Path) -> list[str]:
+    """Names of the safetensors that a model directory has, or would have if it were complete."""
+    index = directory / INDEX
+    return shard_names(index) if index.is_file() else [SINGLE]
+
+
 def _shards_of(directory: Path) -> list[str]:
     if (directory / INDEX).is_file():
         return listed_shards(directory / INDEX)
@@ -307,7 +318,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
 def _nbytes(kind: str, shape: tuple[int, ...], info: TensorInfo | None) -> int:
     if info is not None and info.dtype == kind and info.shape == shape:
-        return info.end - info.begin
+        return info.nbytes
     return DTYPES[kind].itemsize * int(torch.Size(shape).numel())
 
 

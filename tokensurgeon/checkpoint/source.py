@@ -8,7 +8,7 @@ from typing import cast
 
 from tokensurgeon.checkpoint.pickled import PICKLED, as_safetensors
 from tokensurgeon.checkpoint.remote import NoRangesError, fetch_vocabulary
-from tokensurgeon.checkpoint.shards import INDEX, SINGLE, shard_names
+from tokensurgeon.checkpoint.shards import expected_shards
 from tokensurgeon.errors import InputError
 
 __all__ = ["resolve"]
@@ -62,18 +62,17 @@ def _download(reference: str, weights: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*_SMALL_FILES, *patterns]))
 
     try:
-        directory = fetch()
-        if weights == "adapter":
-            return fetch("adapter_model.*")
-        if weights == "none" or (weights == "vocabulary" and _is_whole(directory)):
+        directory = fetch(*(["adapter_model.*"] if weights == "adapter" else []))
+        if weights in ("none", "adapter"):
             return directory
+        shards = expected_shards(directory)
         if weights == "vocabulary":
+            if all((directory / name).is_file() for name in shards):
+                return directory
             try:
                 return fetch_vocabulary(repository, directory)
             except (NoRangesError, FileNotFoundError) as error:
                 log.info("%s; fetching whole files", error)
-        index = directory / INDEX
-        shards = shard_names(index) if index.is_file() else [SINGLE]
         log.info("fetching %s from %s", ", ".join(shards), repository)
         found = fetch(*shards)
         return found if any(found.glob("*.safetensors")) else fetch(PICKLED)
@@ -84,10 +83,3 @@ def _download(reference: str, weights: str) -> Path:
             "Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE; after a broken connection, run the same "
             "command again to go on where it was"
         ) from error
-
-
-def _is_whole(directory: Path) -> bool:
-    """Whether a snapshot has all of its weights already."""
-    if (directory / INDEX).is_file():
-        return all((directory / name).is_file() for name in shard_names(directory / INDEX))
-    return (directory / SINGLE).is_file()

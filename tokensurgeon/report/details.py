@@ -14,7 +14,7 @@ from tokensurgeon.reconstruct import Pieces
 from tokensurgeon.rows import NewRows, VocabularyMatrices
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["control_tokens", "doubtful_tokens", "histogram", "reconstructions"]
+__all__ = ["control_tokens", "doubtful_tokens", "histogram", "reconstructions", "row_norms"]
 
 _BINS = 20
 _LEADING = 5
@@ -136,7 +136,7 @@ def doubtful_tokens(
     targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
     if not len(targets):
         return {}
-    norms = _norms(donor_matrices.embedding)
+    norms = row_norms(donor_matrices.embedding)
     logs, usual = norms[targets].clamp(min=1e-12).log(), norms[norms > 0].log()
     spread = 1.4826 * (usual - usual.median()).abs().median()
     deviation = (logs - usual.median()).abs() / spread.clamp(min=1e-6)
@@ -162,7 +162,8 @@ def _listed(donor: Vocabulary, targets: torch.Tensor, measure: torch.Tensor, fla
     }
 
 
-def _norms(rows: torch.Tensor) -> torch.Tensor:
+def row_norms(rows: torch.Tensor) -> torch.Tensor:
+    """(n,) float32, without a float32 copy of all rows."""
     return torch.cat([torch.linalg.vector_norm(some.float(), dim=1) for some in torch.split(rows, _CHUNK)])
 
 
