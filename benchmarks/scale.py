@@ -41,7 +41,7 @@ def main(path: Path, results: Path = RESULTS) -> None:
     for name, model in experiment["models"].items():
         with tempfile.TemporaryDirectory(prefix="tokensurgeon-scale-") as work:
             base = Path(work) / "base"
-            sizes = build(base, tokenizer, model["shape"], sparse=model["sparse"])
+            sizes = build(base, tokenizer, model["shape"], sparse=model["sparse"], shard_gib=model["shard_gib"])
             sides = {
                 side: measure(experiment["commands"][side], base, donor, Path(work) / "out", model["repeats"])
                 for side in model["sides"]

@@ -16,7 +16,7 @@ __all__ = ["build"]
 _BLOCK = 1 << 26
 
 
-def build(out: Path, tokenizer: Path, shape: dict[str, Any], *, sparse: bool, shard_gib: float = 5.0) -> dict[str, int]:
+def build(out: Path, tokenizer: Path, shape: dict[str, Any], *, sparse: bool, shard_gib: float) -> dict[str, int]:
     """Write an untied Llama in bfloat16, in shards.
 
     Args:

@@ -10,7 +10,7 @@ from tokensurgeon.reconstruct import Auxiliary, BaseRows, DonorSpace, Method, Re
 
 __all__ = ["HeldOutScore", "score_held_out"]
 
-_CHUNK = 16_384
+_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ import torch
 
 from tokensurgeon.budget import free_memory
 from tokensurgeon.errors import InputError
+from tokensurgeon.finite import damaged_rows
 from tokensurgeon.scan import SHORTLIST, Dictionary, full_precision, precision_for, scan_bytes
 
 __all__ = ["SparseCoefficients", "check_problem", "solve_omp"]
@@ -156,9 +157,7 @@ def check_problem(targets: torch.Tensor, atoms: torch.Tensor, k: int) -> None:
     if not 1 <= k <= len(atoms):
         raise InputError(f"k={k} must be from 1 to the number of anchors, {len(atoms)}. Choose a smaller k")
     for name, tensor in (("target", targets), ("atom", atoms)):
-        if bool(torch.isfinite(tensor.sum(dim=1, dtype=torch.float32)).all()):  # one pass, no large temporary
-            continue
-        bad = torch.nonzero(~torch.isfinite(tensor).all(dim=1)).flatten()
+        bad = damaged_rows(tensor)
         if len(bad):
             raise InputError(
                 f"{len(bad)} {name} rows hold NaN or infinity (first: row {int(bad[0])}). "

@@ -138,7 +138,7 @@ def transplant(
 
     pair = Pair(left, right, read_matrices(base_files, base_layout), read_matrices(donor_files, donor_layout), plan)
     made = rebuild(pair, options, method, texts, progress, run=unrun is None)
-    plan = made.plan
+    plan, details = made.plan, made.details
     if rank() > 0:
         return TransplantReport(None, left, right, plan, {}, content, [])
     summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
@@ -148,6 +148,7 @@ def transplant(
             work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype, options.link,
             copies,
         )  # fmt: skip
+        del pair, made  # the large tensors: `verify` reads its own
         if progress is not None:
             progress("verify", 0, 1)
         checks = verify(work, left.directory, right.directory, unrun=unrun)
@@ -155,5 +156,5 @@ def transplant(
         content["seconds"] = round(time.perf_counter() - started, 1)
         Manifest.of(plan, content).write(work)
         (work / "README.md").write_text(model_card(content))
-        (work / "report.html").write_text(report_page(content, summary, made.details), "utf-8")
+        (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
     return TransplantReport(target, left, right, plan, summary, content, checks)

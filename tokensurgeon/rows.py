@@ -9,6 +9,7 @@ import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.errors import InputError
+from tokensurgeon.finite import damaged_rows
 from tokensurgeon.omp import SparseCoefficients
 from tokensurgeon.reconstruct import make_method
 from tokensurgeon.reconstruct.protocol import (
@@ -172,7 +173,7 @@ def _known(source: torch.Tensor, alignment: Alignment, silent: torch.Tensor, pie
     """One matrix without what is reconstructed: silence, anchors, and overrides (mean of the pieces)."""
     ids = torch.from_numpy(alignment.source[alignment.anchors])
     known = source[ids]
-    bad = torch.nonzero(~torch.isfinite(known).all(dim=1)).flatten()
+    bad = damaged_rows(known)
     if len(bad):
         raise InputError(
             f"{len(bad)} rows of the base's embedding that the output needs hold NaN or infinity "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Provenance
+from tokensurgeon.alignment import Ids, Provenance
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.settings import vocab_size
@@ -21,11 +21,13 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.model import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.finite import damaged_rows
 from tokensurgeon.manifest import Manifest
 
 __all__ = ["DEAD_MASS_LIMIT", "Check", "verify"]
 
 DEAD_MASS_LIMIT = 1e-4
+_BLOCK = 4096
 _SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs.\n\n\tIt cost $4.50, naïve café — 日本語 🙂",
     "def f(x):\n    return {'a': [1, 2, x ** 2]}  # done\n",
@@ -121,24 +123,31 @@ def _tensors(
         return
     anchors = np.flatnonzero(manifest.source >= 0)
     for name, old_name in pairs:
-        tensor = new.read(name)
-        bad = torch.nonzero(~torch.isfinite(tensor.reshape(rows, -1)).all(dim=1)).flatten()
+        tensor, source = new.read(name).reshape(rows, -1), old.read(old_name)
+        bad = damaged_rows(tensor)
         yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{rows} rows")
-        source = old.read(old_name)
-        source = source.to(getattr(torch, cast)) if cast else source
-        wanted, got = source[torch.from_numpy(manifest.source[anchors])], tensor[torch.from_numpy(anchors)]
-        if wanted.dtype != got.dtype:
-            yield Check(f"{name} anchors", False, f"stored as {got.dtype}, expected {wanted.dtype}")
+        wanted = getattr(torch, cast) if cast else source.dtype
+        if wanted != tensor.dtype:
+            yield Check(f"{name} anchors", False, f"stored as {tensor.dtype}, expected {wanted}")
             continue
-        bits = (got.contiguous().view(torch.uint8) != wanted.contiguous().view(torch.uint8)).reshape(len(anchors), -1)
-        differ = torch.nonzero(bits.any(dim=1)).flatten()
+        differ = _differing(tensor, source.reshape(len(source), -1), anchors, manifest.source[anchors])
         yield Check(
             f"{name} anchors",
             not len(differ),
-            f"{len(differ)} rows differ from the base's (first: id {int(anchors[differ[0]])})"
+            f"{len(differ)} rows differ from the base's (first: id {differ[0]})"
             if len(differ)
             else f"{len(anchors)} rows bit-identical to the base's",
         )
+
+
+def _differing(new: torch.Tensor, old: torch.Tensor, ids: Ids, sources: Ids) -> Ids:
+    """Those ``ids`` whose rows in ``new`` are not, bit by bit, the ``sources`` of ``old``, cast to the same dtype."""
+    equal = np.ones(len(ids), dtype=bool)
+    for start in range(0, len(ids), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        got, wanted = new[torch.from_numpy(ids[part])], old[torch.from_numpy(sources[part])].to(new.dtype)
+        equal[part] = (got.view(torch.uint8) == wanted.view(torch.uint8)).all(dim=1).numpy()
+    return ids[~equal]
 
 
 def _same(new: Checkpoint, old: Checkpoint, name: str, cast: str | None) -> bool:

@@ -11,6 +11,7 @@ from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.evaluation.score import HeadStates
 from tokensurgeon.omp import SparseCoefficients
 from tokensurgeon.reconstruct import Pieces
+from tokensurgeon.reconstruct.constant import mean_row
 from tokensurgeon.rows import NewRows, VocabularyMatrices
 from tokensurgeon.vocabulary import Vocabulary
 
@@ -174,7 +175,7 @@ def _agreement(
 
     Rows are centred by the base's mean. Tokens whose text the base cannot spell agree by definition.
     """
-    centre = base.sum(dim=0, dtype=torch.float32) / len(base)
+    centre = mean_row(base)
     n = len(pieces)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # neighbours by id can be of one kind
     agreement, other = torch.ones(n), -torch.ones(n)
