@@ -60,7 +60,7 @@ def build(settings: dict[str, Any], sizes: dict[str, Any], name: str, out: Path,
     cls = getattr(transformers, own.pop("class", "AutoModelForCausalLM"))
     common = {} if own.pop("alone", False) else dict(sizes)
     if own.pop("per_layer", False):
-        own["vocab_size_per_layer_input"] = len(tokenizer)
+        own["vocab_size_per_layer_input"] = len(tokenizer) - 5  # as real ones, fewer
     config = transformers.AutoConfig.for_model(name, **_sized({**common, **own}, len(tokenizer)))
     torch.manual_seed(0)
     model = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)

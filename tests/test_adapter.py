@@ -132,3 +132,18 @@ def test_the_command(made, tmp_path):
     assert again.exit_code == 2 and "--overwrite" in again.stderr
     result = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])
     assert len(json.loads(result.stdout)["modules"]) == 14
+
+
+def test_parameters_of_all_experts(made, tmp_path):
+    """PEFT's ``target_parameters``: a factor belongs to a module that has no weight of its own."""
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 2, "target_parameters": ["mlp.experts.gate_up_proj"]}))
+    _, model, _ = made
+    for module, fits in (("mlp.base_layer", True), ("mlp.experts", False)):
+        name = f"base_model.model.model.layers.0.{module}.lora_A.weight"
+        save_file({name: torch.zeros(2, 32)}, tmp_path / "adapter_model.safetensors")
+        if fits:
+            assert len(carry_adapter(str(tmp_path), str(model), tmp_path / "out" / "a")) == 1
+        else:
+            with pytest.raises(InputError, match="It is for another model"):
+                carry_adapter(str(tmp_path), str(model), tmp_path / "out" / "b")

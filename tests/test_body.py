@@ -45,7 +45,8 @@ def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
     rows = load_file(tmp_path / "out/model.safetensors")["model.embed_tokens.weight"]
     dead = Manifest.read(tmp_path / "out").ids(Provenance.UNREACHABLE, Provenance.PADDING)
     base = load_file(zoo["gpt"] / "model.safetensors")["model.embed_tokens.weight"]
-    assert len(dead) > 20 and torch.equal(rows[dead], estimated_suppressing_row(base).expand(len(dead), -1))
+    known = torch.tensor(sorted(report.base.vocabulary.text_ids().values()))
+    assert len(dead) > 20 and torch.equal(rows[dead], estimated_suppressing_row(base, known).expand(len(dead), -1))
 
 
 def test_forward_can_be_asked_for_and_refused(zoo, tmp_path, monkeypatch):
@@ -70,8 +71,13 @@ def test_estimated_rows_are_quieter_than_any_token():
     head = 0.3 * torch.randn(2000, 32, generator=generator)
     head -= torch.linspace(0, 5, 2000)[:, None] * direction / direction.square().sum()
     states = direction + 0.3 * torch.randn(500, 32, generator=generator)
-    logits = states @ estimated_suppressing_row(head)
+    logits = states @ estimated_suppressing_row(head, torch.arange(2000))
     assert (logits - torch.logsumexp(states @ head.T, dim=1)).max() < -20
+    # Rows that were never trained before the tokens, and padding behind them.
+    padded = torch.cat([0.3 * torch.randn(600, 32, generator=generator), head, torch.zeros(300, 32)])
+    assert torch.equal(
+        estimated_suppressing_row(padded, torch.arange(600, 2600)), estimated_suppressing_row(head, torch.arange(2000))
+    )
 
 
 def quantised(directory):
@@ -84,6 +90,13 @@ def quantised(directory):
     save_file(tensors, path, metadata={"format": "pt"})
     change(directory, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
     return directory
+
+
+def test_a_quantised_body_is_not_cast(copy_of, zoo, tmp_path):
+    with pytest.raises(InputError, match="quantised and cannot be converted to float16"):
+        transplant(
+            str(quantised(copy_of("gpt"))), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, dtype="float16")
+        )
 
 
 @pytest.mark.usefixtures("unloadable")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import tokensurgeon.pipeline as pipeline
 import tokensurgeon.rebuild as rebuild
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
 from tokensurgeon.checkpoint import Checkpoint
+from tokensurgeon.checkpoint.staging import staged
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.reconstruct import METHODS
 
@@ -296,13 +299,14 @@ def test_further_embeddings_by_token_are_refused(zoo, tmp_path, monkeypatch):
         run(zoo, tmp_path, "gpt", "spm")
 
 
-def test_gemma3n_has_further_embeddings(tmp_path):
+@pytest.mark.parametrize("per_layer", [64, 60])
+def test_gemma3n_has_further_embeddings(tmp_path, per_layer):
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     from tokensurgeon.checkpoint import find_vocabulary_tensors
 
     config = Gemma3nTextConfig(
-        vocab_size=64, vocab_size_per_layer_input=64, hidden_size=16, hidden_size_per_layer_input=8,
+        vocab_size=64, vocab_size_per_layer_input=per_layer, hidden_size=16, hidden_size_per_layer_input=8,
         intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
         laurel_rank=4, num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"],
         activation_sparsity_pattern=[0.0, 0.0],
@@ -433,3 +437,87 @@ def test_a_tokenizer_file_that_truncates_and_pads(copy_of, zoo, tmp_path):
         report.summary["bos"]["donor"]
         and report.content["counts"] == run(zoo, tmp_path, "gpt", "spm", overwrite=True).content["counts"]
     )
+
+
+def test_a_bias_that_is_stored_twice(gpt, zoo, tmp_path):
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=len(gpt), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=2048, is_decoder=True,
+    )  # fmt: skip
+    base = save(tmp_path / "bert", BertLMHeadModel(config), gpt)
+    tensors = load_file(base / "model.safetensors")
+    tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].clone()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    report = run({"bert": base, **zoo}, tmp_path, "bert", "spm")
+    written = load_file(tmp_path / "out/model.safetensors")
+    biases = [
+        name
+        for name in written
+        if name.startswith("cls.predictions.") and name.endswith("bias") and "transform" not in name
+    ]
+    assert all(check.ok for check in report.checks) and len(biases) == 1
+    assert len(written[biases[0]]) == len(report.alignment.provenance)
+    tensors["cls.predictions.decoder.bias"] += 1
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="are one bias, but the checkpoint holds different values"):
+        run({"bert": base, **zoo}, tmp_path, "bert", "spm", overwrite=True)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.6])
+def test_a_full_disk_leaves_nothing_behind(zoo, tmp_path, share):
+    """Writes are cut short wherever a file would get larger than a limit."""
+    run(zoo, tmp_path, "untied", "spm")
+    whole = (tmp_path / "out/model.safetensors").stat().st_size
+    shutil.rmtree(tmp_path / "out")
+    limit = int(share * whole)
+    script = (
+        f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "from tokensurgeon.cli import main; main()"
+    )
+    arguments = [str(zoo["untied"]), str(zoo["spm"]), "--out", str(tmp_path / "out"), "--k", "8", "--quiet"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_left_aside_is_put_back(tmp_path):
+    """Between the two renames that replace an output."""
+    aside = tmp_path / ".out.old-abc"
+    (aside / "model").mkdir(parents=True)
+    (aside / "model" / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="--overwrite"), staged(tmp_path / "out", overwrite=False):
+        pass
+    assert (tmp_path / "out/mine.txt").read_text() == "precious" and not aside.exists()
+
+
+@pytest.mark.parametrize("link", ["auto", "copy"])
+def test_what_was_cloned_is_not_read_again(zoo, tmp_path, monkeypatch, link):
+    """And what was copied is."""
+    real, read = Checkpoint.same, []
+
+    def fake_clone(source, target):
+        target.write_bytes(source.read_bytes())
+        return True
+
+    def same(self, other, name):
+        read.append(self.tensors[name].file.name)
+        return real(self, other, name)
+
+    monkeypatch.setattr("tokensurgeon.checkpoint.linking._clone", fake_clone)
+    monkeypatch.setattr(Checkpoint, "same", same)
+    report = run(zoo, tmp_path, "sharded", "spm", TransplantOptions(k=8, link=link))
+    home = (
+        report.base.directory
+        / json.loads((zoo["sharded"] / "model.safetensors.index.json").read_text())["weight_map"][
+            "model.embed_tokens.weight"
+        ]
+    )
+    assert (set(read) <= {home.name}) == (link == "auto")
+
+
+def test_links_are_spoken_of(zoo, tmp_path):
+    report = run(zoo, tmp_path, "sharded", "spm", TransplantOptions(k=8, link="hard"))
+    assert len(report.content["linked"]) == 1 and "hard links" in (tmp_path / "out/README.md").read_text()

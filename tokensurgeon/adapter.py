@@ -44,7 +44,7 @@ def carry_adapter(adapter: str, model: str, out: Path | str, *, overwrite: bool 
     """
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (adapter, model))
-    source, body = resolve(adapter, weights="adapter"), resolve(model)
+    source, body = resolve(adapter, weights="adapter"), resolve(model, weights="vocabulary")
     manifest = Manifest.read(body)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it is no transplanted model")
@@ -116,8 +116,11 @@ def _refuse_misfits(adapter: str, shapes: dict[str, tuple[int, ...]], parameters
         suffix = next((s for s in _FACTORS if name.endswith(s)), None)
         if suffix is None or len(shape) != 2:
             continue
-        weight = f"{_module(name)}.weight"
+        module = _module(name).removesuffix(".base_layer")
+        weight = f"{module}.weight"
         found = parameters.get(weight)
+        if found is None and any(own.startswith(f"{module}.") for own in parameters):
+            continue  # a factor of one of the module's own parameters, such as those of all experts
         if found is None:
             raise InputError(
                 f"{adapter} changes {_module(name)}, and the model has no {weight}. It is for another model"

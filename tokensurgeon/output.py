@@ -32,19 +32,24 @@ _WEIGHTS = tuple(
 )  # fmt: skip
 
 
-def refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors) -> None:
-    """Checkpoints whose further vocabulary tensors would no longer fit, or whose head is ambiguous."""
+def refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors, dtype: str | None = None) -> None:
+    """Checkpoints whose further vocabulary tensors would not fit, whose head is ambiguous, or that cannot be cast."""
+    if dtype and read_config(files.directory).get("quantization_config"):
+        raise InputError(f"{base}: its body is quantised and cannot be converted to {dtype}. Leave out --dtype")
     if layout.others:
         raise InputError(
             f"{base}: {layout.others[0]} has one row per token too, and would still be in the old order. "
             "Models with per-layer embeddings or logit biases beside the head are not supported"
         )
-    for name in sorted(layout.stale):
-        if files.digest(name) != files.digest(layout.embedding):
-            raise InputError(
-                f"{base}: config.json says that the LM head is tied, but the checkpoint holds a different {name}. "
-                "Set tie_word_embeddings to false if that head is meant, or remove the tensor"
-            )
+    for name, original in sorted(layout.stale.items()):
+        if files.digest(name) == files.digest(original):
+            continue
+        if original == layout.bias:
+            raise InputError(f"{base}: {name} and {original} are one bias, but the checkpoint holds different values")
+        raise InputError(
+            f"{base}: config.json says that the LM head is tied, but the checkpoint holds a different {name}. "
+            "Set tie_word_embeddings to false if that head is meant, or remove the tensor"
+        )
 
 
 def find_copies(base: str, files: Checkpoint, layout: VocabularyTensors) -> dict[str, str]:
@@ -86,7 +91,7 @@ def write_output(
     dtype: str | None = None,
     link: Link = "auto",
     copies: Mapping[str, str] = MappingProxyType({}),
-) -> None:
+) -> frozenset[str]:
     """Write the base's body and files, the new rows, the donor's tokenizer, settings and manifest; no card, no report.
 
     Args:
@@ -101,6 +106,9 @@ def write_output(
         dtype: Convert all floating tensors.
         link: How shards of which nothing changes get there.
         copies: As `find_copies` gives them.
+
+    Returns:
+        The shards that are the base's own, cloned or linked.
     """
     for path in sorted(base.directory.iterdir()):
         foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
@@ -122,7 +130,8 @@ def write_output(
     if matrices.bias is not None and layout.bias is not None:
         replaced[layout.bias] = matrices.bias
     replaced |= {name: replaced[original] for name, original in copies.items()}
-    files.write(work, replaced, layout.stale - set(replaced), getattr(torch, dtype) if dtype else None, link)
+    dropped = frozenset(layout.stale) - set(replaced)
+    shared = files.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
     new_ids: dict[int, list[int]] = {}
     for token_id in plan.anchors.tolist():
         new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
@@ -137,3 +146,4 @@ def write_output(
         dtype=dtype,
     )
     Manifest.of(plan, content).write(work)
+    return shared

@@ -101,11 +101,11 @@ def transplant(
     if not dry_run:
         check_target(target, overwrite, (base, donor))
     started = time.perf_counter()
-    left, right = open_side(base, "all"), open_side(donor, "vocabulary")
+    left, right = open_side(base, "vocabulary" if dry_run else "all"), open_side(donor, "vocabulary")
     base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory)
     base_layout = find_vocabulary_tensors(left.directory, base_files.tensors)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
-    refuse_what_would_break(base, base_files, base_layout)
+    refuse_what_would_break(base, base_files, base_layout, options.dtype)
     copies = find_copies(base, base_files, base_layout)
     asked = True if options.calibrate else options.forward
     unrun = why_not_run(left.directory, base_files, base_layout, asked)
@@ -144,14 +144,15 @@ def transplant(
     summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
     content |= describe_solution(summary, made.rows, made.held_out)
     with staged(target, overwrite) as work:
-        write_output(
+        shared = write_output(
             work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype, options.link,
             copies,
         )  # fmt: skip
+        content["linked"] = sorted(name for name in shared if (work / name).samefile(left.directory / name))
         del pair, made  # the large tensors: `verify` reads its own
         if progress is not None:
             progress("verify", 0, 1)
-        checks = verify(work, left.directory, right.directory, unrun=unrun)
+        checks = verify(work, left.directory, right.directory, unrun=unrun, shared=shared)
         content["verified"] = accepted(checks)
         content["seconds"] = round(time.perf_counter() - started, 1)
         Manifest.of(plan, content).write(work)

@@ -90,7 +90,9 @@ def rebuild(
         quiet = (
             suppressing_row(states.states, states.log_normaliser, len(dead))
             if states
-            else estimated_suppressing_row(base.embedding if base.head is None else base.head)
+            else estimated_suppressing_row(
+                base.embedding if base.head is None else base.head, _in_text(pair.base, len(base.embedding))
+            )
         )
     by_text = isinstance(method, Subtoken)
     pieces = None
@@ -145,6 +147,11 @@ def _norms(donor: VocabularyMatrices, plan: Alignment, auxiliary: Auxiliary | No
         return {"embedding": torch.linalg.vector_norm(auxiliary.targets, dim=1)}
     matrices = {"embedding": donor.embedding, "head": donor.head}
     return {n: row_norms(m)[ids] for n, m in matrices.items() if m is not None}
+
+
+def _in_text(base: Side, limit: int) -> torch.Tensor:
+    """Ids of the tokens that text can hold, ascending."""
+    return torch.tensor(sorted(base.vocabulary.text_ids(limit).values()), dtype=torch.int64)
 
 
 def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:

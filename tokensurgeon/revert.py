@@ -53,7 +53,7 @@ def revert(
     """
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, base))
-    left, right = open_side(model, "all"), open_side(base, "all")
+    left, right = open_side(model, "all"), open_side(base, "vocabulary")
     manifest = Manifest.read(left.directory)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
@@ -80,10 +80,10 @@ def revert(
     unrun = why_not_run(left.directory, files, layout, None)
     copies = find_copies(model, files, layout)
     with staged(target, overwrite) as work:
-        write_output(work, left, right, files, layout, matrices, plan, content, copies=copies)
+        shared = write_output(work, left, right, files, layout, matrices, plan, content, copies=copies)
         if progress is not None:
             progress("verify", 0, 1)
-        checks = verify(work, left.directory, right.directory, unrun=unrun)
+        checks = verify(work, left.directory, right.directory, unrun=unrun, shared=shared)
         content["verified"] = accepted(checks)
         Manifest.of(plan, content).write(work)
         (work / "README.md").write_text(_card(left, right, plan))

@@ -63,7 +63,7 @@ def suppressing_row(states: torch.Tensor, log_normaliser: torch.Tensor, n_rows: 
     return -strength * direction
 
 
-def estimated_suppressing_row(head: torch.Tensor) -> torch.Tensor:
+def estimated_suppressing_row(head: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """A row that takes next to nothing, from the head alone.
 
     Vocabularies list frequent tokens first. On SmolLM2-135M the difference between the mean rows of the first and the
@@ -71,12 +71,14 @@ def estimated_suppressing_row(head: torch.Tensor) -> torch.Tensor:
 
     Args:
         head: (rows, dim) the base's LM head, any floating dtype.
+        tokens: (n,) int64 ids of tokens that text can hold, in the vocabulary's order; neither ``[unused7]``, which
+            some vocabularies list first, nor padding.
 
     Returns:
         (dim,) float32.
     """
-    n = max(1, len(head) // 50)
-    direction: torch.Tensor = head[:n].float().mean(dim=0) - head[-n:].float().mean(dim=0)
+    n = max(1, len(tokens) // 50)
+    direction: torch.Tensor = head[tokens[:n]].float().mean(dim=0) - head[tokens[-n:]].float().mean(dim=0)
     return -_ESTIMATED_STRENGTH * direction
 
 

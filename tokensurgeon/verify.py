@@ -43,7 +43,14 @@ class Check:
     detail: str
 
 
-def verify(out: Path, base: Path, donor: Path | None = None, *, unrun: str | None = None) -> list[Check]:
+def verify(
+    out: Path,
+    base: Path,
+    donor: Path | None = None,
+    *,
+    unrun: str | None = None,
+    shared: frozenset[str] = frozenset(),
+) -> list[Check]:
     """Check a transplanted model against its base (and its donor's tokenizer, if given).
 
     Args:
@@ -51,6 +58,7 @@ def verify(out: Path, base: Path, donor: Path | None = None, *, unrun: str | Non
         base: The base's directory.
         donor: The donor's directory; without it, the tokenizer is only checked against itself.
         unrun: Why the model is not to be run, see `tokensurgeon.body`; None runs it.
+        shared: Names of shards that were cloned a moment ago, and need not be read to know that they are the same.
 
     Returns:
         All checks, failed ones included.
@@ -64,7 +72,7 @@ def verify(out: Path, base: Path, donor: Path | None = None, *, unrun: str | Non
     new, old = Checkpoint.open(out), Checkpoint.open(base)
     new_layout = find_vocabulary_tensors(out, new.tensors)
     old_layout = find_vocabulary_tensors(base, old.tensors)
-    checks = list(_tensors(new, old, new_layout, old_layout, manifest))
+    checks = list(_tensors(new, old, new_layout, old_layout, manifest, shared))
     checks += list(_tokenizer(out, donor, manifest))
     if all(check.ok for check in checks):
         checks += list(_forward(out, manifest) if unrun is None else _tokenizer_alone(out, unrun))
@@ -91,21 +99,23 @@ def _tensors(
     new_layout: VocabularyTensors,
     old_layout: VocabularyTensors,
     manifest: Manifest,
+    shared: frozenset[str],
 ) -> Iterator[Check]:
     vocabulary = {new_layout.embedding, new_layout.head, new_layout.bias} - {None}
     copies = {*new_layout.unclaimed, *old_layout.unclaimed}
-    replaced = vocabulary | {old_layout.embedding, old_layout.head, old_layout.bias} | old_layout.stale | copies
+    replaced = vocabulary | {old_layout.embedding, old_layout.head, old_layout.bias} | set(old_layout.stale) | copies
     body, old_body = set(new.tensors) - replaced, set(old.tensors) - replaced
     yield Check("no stale head", not new_layout.stale, str(sorted(new_layout.stale) or "one matrix each"))
     yield Check("tensor names", body == old_body, _difference(body, old_body) or f"{len(body)} body tensors")
     cast = manifest.content["options"]["dtype"]
-    changed = [name for name in sorted(body & old_body) if not _same(new, old, name, cast)]
+    known = {name for name in body & old_body if new.tensors[name].file.name in shared}
+    changed = [name for name in sorted((body & old_body) - known) if not _same(new, old, name, cast)]
     how = f"cast to {cast}" if cast else "byte for byte"
     yield Check("body unchanged", not changed, f"{changed[:3]} differ" if changed else f"identical {how}")
 
     if copies:
-        known = {new.digest(name) for name in (new_layout.embedding, new_layout.head) if name}
-        same = copies == set(new_layout.unclaimed) and all(new.digest(name) in known for name in copies)
+        digests = {new.digest(name) for name in (new_layout.embedding, new_layout.head) if name}
+        same = copies == set(new_layout.unclaimed) and all(new.digest(name) in digests for name in copies)
         yield Check("copies of the embedding", same, f"{sorted(copies)[:3]} {'agree' if same else 'differ'}")
     rows = len(manifest.provenance)
     pairs = [(new_layout.embedding, old_layout.embedding)]

@@ -45,7 +45,7 @@ def test_a_stored_copy_of_a_tied_head_is_noticed(copy_of):
     tensors = load_file(path)
     save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)
     found = layout(directory)
-    assert found.tied and found.stale == {"lm_head.weight"}
+    assert found.tied and found.stale == {"lm_head.weight": "model.embed_tokens.weight"}
 
 
 def test_unknown_architecture(copy_of):

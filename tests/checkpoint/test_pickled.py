@@ -88,3 +88,22 @@ def test_what_cannot_be_used(zoo, tmp_path, capfd):
         resolve(str(model))
     assert "run" not in capfd.readouterr().out
     assert not list((tmp_path / "cache" / "bin").iterdir())
+
+
+def test_what_changes_beside_the_weights_is_seen(zoo, tmp_path):
+    model = pickled(zoo["gpt"], tmp_path / "model")
+    first = resolve(str(model))
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"mine": 1}))
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates/tool.jinja").write_text("x")
+    second = resolve(str(model))
+    assert second != first and json.loads((second / "config.json").read_text())["mine"] == 1
+    assert (second / "additional_chat_templates/tool.jinja").read_text() == "x"
+
+
+def test_shards_without_an_index(zoo, tmp_path):
+    model = pickled(zoo["gpt"], tmp_path / "model", 2)
+    (model / "pytorch_model.bin.index.json").unlink()
+    with pytest.raises(InputError, match=r"has 2 files .* but no pytorch_model\.bin\.index\.json"):
+        resolve(str(model))

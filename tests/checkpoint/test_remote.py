@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hub import COMMIT, Hub
 from safetensors.torch import load_file, save_file
+
+from tokensurgeon.checkpoint import Checkpoint, remote
 
 BODY = 3_000_000
 SMALL_PIECES = """
@@ -53,13 +57,14 @@ def hub(zoo, tmp_path):
 def run(hub, zoo, tmp_path):
     """The command, with the hub there instead of the real one."""
 
-    def call(donor, out="out", base=zoo["gpt"]):
+    def call(donor, out="out", base=zoo["gpt"], **more):
         environment = os.environ | {
             "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "TOKENSURGEON_CACHE": str(tmp_path / "cache"),
             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "5",
         }  # fmt: skip
         environment.pop("HF_HUB_OFFLINE", None)
-        arguments = [str(base), donor, "--out", str(tmp_path / out), "--k", "8", "--quiet"]
+        arguments = more.pop("command", [str(base), donor, "--out", str(tmp_path / out), "--k", "8", "--quiet"])
+        environment |= more
         command = [sys.executable, "-c", SMALL_PIECES, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -130,3 +135,71 @@ def test_a_damaged_shard_on_the_hub(run, tmp_path):
 def test_a_model_that_the_hub_does_not_have(run):
     result = run("org/none")
     assert result.returncode == 2 and "org/none is neither a local path nor" in result.stderr
+
+
+def test_what_needs_no_body_fetches_none(hub, run, zoo, tmp_path):
+    """A dry run, an adapter's model, and the base of a way back."""
+    out = str(tmp_path / "out")
+    dry = run("", command=["org/spm", str(zoo["gpt"]), "--out", out, "--k", "8", "--dry-run"])
+    assert dry.returncode == 0 and sent(hub) < BODY, dry.stderr
+    assert run(str(zoo["gpt"]), base=zoo["spm"]).returncode == 0
+    hub.sent.clear()
+    back = run("", command=["revert", out, "--base", "org/spm", "--out", str(tmp_path / "back"), "--quiet"])
+    assert back.returncode == 0 and sent(hub) < BODY, back.stderr
+    hub.models["made"] = tmp_path / "out"
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({name: torch.zeros(2, 48)}, adapter / "adapter_model.safetensors")
+    carried = run("", command=["adapter", str(adapter), "org/made", "--out", str(tmp_path / "carried")])
+    assert carried.returncode == 0 and sent(hub) < BODY, carried.stderr
+
+
+def test_folders_of_templates_come_along(run, tmp_path):
+    templates = tmp_path / "spm/additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool.jinja").write_text("{{ 1 }}")
+    result = run("org/spm")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out/additional_chat_templates/tool.jinja").read_text() == "{{ 1 }}"
+
+
+def test_a_pickled_donor_works_offline(hub, run, zoo, tmp_path):
+    model = tmp_path / "pickled"
+    shutil.copytree(zoo["spm"], model, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(load_file(zoo["spm"] / "model.safetensors"), model / "pytorch_model.bin")
+    hub.models["pickled"] = model
+    for more in ({}, {"HF_HUB_OFFLINE": "1"}):
+        result = run("org/pickled", f"out{len(more)}", **more)
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_not_the_hubs_fault(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("org/spm", TOKENSURGEON_CACHE=str(tmp_path / "file/cache"))
+    assert result.returncode == 2 and "cannot be kept on this machine" in result.stderr
+
+
+@pytest.mark.parametrize("leftover", ["damaged", "longer", "good", "none"])
+def test_leftovers_are_continued_only_where_they_fit(zoo, tmp_path, leftover):
+    source = Checkpoint.open(zoo["untied-spm"])
+    wanted = {name: source.tensors[name] for name in ("lm_head.weight", "model.embed_tokens.weight")}
+    place = tmp_path / "model.safetensors"
+    remote._fetch(Local(), wanted, tmp_path)
+    whole = place.read_bytes()
+    if leftover == "none":
+        place.unlink()
+    else:
+        begun = {"damaged": whole[:20] + b"?" + whole[21:5000], "longer": whole + b"more", "good": whole[:5000]}
+        place.write_bytes(begun[leftover])
+    remote._fetch(Local(), wanted, tmp_path)
+    assert place.read_bytes() == whole
+    assert torch.equal(load_file(place)["lm_head.weight"], source.read("lm_head.weight"))
+
+
+class Local:
+    """Files of this machine, as a hub's file system gives them."""
+
+    def open(self, path, mode, **_):
+        return Path(path).open(mode)

@@ -65,7 +65,11 @@ def test_shards_and_index(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     Checkpoint.open(tmp_path).write(out, {"embed": torch.ones(3, 4), "head": torch.ones(3, 4)})
-    written = json.loads((out / INDEX).read_text())["weight_map"]
+    index = json.loads((out / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(
+        t.nbytes for p in out.glob("*.safetensors") for t in load_file(p).values()
+    )
+    written = index["weight_map"]
     assert written == {"embed": "a.safetensors", "head": "a.safetensors", "body": "b.safetensors"}
     assert (out / "b.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert torch.equal(load_file(out / "a.safetensors")["head"], torch.ones(3, 4))
@@ -150,3 +154,44 @@ def test_same_bytes(tmp_path, monkeypatch):
     assert places[0].same(places[0], "a") and places[0].same(places[1], "a") and not places[0].same(places[2], "a")
     assert not places[0].same(places[1], "b")
     assert b"".join(bytes(piece) for piece in places[0].chunks("a")) == rows.numpy().tobytes()
+
+
+def test_a_shard_that_loses_all_its_tensors(tmp_path):
+    save_file({"embed": torch.zeros(3, 4)}, tmp_path / "a.safetensors")
+    save_file({"head": torch.zeros(3, 4)}, tmp_path / "b.safetensors")
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"embed": "a.safetensors", "head": "b.safetensors"}}))
+    out = tmp_path / "out"
+    out.mkdir()
+    Checkpoint.open(tmp_path).write(out, {"embed": torch.ones(3, 4)}, frozenset({"head"}))
+    assert [path.name for path in out.glob("*.safetensors")] == ["a.safetensors"]
+    assert Checkpoint.open(out).tensors.keys() == {"embed"}
+
+
+@pytest.mark.parametrize("name", ["../escaped.safetensors", "sub/x.safetensors", "/tmp/x.safetensors", 3])
+def test_shards_lie_beside_their_index(tmp_path, name):
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"embed": name}}))
+    with pytest.raises(InputError, match=r"is not the name of a file beside it|is not a valid index"):
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"shape": [4, 4], "data_offsets": [0, 12]}, r"has shape \[4, 4\] and bytes 0 to 12"),
+        ({"shape": [3], "data_offsets": [-12, 0]}, "bytes -12 to 0"),
+        ({"shape": [3], "data_offsets": ["0", "12"]}, "not a safetensors file"),
+        ({"shape": [3], "data_offsets": [0, 6, 12]}, "not a safetensors file"),
+        ({"shape": 3, "data_offsets": [0, 12]}, "not a safetensors file"),
+    ],
+)
+def test_damaged_headers(tmp_path, entry, message):
+    header = json.dumps({"a": {"dtype": "F32", **entry}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(12))
+    with pytest.raises(InputError, match=message):
+        Checkpoint.open(tmp_path)
+
+
+def test_a_header_that_cannot_be_one(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"x" * 40)
+    with pytest.raises(InputError, match="its header would have 1099511627776 bytes"):
+        Checkpoint.open(tmp_path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cache_directory", "is_kept", "kept"]
+__all__ = ["cache_directory", "copy_small_files", "is_kept", "kept"]
 
 
 def cache_directory() -> Path:
@@ -39,3 +39,14 @@ def kept(out: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def copy_small_files(source: Path, out: Path, weights: Sequence[str]) -> None:
+    """Copy what lies in a model directory, but for its weights (patterns) and hidden files."""
+    for path in sorted(source.iterdir()):
+        if path.name.startswith(".") or any(path.match(pattern) for pattern in weights):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, out / path.name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(path, out / path.name)

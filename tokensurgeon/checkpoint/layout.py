@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class VocabularyTensors:
         head_name: What the head is, or would be, called, for untying; None without a head.
         rows: Number of rows.
         dim: Width.
-        stale: Copies of a tied head that the checkpoint stores besides.
+        stale: Copies that the checkpoint stores besides, of a tied head or of the bias, and of what.
         others: Further tensors that are indexed by token id, such as Gemma-3n's per-layer embeddings or BART's
             ``final_logits_bias``.
         unclaimed: Tensors of the embedding's shape that the model class does not know, such as those of the
@@ -41,7 +42,7 @@ class VocabularyTensors:
     head_name: str | None
     rows: int
     dim: int
-    stale: frozenset[str] = frozenset()
+    stale: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     others: tuple[str, ...] = ()
     unclaimed: tuple[str, ...] = ()
 
@@ -78,9 +79,12 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
         names.setdefault(id(parameter), []).append(name)
     prefix = model.base_model_prefix
 
-    def stored(parameter: Any) -> str | None:
+    def all_stored(parameter: Any) -> list[str]:
         wanted = [] if parameter is None else names.get(id(parameter), [])
-        return next((found for name in wanted if (found := _match(name, prefix, tensors))), None)
+        return list(dict.fromkeys(found for name in wanted if (found := _match(name, prefix, tensors))))
+
+    def stored(parameter: Any) -> str | None:
+        return next(iter(all_stored(parameter)), None)
 
     tied = head is None or head.weight is embedding.weight
     where = stored(embedding.weight)
@@ -90,9 +94,7 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
             "(the model's input embedding); it is incomplete or of another architecture"
         )
     head_names = [] if head is None else [n for n in names[id(head.weight)] if n != where]
-    stale = (
-        frozenset(f for n in head_names if (f := _match(n, prefix, tensors)) and f != where) if tied else frozenset()
-    )
+    stale = {f: where for n in head_names if (f := _match(n, prefix, tensors)) and f != where} if tied else {}
     where_head = None if tied else stored(head.weight) or _only_one_alike(where, tensors)
     if not tied and where_head is None:
         raise InputError(f"{directory}: the model is untied, but the checkpoint has no {head_names[0]}")
@@ -105,11 +107,14 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
             )
     if len(info.shape) != 2:
         raise InputError(f"{where} has shape {list(info.shape)}; an embedding has (tokens, width)")
-    claimed = {f for n in model.state_dict() if (f := _match(n, prefix, tensors))} | {where, where_head} | stale
+    biases = all_stored(getattr(head, "bias", None))
+    stale |= dict.fromkeys(biases[1:], biases[0]) if biases else {}
+    claimed = {f for n in model.state_dict() if (f := _match(n, prefix, tensors))} | {where, where_head, *stale}
+    sizes = {embedding.weight.shape[0], info.shape[0], *_vocabulary_sizes(model.config.to_dict())}
     return VocabularyTensors(
         embedding=where,
         head=where_head,
-        bias=None if head is None else stored(getattr(head, "bias", None)),
+        bias=biases[0] if biases else None,
         head_name=where_head or (head_names[0] if head_names else None),
         rows=info.shape[0],
         dim=info.shape[1],
@@ -118,12 +123,18 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
             name
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Embedding)
-            and module.num_embeddings == embedding.weight.shape[0]
+            and module.num_embeddings in sizes
             and module.weight is not embedding.weight
         )
         + tuple(n for n, buffer in model.named_buffers() if n in tensors and info.shape[0] in buffer.shape),
         unclaimed=tuple(n for n, other in tensors.items() if n not in claimed and other.shape == info.shape),
     )
+
+
+def _vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:
+    """``vocab_size`` and its likes: Gemma-3n has a smaller one for its per-layer embeddings."""
+    own = {value for name, value in config.items() if str(name).startswith("vocab_size") and isinstance(value, int)}
+    return own.union(*(_vocabulary_sizes(part) for part in config.values() if isinstance(part, dict)))
 
 
 def parameter_shapes(directory: Path) -> dict[str, tuple[int, ...]]:

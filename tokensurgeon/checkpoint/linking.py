@@ -19,8 +19,8 @@ _FICLONE = 0x40049409
 """Linux: share the blocks of another file until one of the two is written to (btrfs, XFS, bcachefs)."""
 
 
-def place(source: Path, target: Path, how: Link) -> None:
-    """Make ``target`` hold what ``source`` holds.
+def place(source: Path, target: Path, how: Link) -> bool:
+    """Make ``target`` hold what ``source`` holds; whether both share their blocks then.
 
     Args:
         source: A file, or a link to one.
@@ -33,11 +33,11 @@ def place(source: Path, target: Path, how: Link) -> None:
     """
     source = source.resolve()
     if how == "auto" and _clone(source, target):
-        return
+        return True
     if how != "copy":
         try:
             os.link(source, target)
-            return
+            return True
         except OSError as error:
             if how == "hard":
                 raise InputError(
@@ -45,6 +45,7 @@ def place(source: Path, target: Path, how: Link) -> None:
                     "on the same file system"
                 ) from error
     shutil.copyfile(source, target)
+    return False
 
 
 def _clone(source: Path, target: Path) -> bool:

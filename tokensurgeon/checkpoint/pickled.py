@@ -6,14 +6,13 @@ import hashlib
 import json
 import logging
 import pickle
-import shutil
 import zipfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
+from tokensurgeon.checkpoint.cache import cache_directory, copy_small_files, is_kept, kept
 from tokensurgeon.checkpoint.shards import INDEX, listed_shards
 from tokensurgeon.errors import InputError
 
@@ -37,7 +36,8 @@ def as_safetensors(directory: Path) -> Path:
     if any(directory.glob("*.safetensors")) or not any(directory.glob(PICKLED)):
         return directory
     shards = _shards(directory)
-    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
+    seen = [*shards, *(p for p in sorted(directory.rglob("*")) if p.is_file() and p not in shards)]
+    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in seen]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
     out = cache_directory() / "bin" / f"{directory.resolve().name}-{key}"
     if not is_kept(out):
@@ -59,7 +59,10 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _shards(directory: Path) -> list[Path]:
     index = directory / _INDEX
     if not index.is_file():
-        return sorted(directory.glob(PICKLED))[:1]
+        shards = sorted(directory.glob(PICKLED))
+        if len(shards) > 1:
+            raise InputError(f"{directory} has {len(shards)} files {PICKLED}, but no {_INDEX}. Fetch it again")
+        return shards
     return [directory / name for name in listed_shards(index)]
 
 
@@ -72,9 +75,7 @@ def _convert(directory: Path, shards: list[Path], work: Path) -> None:
         weight_map.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
         (work / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    for path in sorted(directory.iterdir()):
-        if path.is_file() and not path.match("*.bin") and path.name != _INDEX:
-            shutil.copyfile(path, work / path.name)
+    copy_small_files(directory, work, ("*.bin", _INDEX))
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint.cache import cache_directory, is_kept
+from tokensurgeon.checkpoint.cache import cache_directory, copy_small_files, is_kept
 from tokensurgeon.checkpoint.layout import find_vocabulary_tensors
 from tokensurgeon.checkpoint.shards import INDEX, SINGLE, TensorInfo, expected_shards, header_bytes, parse_header
 from tokensurgeon.errors import InputError
@@ -53,9 +52,7 @@ def fetch_vocabulary(repository: str, small: Path) -> Path:
             tensors |= _header(server, f"{repository}@{commit}/{shard}")
         layout = find_vocabulary_tensors(small, tensors)
         _fetch(server, {name: tensors[name] for name in (layout.embedding, layout.head, layout.bias) if name}, work)
-        for path in small.iterdir():
-            if path.is_file() and path.name != INDEX and path.suffix != ".safetensors":
-                shutil.copyfile(path, work / path.name)
+        copy_small_files(small, work, ("*.safetensors", INDEX))
         work.rename(out)
     return out
 
@@ -79,7 +76,7 @@ def _fetch(server: Any, wanted: dict[str, TensorInfo], work: Path) -> None:
     path = work / SINGLE
     header = header_bytes({n: (info.dtype, info.shape, info.nbytes) for n, info in wanted.items()})
     total = len(header) + sum(info.nbytes for info in wanted.values())
-    if not path.is_file() or path.stat().st_size < len(header):
+    if not _begins_with(path, header) or path.stat().st_size > total:
         path.write_bytes(header)
     done, before = path.stat().st_size, len(header)
     columns = ("embedding and head", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -107,3 +104,10 @@ def _ranges(server: Any, path: str, begin: int, end: int) -> Iterator[bytes]:
             if len(data) < wanted:
                 raise InputError(f"{path}: the server sent {len(data)} of {wanted} bytes. Run the same command again")
             yield data
+
+
+def _begins_with(path: Path, header: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header

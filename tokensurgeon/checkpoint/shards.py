@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ __all__ = [
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _CHUNK = 1 << 24
+_LONGEST_HEADER = 100_000_000
+"""As safetensors has it."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -141,7 +144,7 @@ class Checkpoint:
         dropped: frozenset[str] = frozenset(),
         dtype: torch.dtype | None = None,
         link: Link = "auto",
-    ) -> None:
+    ) -> frozenset[str]:
         """Write the same shards with some tensors replaced, added or dropped.
 
         Args:
@@ -151,21 +154,27 @@ class Checkpoint:
             dropped: Names that shall not be written.
             dtype: Convert every floating tensor to this; by default nothing is converted.
             link: How shards of which nothing changes get there, see `tokensurgeon.checkpoint.linking`.
+
+        Returns:
+            Names of the shards that share their blocks with the old ones.
         """
         added = [name for name in replaced if name not in self.tensors]
         home = next(self.tensors[name].file.name for name in replaced if name in self.tensors)
         weight_map: dict[str, str] = {}
+        shared, total = set(), 0
         for shard, present in self.shards.items():
             names = [n for n in present if n not in dropped] + (added if shard == home else [])
             weight_map.update(dict.fromkeys(names, shard))
             if dtype is None and not (set(names) & set(replaced)) and len(names) == len(present):
-                place(self.directory / shard, out / shard, link)
-            else:
-                self._rewrite(out / shard, names, replaced, dtype, self.metadata[shard])
+                if place(self.directory / shard, out / shard, link):
+                    shared.add(shard)
+                total += sum(self.tensors[name].nbytes for name in names)
+            elif names:
+                total += self._rewrite(out / shard, names, replaced, dtype, self.metadata[shard])
         if list(self.shards) != [SINGLE]:
-            total = sum((out / shard).stat().st_size for shard in self.shards)
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        return frozenset(shared)
 
     def _rewrite(
         self,
@@ -174,7 +183,8 @@ class Checkpoint:
         replaced: Mapping[str, torch.Tensor],
         dtype: torch.dtype | None,
         metadata: Mapping[str, str],
-    ) -> None:
+    ) -> int:
+        """Write one shard; the bytes of its tensors."""
         types = {name: self._target_type(name, replaced, dtype) for name in names}
         sizes = {name: (*of, _nbytes(*of, self.tensors.get(name))) for name, of in types.items()}
         with path.open("wb") as file:
@@ -186,6 +196,7 @@ class Checkpoint:
                     self._copy(name, file)
                 else:
                     _write_tensor(file, self.read(name).to(DTYPES[kind]))
+        return sum(size for *_, size in sizes.values())
 
     def _copy(self, name: str, file: BinaryIO) -> None:
         """Append a tensor's stored bytes; by the kernel, where it can do that from file to file."""
@@ -225,9 +236,13 @@ def shard_names(index: Path) -> list[str]:
         InputError: If the index is damaged.
     """
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        odd = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
+    if odd:
+        raise InputError(f"{index} lists {odd[0]!r}, which is not the name of a file beside it. Fetch it again")
+    return names
 
 
 def listed_shards(index: Path) -> list[str]:
@@ -274,12 +289,19 @@ def parse_header(path: Path, data: bytes, size: int) -> tuple[dict[str, TensorIn
         InputError: If the file is damaged or truncated.
     """
     length = int.from_bytes(data[:8], "little")
+    if length > _LONGEST_HEADER:
+        raise InputError(f"{path} is not a safetensors file: its header would have {length} bytes. Fetch it again")
     if size < 8 or length > size - 8:
         raise InputError(f"{path} is truncated: its header needs {length + 8} bytes, it has {size}. Fetch it again")
     try:
         header: dict[str, Any] = json.loads(data[8 : 8 + length])
         metadata = header.pop("__metadata__", {})
-        places = {n: (i["dtype"], tuple(i["shape"]), *i["data_offsets"]) for n, i in header.items()}
+        places = {}
+        for name, entry in header.items():
+            kind, shape, (begin, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            places[name] = (kind, shape, begin, last)
+            if not 0 <= begin <= last or (kind in DTYPES and last - begin != DTYPES[kind].itemsize * math.prod(shape)):
+                raise ValueError(f"{name} has shape {list(shape)} and bytes {begin} to {last}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a safetensors file ({error}). Fetch it again") from error
     start = 8 + length

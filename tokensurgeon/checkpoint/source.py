@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 from typing import cast
@@ -14,6 +15,8 @@ from tokensurgeon.errors import InputError
 __all__ = ["resolve"]
 
 log = logging.getLogger(__name__)
+
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*"]
 
@@ -69,6 +72,8 @@ def _download(reference: str, weights: str) -> Path:
         if weights == "vocabulary":
             if all((directory / name).is_file() for name in shards):
                 return directory
+            if any(directory.glob(PICKLED)):
+                return fetch(PICKLED)
             try:
                 return fetch_vocabulary(repository, directory)
             except (NoRangesError, FileNotFoundError) as error:
@@ -77,6 +82,8 @@ def _download(reference: str, weights: str) -> Path:
         found = fetch(*shards)
         return found if any(found.glob("*.safetensors")) else fetch(PICKLED)
     except (HFValidationError, LocalEntryNotFoundError, OSError, client) as error:
+        if isinstance(error, OSError) and error.errno in _OURS:
+            raise InputError(f"{reference} cannot be kept on this machine ({error})") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{reference} is neither a local path nor a model that the hub gives us ({reason}). "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -31,8 +32,15 @@ def check_target(target: Path, overwrite: bool, inputs: Sequence[str] = ()) -> N
 
 @contextmanager
 def staged(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A directory beside the target that takes its place if all goes well, and vanishes otherwise."""
+    """A directory beside the target that takes its place if all goes well, and vanishes otherwise.
+
+    A process that was killed while it replaced a target may have left the old one aside; it is put back.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    for aside in sorted(target.parent.glob(f".{glob.escape(target.name)}.old-*/model")):
+        if not target.exists():
+            aside.rename(target)
+            aside.parent.rmdir()
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
         yield work
@@ -44,7 +52,7 @@ def staged(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _replace(target: Path, work: Path) -> None:
-    """Put ``work`` in the target's place; at any moment either the old or the new one is there or restored."""
+    """Put ``work`` in the target's place. Between two renames neither is there; `staged` mends what a kill leaves."""
     if not target.is_dir():
         work.rename(target)
         return

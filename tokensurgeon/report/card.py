@@ -93,5 +93,10 @@ def warnings(content: dict[str, Any]) -> list[str]:
             f"The model was not run ({content['not_run']}): that it works is not checked, and the row of ids that take "
             "no probability is estimated. `--forward` runs it."
         )
+    if content.get("linked"):
+        found.append(
+            f"{len(content['linked'])} shards are hard links, the same files as the base's: what writes into them in "
+            "place changes the base too. `--link copy` makes the model independent."
+        )
     found += [f"Removed from {setting}." for setting in content.get("removed_settings", [])]
     return found
