@@ -21,9 +21,9 @@ from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import Side
 from tokensurgeon.rows import VocabularyMatrices
 
-__all__ = ["find_copies", "read_matrices", "refuse_what_would_break", "write_output"]
+__all__ = ["WEIGHTS", "find_copies", "read_matrices", "refuse_what_would_break", "write_output"]
 
-_WEIGHTS = tuple(
+WEIGHTS = tuple(
     f"*.{kind}"
     for kind in (
         "safetensors", "safetensors.index.json", "bin", "bin.index.json", "gguf", "pth", "pt", "ckpt", "h5",
@@ -111,7 +111,7 @@ def write_output(
         The shards that are the base's own, cloned or linked.
     """
     for path in sorted(base.directory.iterdir()):
-        foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in _WEIGHTS)
+        foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in WEIGHTS)
         written = path.name in (
             "config.json",
             "generation_config.json",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tokensurgeon.cli import adapter, align, evaluate, revert, transplant, verify
+from tokensurgeon.cli import adapter, align, evaluate, heal, revert, transplant, verify
 
 __all__ = ["app", "main"]
 
@@ -35,6 +35,7 @@ app.command("evaluate")(evaluate.command)
 app.command("verify")(verify.command)
 app.command("revert")(revert.command)
 app.command("adapter")(adapter.command)
+app.command("heal")(heal.command)
 
 
 def _version(wanted: bool) -> None:

@@ -27,7 +27,7 @@ STAGES = {
 
 
 @contextmanager
-def guarded(*, debug: bool, quiet: bool) -> Iterator[None]:
+def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written") -> Iterator[None]:
     """Turn what goes wrong into one line on stderr and exit code 2 (130 after Ctrl-C)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     logging.basicConfig(
@@ -46,7 +46,7 @@ def guarded(*, debug: bool, quiet: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
+        typer.echo(f"interrupted; {interrupted}", err=True)
         raise typer.Exit(130) from None
     except typer.Exit:
         raise

@@ -1,0 +1,114 @@
+"""``tokensurgeon heal MODEL --teacher BASE --out DIR``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import console, emit_json, guarded
+
+if TYPE_CHECKING:
+    from tokensurgeon.heal import HealReport
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The transplanted model.")],
+    teacher: Annotated[str, typer.Option("--teacher", metavar="BASE", help="The model that it was made from.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option("--text", metavar="FILE", help="Text to train on (repeatable). Default: what Python carries."),
+    ] = None,
+    minutes: Annotated[float, typer.Option("--minutes", help="Time to train for.")] = 10.0,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Updates to make, however long they take, instead of --minutes.")
+    ] = None,
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
+    ] = "new",
+    lora: Annotated[
+        int | None, typer.Option("--lora", metavar="RANK", help="Train low-rank updates of the body too.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 4,
+    learning_rate: Annotated[
+        float,
+        typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square)."),
+    ] = 0.004,
+    lora_learning_rate: Annotated[float, typer.Option("--lora-learning-rate", help="Of the low-rank updates.")] = 5e-4,
+    seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Train a transplanted model a little: its base, in its own tokenization, is the teacher.
+
+    By default only the rows of new tokens change. [bold]--rows all --lora 16[/bold] heals more, and changes the body.
+    Some of the text is held out and scored; the best state is written, never one worse than the
+    start. What is interrupted goes on where it was when the same command runs again.
+
+    On several GPUs: [bold]accelerate launch -m tokensurgeon heal …[/bold]
+    """
+    with guarded(
+        debug=debug, quiet=quiet or json_out, interrupted="the same command goes on from the last saved state"
+    ):
+        from tokensurgeon.heal import HealOptions, heal
+
+        options = HealOptions(
+            text=tuple(str(path) for path in text or ()),
+            steps=steps,
+            minutes=minutes,
+            rows=rows,
+            lora=lora,
+            batch=batch,
+            learning_rate=learning_rate,
+            lora_learning_rate=lora_learning_rate,
+            seed=seed,
+        )
+        with _shown(quiet or json_out) as tell:
+            report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=tell)
+        if report.out is None:
+            return
+        if json_out:
+            emit_json({**asdict(report), "out": str(report.out)})
+        elif not quiet:
+            start, best = report.curve[0]["held_out"], report.best["held_out"]
+            console().print(
+                f"[bold]{report.out}[/bold]: held-out text {start:.4f} bits per byte before, {best:.4f} after "
+                f"{report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes"
+            )
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[Callable[[float, HealReport, dict[str, float]], None]]:
+    """A bar with loss, tokens per second, time left and the held-out score."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def tell(share: float, report: HealReport, losses: dict[str, float]) -> None:
+            speed = report.tokens / max(report.seconds, 1e-9)
+            bar.update(
+                task,
+                completed=share,
+                description=f"loss {losses['loss']:.3f}, {speed:,.0f} tokens/s, held out "
+                f"{report.curve[-1]['held_out']:.4f} (best {report.best['held_out']:.4f})",
+            )
+
+        yield tell

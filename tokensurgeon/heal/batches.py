@@ -1,0 +1,67 @@
+"""Pieces of text as both models read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tokensurgeon.evaluation.model import LoadedModel
+from tokensurgeon.heal.spans import byte_lengths, meeting_points
+from tokensurgeon.vocabulary import Vocabulary
+
+__all__ = ["Piece", "collate", "in_order", "read_pieces"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One text.
+
+    Attributes:
+        student: Ids in the new tokenization, with the prefix.
+        teacher: Ids in the base's own, with its prefix.
+        meet: (n, 2) positions in both at which the same bytes have been read.
+    """
+
+    student: list[int]
+    teacher: list[int]
+    meet: list[tuple[int, int]]
+
+
+def read_pieces(
+    texts: Sequence[str], student: LoadedModel, teacher: LoadedModel, vocabularies: tuple[Vocabulary, Vocabulary]
+) -> list[Piece]:
+    """Tokenize; ``vocabularies`` are the student's and the teacher's. Pieces too short to learn from are left out."""
+    mine, theirs = (byte_lengths(v) for v in vocabularies)
+    found = []
+    for text in texts:
+        left, right = student.encode(text), teacher.encode(text)
+        if len(left) < 2 or len(right) < 2:
+            continue
+        a, b = (int(m.prefix is not None) for m in (student, teacher))
+        here, there = meeting_points(mine[left].tolist(), theirs[right].tolist())
+        meet = [(i + a, j + b) for i, j in zip(here, there, strict=True)]
+        prefixes = [[m.prefix] if m.prefix is not None else [] for m in (student, teacher)]
+        found.append(Piece(prefixes[0] + left, prefixes[1] + right, meet))
+    return found
+
+
+def in_order(n: int, wanted: int, seed: int) -> list[int]:
+    """``wanted`` indices of ``n`` pieces: shuffled, all of them once before any comes again."""
+    rounds = [np.random.default_rng((seed, i)).permutation(n) for i in range(-(-wanted // n))]
+    return [int(i) for some in rounds for i in some][:wanted]
+
+
+def collate(pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
+    """Padded on the right: ids and masks of both, and where they meet, padded with -1."""
+    found = {}
+    for name in ("student", "teacher"):
+        rows = [torch.tensor(getattr(piece, name)) for piece in pieces]
+        found[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        ones = [torch.ones_like(row) for row in rows]
+        found[f"{name}_mask"] = torch.nn.utils.rnn.pad_sequence(ones, batch_first=True)
+    meet = [torch.tensor(piece.meet).reshape(-1, 2) for piece in pieces]
+    found["meet"] = torch.nn.utils.rnn.pad_sequence(meet, batch_first=True, padding_value=-1)
+    return found
