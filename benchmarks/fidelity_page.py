@@ -39,7 +39,7 @@ loses {{ "%+.4f"|format(pair.segmentation.mean) }}. {% if pair.lossy %}The donor
 <div class="wide"><table>
 <tr><th>method</th><th>loss</th><th>interval</th><th>beyond segmentation</th><th>shared, nats</th><th>new, nats</th>
 {% for task in tasks %}<th>{{ task }}</th>{% endfor %}<th>dead ids</th><th>held-out cosine</th><th>unexplained</th>
-<th>norm</th><th>rank</th><th>processor time</th></tr>
+<th>norm</th><th>rank</th><th>processor time</th><th>peak memory</th></tr>
 {% for side, of in rows(pair) %}
 <tr><td>{{ side }}</td><td>{{ "%+.4f"|format(of.loss.mean) }}</td>
 <td>{{ "%+.3f"|format(of.loss.interval[0]) }} to {{ "%+.3f"|format(of.loss.interval[1]) }}</td>
@@ -52,7 +52,8 @@ loses {{ "%+.4f"|format(pair.segmentation.mean) }}. {% if pair.lossy %}The donor
 <td>{{ "%.0e"|format(of.dead_mass) if of.dead_mass is defined else "" }}</td>
 {% for key in ("cosine", "unexplained", "norm_ratio", "rank") %}
 <td>{{ "%.3g"|format(of.held_out[key]) if of.held_out and of.held_out[key] is defined else "" }}</td>{% endfor %}
-<td>{{ "%.0f s"|format(of.cpu_s) if of.cpu_s else "" }}</td></tr>
+<td>{{ "%.0f s"|format(of.cpu_s) if of.cpu_s else "" }}</td>
+<td>{{ "%.1f GiB"|format(of.peak_mib / 1024) if of.peak_mib else "" }}</td></tr>
 {% endfor %}</table></div>
 {% for side, of in pair.sides.items() if of.failed %}<p><b>{{ side }}</b> failed: <code>{{ of.failed }}</code></p>
 {% endfor %}

@@ -9,19 +9,21 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import LoadedModel
-from tokensurgeon.heal import HealOptions, heal
-from tokensurgeon.heal.batches import Piece, collate, in_order, read_pieces
+from tokensurgeon.heal import HealOptions, heal, loop
+from tokensurgeon.heal.batches import Piece, collate, nth_piece, read_pieces
 from tokensurgeon.heal.objective import Objective
 from tokensurgeon.heal.rows import TrainedRows, put_in_front
-from tokensurgeon.heal.spans import byte_lengths, first_shared, meeting_points
+from tokensurgeon.heal.spans import first_shared, meeting_points, token_bytes
+from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import align_models
 from tokensurgeon.verify import verify
 
@@ -41,10 +43,20 @@ def quick(**more):
     return HealOptions(**{"steps": 4, "batch": 2, "piece": 256, "learning_rate": 0.02, **more})
 
 
-def test_meeting_points():
-    assert meeting_points([1, 2, 3], [3, 1, 2]) == ([1, 2], [0, 2])
-    assert meeting_points([2, 2], [3, 2]) == ([0, 1], [0, 1])  # a space before the text, on one side
-    assert meeting_points([4], [1, 1, 1, 1]) == ([0], [3])
+@pytest.mark.parametrize(
+    ("left", "right", "pairs"),
+    [
+        ("a|bc|def", "abc|d|ef", [(1, 0), (2, 2)]),
+        ("ab|cd", " ab|cd", [(0, 0), (1, 1)]),  # a space before the text, on one side
+        ("abcd", "a|b|c|d", [(0, 3)]),
+        ("one|two||three|four", "one|two|<s>|three|four", [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]),  # a control token
+        ("one| |two| |three", "one|two|three", [(0, 0), (3, 1), (4, 2)]),  # one that drops spaces
+        ("One|two|six", "one|two|six", [(0, 0), (1, 1), (2, 2)]),
+    ],
+)
+def test_meeting_points(left, right, pairs):
+    one, two = ([token.encode() for token in side.split("|")] for side in (left, right))
+    assert list(zip(*meeting_points(one, two), strict=True)) == pairs
 
 
 def test_pieces_meet_at_equal_bytes(zoo):
@@ -55,9 +67,10 @@ def test_pieces_meet_at_equal_bytes(zoo):
     (student, mine), (teacher, theirs) = sides
     (piece,) = read_pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs))
     assert len(piece.meet) > 5 and piece.meet[-1] == (len(piece.student) - 1, len(piece.teacher) - 1)
-    left, right = byte_lengths(mine), byte_lengths(theirs)
+    left, right = token_bytes(mine), token_bytes(theirs)
     for a, b in piece.meet:
-        assert left[piece.student[1 : a + 1]].sum() == right[piece.teacher[1 : b + 1]].sum() > 0
+        read = b"".join(left[i] for i in piece.student[1 : a + 1])
+        assert read and read == b"".join(right[i] for i in piece.teacher[1 : b + 1])
 
 
 def test_continuations_begin_with_shared_tokens(zoo):
@@ -161,9 +174,9 @@ def test_the_objective_is_a_mean_of_means():
 
 
 def test_order_uses_all_text_before_any_again():
-    order = in_order(5, 12, seed=3)
-    assert len(order) == 12 and sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
-    assert order == in_order(5, 12, seed=3) != in_order(5, 12, seed=4)
+    order = [nth_piece(5, i, 3) for i in range(12)]
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4] and order[:5] != order[5:10]
+    assert order != [nth_piece(5, i, 4) for i in range(12)] and 0 <= nth_piece(5, 10**9, 3) < 5
 
 
 @pytest.mark.parametrize("base", ["gpt", "untied"])
@@ -174,30 +187,71 @@ def test_only_new_rows_change(made, zoo, tmp_path, base):
     old, new = (load_file(place / "model.safetensors") for place in (made / base, tmp_path / "out"))
     changed = (old[EMBEDDING] != new[EMBEDDING]).any(dim=1)
     provenance = json.loads((tmp_path / "out/tokensurgeon.json").read_text())
-    assert 0 < int(changed.sum()) <= report.rows and provenance["healed"]["steps"] == 12
+    assert 0 < int(changed.sum()) <= report.rows and provenance["healed"]["runs"][0]["steps"] == 12
     assert {n for n in old if not torch.equal(old[n], new[n])} == ({EMBEDDING, "lm_head.weight"} & set(old))
     assert "## Healed" in (tmp_path / "out/README.md").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.fixture
+def float32(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
+@pytest.mark.usefixtures("float32")
 def test_all_rows_and_the_body(made, zoo, tmp_path):
-    """The written model is the one that was scored."""
-    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", lora=2, steps=12))
-    assert report.best["held_out"] < report.curve[0]["held_out"]
+    """The written model is the one that was scored, low-rank updates included."""
+    options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
+    gained = report.curve[0]["held_out"] - report.best["held_out"]
+    run = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["runs"][0]
+    assert gained > 0.005 and run["written"] == pytest.approx(report.best["held_out"], abs=gained / 50)
     old, new = (load_file(place / "model.safetensors") for place in (made / "gpt", tmp_path / "out"))
     assert not torch.equal(old["model.layers.0.mlp.up_proj.weight"], new["model.layers.0.mlp.up_proj.weight"])
     assert torch.equal(old["model.norm.weight"], new["model.norm.weight"])
-    details = {check.name: check for check in verify(tmp_path / "out", zoo["gpt"])}
-    assert all(check.ok for check in details.values()) and "not compared" in details["body unchanged"].detail
-    from tokensurgeon.evaluation.model import load_model
-    from tokensurgeon.evaluation.score import score_text
-    from tokensurgeon.heal.run import _texts
-
-    loaded = load_model(tmp_path / "out")
-    score = score_text(loaded.model, loaded.encode, loaded.prefix, _texts(quick())[1])
-    assert score.bits_per_byte == pytest.approx(report.best["held_out"], rel=0.01)  # trained in bfloat16, perhaps
+    assert all(check.ok for check in verify(tmp_path / "out", zoo["gpt"]))
 
 
+@pytest.mark.usefixtures("float32")
+def test_low_rank_updates_are_trained_in_float32_whatever_the_model(made, zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    seen = {}
+    real = loop.Loop.train
+
+    def train(self, *args):
+        seen.update({name: p.dtype for name, p in self.student.model.named_parameters()})
+        real(self, *args)
+
+    monkeypatch.setattr(loop.Loop, "train", train)
+    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(lora=2, steps=1))
+    assert {t for n, t in seen.items() if "lora" in n or "trained" in n} == {torch.float32}
+    assert seen["model.norm.weight"] == torch.bfloat16
+
+
+@pytest.mark.parametrize("damage", ["anchor", "norm", "projection"])
+def test_verify_sees_what_was_not_trained(made, zoo, tmp_path, damage):
+    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", lora=2, steps=1))
+    again = heal(str(tmp_path / "out"), str(zoo["gpt"]), tmp_path / "twice", quick(steps=1))
+    assert again.steps == 1 and all(check.ok for check in verify(tmp_path / "twice", zoo["gpt"]))
+    path = tmp_path / "twice/model.safetensors"
+    tensors, manifest = load_file(path), json.loads((tmp_path / "twice/tokensurgeon.json").read_text())
+    assert len(manifest["healed"]["runs"]) == 2 and len(manifest["healed"]["tensors"]) == 14
+    untrained = sorted(
+        set(Manifest.read(tmp_path / "twice").ids(Provenance.COPIED).tolist()) - set(manifest["healed"]["rows"])
+    )
+    if damage == "anchor":
+        tensors[EMBEDDING][untrained[0]] += 1
+    elif damage == "norm":
+        tensors["model.norm.weight"] += 1
+    else:
+        manifest["healed"]["tensors"].remove("model.layers.0.mlp.up_proj.weight")
+        (tmp_path / "twice/tokensurgeon.json").write_text(json.dumps(manifest))
+    save_file(tensors, path, metadata={"format": "pt"})
+    failed = {check.name for check in verify(tmp_path / "twice", zoo["gpt"]) if not check.ok}
+    assert failed == ({f"{EMBEDDING} anchors"} if damage == "anchor" else {"body unchanged"})
+
+
+@pytest.mark.usefixtures("float32")
 def test_never_worse_than_the_start(made, zoo, tmp_path):
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(learning_rate=50.0))
     assert report.best == report.curve[0] and report.curve[-1]["held_out"] > report.best["held_out"]
@@ -205,9 +259,9 @@ def test_never_worse_than_the_start(made, zoo, tmp_path):
     assert torch.equal(old[EMBEDDING], new[EMBEDDING])
 
 
-def test_what_was_interrupted_goes_on(made, zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr("tokensurgeon.heal.run._SAVE_S", 0.0)
-    options = quick(steps=6)
+@pytest.mark.usefixtures("float32")
+def test_what_was_interrupted_goes_on(made, zoo, tmp_path, caplog):
+    options = quick(steps=6, lora=2)
 
     def interrupt(_share, report, _losses):
         if report.steps == 4:
@@ -215,28 +269,49 @@ def test_what_was_interrupted_goes_on(made, zoo, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options, progress=interrupt)
-    assert not (tmp_path / "out").exists() and (tmp_path / ".out.healing/state.pt").is_file()
+    assert not (tmp_path / "out").exists() and len(list((tmp_path / ".out.healing").glob("*.pt"))) == 1
     seen = []
     resumed = heal(
         str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options, progress=lambda _, r, __: seen.append(r.steps)
     )
-    assert seen == [4, 5, 6] and not (tmp_path / ".out.healing").exists()  # the state of step 3 was the last saved
+    assert seen == [5, 6] and not (tmp_path / ".out.healing").exists() and "going on from step 4" in caplog.text
     whole = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "whole", options)
-    assert [c["held_out"] for c in resumed.curve] == pytest.approx([c["held_out"] for c in whole.curve])
-    rows = [load_file(tmp_path / name / "model.safetensors")[EMBEDDING] for name in ("out", "whole")]
-    torch.testing.assert_close(*rows)
+    assert [c["held_out"] for c in resumed.curve[1:]][-1] == pytest.approx(whole.curve[-1]["held_out"])
+    for name, tensor in load_file(tmp_path / "out/model.safetensors").items():
+        torch.testing.assert_close(tensor, load_file(tmp_path / "whole/model.safetensors")[name])
 
 
-def test_a_state_of_other_settings_is_not_gone_on_from(made, zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr("tokensurgeon.heal.run._SAVE_S", 0.0)
-
+def test_a_state_of_something_else_is_not_gone_on_from(made, zoo, tmp_path, caplog):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(), progress=interrupt)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(seed=7))
-    assert report.steps == 4 and report.curve[0]["step"] == 0
+    assert report.steps == 4 and report.curve[0]["step"] == 0 and "starting anew beside it" in caplog.text
+    assert len(list((tmp_path / ".out.healing").glob("*.pt"))) == 1  # the other one's
+
+
+def test_work_is_not_lost_where_writing_fails(made, zoo, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tokensurgeon.heal.run.write_healed", fail)
+    with pytest.raises(OSError, match="No space"):
+        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick())
+    monkeypatch.undo()
+    seen = []
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(), progress=lambda *a: seen.append(a))
+    assert not seen and report.steps == 4 and (tmp_path / "out/config.json").is_file()
+
+
+@pytest.mark.parametrize("base", ["biased", "untied"])
+def test_low_rank_updates_alone(zoo, tmp_path, base):
+    """No row is new where a model teaches itself."""
+    report = heal(str(zoo[base]), str(zoo[base]), tmp_path / "out", quick(lora=2, lora_learning_rate=0.01))
+    old, new = (load_file(place / "model.safetensors") for place in (zoo[base], tmp_path / "out"))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert report.rows == 0 and changed and not any("embed" in name or "lm_head" in name for name in changed)
 
 
 def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
@@ -275,9 +350,10 @@ def test_options(settings, message):
 def test_bad_input(made, zoo, tmp_path):
     (tmp_path / "short.txt").write_text("short")
     for model, teacher, options, message in (
-        (made / "gpt", zoo["spm"], quick(), "is 32 wide, .* 48: it is not what it was made from"),
+        (made / "gpt", zoo["spm"], quick(), "is not the base that the model was made from"),
         (made / "gpt", zoo["gpt"], quick(text=(str(tmp_path / "short.txt"),)), "1 pieces of 256 bytes, and 4"),
         (zoo["gpt"], zoo["gpt"], quick(), "uses none of the new tokens"),
+        (made / "gpt", zoo["sharded"], quick(), "is not the base that the model was made from"),
         (tmp_path / "none", zoo["gpt"], quick(), "does not exist"),
     ):
         with pytest.raises(InputError, match=message):
@@ -288,13 +364,13 @@ def test_bad_input(made, zoo, tmp_path):
 def test_the_control_is_the_base_itself(zoo, tmp_path):
     """The base, trained in the same way on the same text: it has no manifest, and all its tokens are shared."""
     report = heal(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", steps=8))
-    assert report.curve[1]["hidden"] < 0.5 and report.best["held_out"] < report.curve[0]["held_out"]
+    assert 0 < report.curve[1]["hidden"] < 0.5 and report.best["held_out"] < report.curve[0]["held_out"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
 def test_the_command(made, zoo, tmp_path):
     arguments = ["heal", str(made / "gpt"), "--teacher", str(zoo["gpt"]), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, [*arguments, "--steps", "2", "--batch", "1"])
-    assert done.exit_code == 0 and "bits per byte before" in " ".join(done.stdout.split())
+    assert done.exit_code == 0 and "on text of another kind" in " ".join(done.stdout.split())
     again = CliRunner().invoke(app, [*arguments, "--steps", "2"])
     assert again.exit_code == 2 and "--overwrite" in again.stderr

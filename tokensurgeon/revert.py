@@ -21,7 +21,7 @@ from tokensurgeon.record import describe_run, describe_side
 from tokensurgeon.rows import VocabularyMatrices
 from tokensurgeon.verify import Check, accepted, verify
 
-__all__ = ["revert"]
+__all__ = ["refuse_another_base", "revert"]
 
 
 def revert(
@@ -61,7 +61,7 @@ def revert(
     layout = find_vocabulary_tensors(left.directory, files.tensors)
     base_layout = find_vocabulary_tensors(right.directory, base_files.tensors)
     described = describe_side(right.name, right.directory, right.files, base_files, base_layout)
-    _refuse_another_base(base, manifest, described["sha256"], base_layout.embedding)
+    refuse_another_base(base, manifest, described["sha256"], base_layout.embedding)
     if layout.rows != len(manifest.provenance):
         raise InputError(
             f"{model} has {layout.rows} rows, its tokensurgeon.json tells of {len(manifest.provenance)}. "
@@ -90,7 +90,8 @@ def revert(
     return checks
 
 
-def _refuse_another_base(base: str, manifest: Manifest, found: dict[str, str], embedding: str) -> None:
+def refuse_another_base(base: str, manifest: Manifest, found: dict[str, str], embedding: str) -> None:
+    """Refuse a model whose tokenizer or embedding has another SHA-256 than the manifest's base."""
     recorded = manifest.content["base"]
     for name in ("tokenizer", embedding):
         if recorded["sha256"].get(name) != found[name]:

@@ -108,10 +108,11 @@ def _tensors(
     yield Check("no stale head", not new_layout.stale, str(sorted(new_layout.stale) or "one matrix each"))
     yield Check("tensor names", body == old_body, _difference(body, old_body) or f"{len(body)} body tensors")
     cast = manifest.content["options"]["dtype"]
-    healed = manifest.content.get("healed") or {}
-    known = {name for name in body & old_body if new.tensors[name].file.name in shared or healed.get("lora")}
+    healed = manifest.content.get("healed") or {"tensors": [], "rows": []}
+    known = {name for name in body & old_body if new.tensors[name].file.name in shared} | {*healed["tensors"]}
     changed = [name for name in sorted((body & old_body) - known) if not _same(new, old, name, cast)]
-    how = "trained, not compared" if healed.get("lora") else f"identical, cast to {cast}" if cast else "identical"
+    how = f"identical, cast to {cast}" if cast else "identical byte for byte"
+    how += f", but for {len(healed['tensors'])} that were trained" if healed["tensors"] else ""
     yield Check("body unchanged", not changed, f"{changed[:3]} differ" if changed else how)
 
     if copies:
@@ -132,7 +133,7 @@ def _tensors(
     yield Check("shapes", good, ", ".join(f"{n} {list(s)}" for n, s in shapes.items()))
     if not good:
         return
-    anchors = np.flatnonzero(manifest.source >= 0)
+    anchors = np.setdiff1d(np.flatnonzero(manifest.source >= 0), np.array(healed["rows"], dtype=np.int64))
     for name, old_name in pairs:
         tensor, source = new.read(name).reshape(rows, -1), old.read(old_name)
         bad = damaged_rows(tensor)
@@ -140,9 +141,6 @@ def _tensors(
         wanted = getattr(torch, cast) if cast else source.dtype
         if wanted != tensor.dtype:
             yield Check(f"{name} anchors", False, f"stored as {tensor.dtype}, expected {wanted}")
-            continue
-        if healed.get("rows") == "all":
-            yield Check(f"{name} anchors", True, "trained, not compared")
             continue
         differ = _differing(tensor, source.reshape(len(source), -1), anchors, manifest.source[anchors])
         yield Check(

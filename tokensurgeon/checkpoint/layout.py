@@ -15,7 +15,7 @@ import torch
 from tokensurgeon.checkpoint.shards import DTYPES, TensorInfo
 from tokensurgeon.errors import InputError
 
-__all__ = ["VocabularyTensors", "find_vocabulary_tensors", "parameter_shapes", "read_config"]
+__all__ = ["VocabularyTensors", "find_vocabulary_tensors", "parameter_shapes", "read_config", "stored_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
 
     def all_stored(parameter: Any) -> list[str]:
         wanted = [] if parameter is None else names.get(id(parameter), [])
-        return list(dict.fromkeys(found for name in wanted if (found := _match(name, prefix, tensors))))
+        return list(dict.fromkeys(found for name in wanted if (found := stored_name(name, prefix, tensors))))
 
     def stored(parameter: Any) -> str | None:
         return next(iter(all_stored(parameter)), None)
@@ -94,7 +94,7 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
             "(the model's input embedding); it is incomplete or of another architecture"
         )
     head_names = [] if head is None else [n for n in names[id(head.weight)] if n != where]
-    stale = {f: where for n in head_names if (f := _match(n, prefix, tensors)) and f != where} if tied else {}
+    stale = {f: where for n in head_names if (f := stored_name(n, prefix, tensors)) and f != where} if tied else {}
     where_head = None if tied else stored(head.weight) or _only_one_alike(where, tensors)
     if not tied and where_head is None:
         raise InputError(f"{directory}: the model is untied, but the checkpoint has no {head_names[0]}")
@@ -109,7 +109,7 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
         raise InputError(f"{where} has shape {list(info.shape)}; an embedding has (tokens, width)")
     biases = all_stored(getattr(head, "bias", None))
     stale |= dict.fromkeys(biases[1:], biases[0]) if biases else {}
-    claimed = {f for n in model.state_dict() if (f := _match(n, prefix, tensors))} | {where, where_head, *stale}
+    claimed = {f for n in model.state_dict() if (f := stored_name(n, prefix, tensors))} | {where, where_head, *stale}
     sizes = {embedding.weight.shape[0], info.shape[0], *_vocabulary_sizes(model.config.to_dict())}
     return VocabularyTensors(
         embedding=where,
@@ -179,7 +179,7 @@ def _only_one_alike(embedding: str, tensors: Mapping[str, TensorInfo]) -> str | 
     return alike[0] if len(alike) == 1 else None
 
 
-def _match(name: str, prefix: str, tensors: Mapping[str, TensorInfo]) -> str | None:
+def stored_name(name: str, prefix: str, tensors: Mapping[str, TensorInfo]) -> str | None:
     """A parameter's name in the file: as it is, or with the base model's prefix added or removed."""
     for candidate in (name, name.removeprefix(prefix + "."), f"{prefix}.{name}"):
         if candidate in tensors:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tokensurgeon.cli import adapter, align, evaluate, heal, revert, transplant, verify
+from tokensurgeon.cli import adapter, align, evaluate, heal, revert, transplant, trim, verify
 
 __all__ = ["app", "main"]
 
@@ -36,6 +36,7 @@ app.command("verify")(verify.command)
 app.command("revert")(revert.command)
 app.command("adapter")(adapter.command)
 app.command("heal")(heal.command)
+app.command("trim")(trim.command)
 
 
 def _version(wanted: bool) -> None:

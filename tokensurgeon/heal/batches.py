@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from tokensurgeon.evaluation.model import LoadedModel
-from tokensurgeon.heal.spans import byte_lengths, meeting_points
+from tokensurgeon.heal.spans import meeting_points, token_bytes
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["Piece", "collate", "in_order", "read_pieces"]
+__all__ = ["Piece", "collate", "nth_piece", "read_pieces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +36,28 @@ def read_pieces(
     texts: Sequence[str], student: LoadedModel, teacher: LoadedModel, vocabularies: tuple[Vocabulary, Vocabulary]
 ) -> list[Piece]:
     """Tokenize; ``vocabularies`` are the student's and the teacher's. Pieces too short to learn from are left out."""
-    mine, theirs = (byte_lengths(v) for v in vocabularies)
+    mine, theirs = (token_bytes(v) for v in vocabularies)
     found = []
     for text in texts:
         left, right = student.encode(text), teacher.encode(text)
         if len(left) < 2 or len(right) < 2:
             continue
         a, b = (int(m.prefix is not None) for m in (student, teacher))
-        here, there = meeting_points(mine[left].tolist(), theirs[right].tolist())
+        here, there = meeting_points([mine[i] for i in left], [theirs[i] for i in right])
         meet = [(i + a, j + b) for i, j in zip(here, there, strict=True)]
         prefixes = [[m.prefix] if m.prefix is not None else [] for m in (student, teacher)]
         found.append(Piece(prefixes[0] + left, prefixes[1] + right, meet))
     return found
 
 
-def in_order(n: int, wanted: int, seed: int) -> list[int]:
-    """``wanted`` indices of ``n`` pieces: shuffled, all of them once before any comes again."""
-    rounds = [np.random.default_rng((seed, i)).permutation(n) for i in range(-(-wanted // n))]
-    return [int(i) for some in rounds for i in some][:wanted]
+def nth_piece(n: int, position: int, seed: int) -> int:
+    """Which of ``n`` pieces comes at a position of an endless order: shuffled, all once before any comes again."""
+    return int(_shuffled(n, position // n, seed)[position % n])
+
+
+@lru_cache(maxsize=2)
+def _shuffled(n: int, turn: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng((seed, turn)).permutation(n)
 
 
 def collate(pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:

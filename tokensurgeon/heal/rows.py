@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["TrainedEmbedding", "TrainedHead", "TrainedRows", "put_in_front"]
+__all__ = ["AskedHead", "TrainedEmbedding", "TrainedHead", "TrainedRows", "put_in_front"]
 
 
 class TrainedRows(nn.Module):
@@ -65,18 +65,21 @@ class TrainedEmbedding(nn.Module):
         return torch.where((place >= 0)[..., None], own.to(fixed.dtype), fixed)
 
 
-class TrainedHead(nn.Module):
-    """An LM head, some rows of which are trained.
+class AskedHead(nn.Module):
+    """An LM head that tells what it was asked about.
 
     Attributes:
-        seen: What it was last asked about.
+        seen: (pieces, positions, dim) states of the last call.
+        wanted: Indices of piece and position at which logits are wanted, in the first and last place; None for all.
     """
 
-    def __init__(self, inner: Any, trained: TrainedRows) -> None:
+    seen: torch.Tensor
+
+    def __init__(self, inner: Any) -> None:
         """Stand in front of ``inner``."""
         super().__init__()
-        self.inner, self.trained = inner, trained
-        self.seen: torch.Tensor | None = None
+        self.inner = inner
+        self.wanted: tuple[torch.Tensor, ...] | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -84,14 +87,33 @@ class TrainedHead(nn.Module):
         weight: torch.Tensor = self.inner.weight
         return weight
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The head's bias; some model classes ask for it."""
+        return getattr(self.inner, "bias", None)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits, of all positions or (1, wanted, rows)."""
+        self.seen = hidden
+        if self.wanted is not None:
+            hidden = hidden[self.wanted[0], self.wanted[-1]][None]
+        logits: torch.Tensor = self.inner(hidden)
+        return logits
+
+
+class TrainedHead(AskedHead):
+    """An LM head, some rows of which are trained."""
+
+    def __init__(self, inner: Any, trained: TrainedRows) -> None:
+        """Stand in front of ``inner``."""
+        super().__init__(inner)
+        self.trained = trained
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits."""
-        self.seen = hidden
-        logits: torch.Tensor = self.inner(hidden)
-        bias = getattr(self.inner, "bias", None)
-        own = nn.functional.linear(
-            hidden, self.trained.rows.to(hidden.dtype), None if bias is None else bias[self.trained.ids]
-        )
+        logits = super().forward(hidden)
+        bias = None if self.bias is None else self.bias[self.trained.ids]
+        own = nn.functional.linear(hidden, self.trained.rows.to(hidden.dtype), bias)
         return logits.index_copy(-1, self.trained.ids, own.to(logits.dtype))
 
 

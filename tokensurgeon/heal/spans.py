@@ -7,22 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment
+from tokensurgeon.alignment import Alignment, Ids
 from tokensurgeon.segmentation import base_pieces
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["byte_lengths", "first_shared", "meeting_points"]
+__all__ = ["first_shared", "meeting_points", "token_bytes"]
 
 
-def byte_lengths(vocabulary: Vocabulary) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Bytes of text that each id stands for; 0 for control tokens and holes."""
-    return np.array([len(key.data) if key is not None and key.is_text else 0 for key in vocabulary.keys])
+def token_bytes(vocabulary: Vocabulary) -> list[bytes]:
+    """The text that each id stands for; nothing for control tokens and holes."""
+    return [key.data if key is not None and key.is_text else b"" for key in vocabulary.keys]
 
 
-def meeting_points(left: Sequence[int], right: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Positions in two tokenizations at which the same bytes have been read.
+def meeting_points(left: Sequence[bytes], right: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """Positions in two tokenizations at which the same bytes have been read, or the same are still to come.
 
-    Both are counted from the end: some tokenizers put a space before the text, none behind it.
+    Some tokenizers put a space before the text, drop line breaks or case, or read ``</s>`` as a control token. So only
+    what both spell alike from the text's beginning, or up to its end, is gone by.
 
     Args:
         left: Bytes of each token.
@@ -31,13 +32,30 @@ def meeting_points(left: Sequence[int], right: Sequence[int]) -> tuple[list[int]
     Returns:
         Indices of the last tokens read, in step.
     """
-    behind = {int(rest): i for i, rest in enumerate(np.cumsum(left[::-1])[::-1] - np.asarray(left))}
-    found = [
-        (behind[int(rest)], i)
-        for i, rest in enumerate(np.cumsum(right[::-1])[::-1] - np.asarray(right))
-        if int(rest) in behind
-    ]
-    return [a for a, _ in found], [b for _, b in found]
+    begins = _common(b"".join(left), b"".join(right))
+    ends = _common(b"".join(left)[::-1], b"".join(right)[::-1])
+    found: dict[int, int] = {}
+    for behind, limit in ((False, begins), (True, ends)):
+        a, b = _places(left, behind, limit), _places(right, behind, limit)
+        found |= {a[n]: b[n] for n in a.keys() & b.keys()}
+    pairs = sorted(found.items())
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _places(tokens: Sequence[bytes], behind: bool, limit: int) -> dict[int, int]:
+    """Token by the bytes read with it, or by those behind it. Of tokens without bytes, the ones nearest to the text."""
+    ends = np.cumsum([len(token) for token in tokens])
+    counts = [int(n) for n in (ends[-1] - ends if behind else ends)]
+    order = range(len(tokens)) if behind else reversed(range(len(tokens)))
+    return {counts[i]: i for i in order if counts[i] <= limit and (behind or counts[i])}
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """Bytes that two texts begin with both."""
+    n = min(len(a), len(b))
+    x, y = (np.frombuffer(t, np.uint8, n) for t in (a, b))
+    other = np.flatnonzero(x != y)
+    return int(other[0]) if len(other) else n
 
 
 def first_shared(teacher: Vocabulary, student: Vocabulary, alignment: Alignment) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,11 +95,11 @@ def _is_text(vocabulary: Vocabulary, token: int) -> bool:
     return key is not None and key.is_text and len(key.data) > 0
 
 
-def _follow(token: int, mine: dict[int, int], theirs: dict[int, int], known: object, other: object) -> int:
+def _follow(token: int, mine: dict[int, int], theirs: dict[int, int], known: Ids, other: Ids) -> int:
     """First piece of the first piece; every step has fewer bytes or lands on a shared token, and 32 are plenty."""
     for _ in range(32):
-        if known[token] >= 0:  # type: ignore[index]
-            return int(known[token])  # type: ignore[index]
+        if known[token] >= 0:
+            return int(known[token])
         if token not in mine:
             return -1
         token, mine, theirs, known, other = mine[token], theirs, mine, other, known

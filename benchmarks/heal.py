@@ -1,0 +1,92 @@
+"""What a few minutes of healing give back, on text of the kind that was trained on and of others.
+
+    python -m benchmarks.heal benchmarks/experiments/heal.toml [PAIR ...]
+
+The control is the untouched base, trained in the same way on the same text: what it gains is no healing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from benchmarks import models, texts
+from benchmarks.compare import timed
+from benchmarks.fidelity import figures
+from benchmarks.measures import measure
+from benchmarks.provenance import provenance
+from tokensurgeon.evaluation.texts import python_text
+from tokensurgeon.manifest import Manifest
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
+    """Run the pairs and write one result file each."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    experiment = tomllib.loads(path.read_text())
+    results.mkdir(exist_ok=True)
+    for name in only or experiment["pairs"]:
+        pair = experiment["pairs"][name]
+        settings = {key: experiment[key] for key in ("measures", "training", "transplant")} | {"sides": pair["sides"]}
+        with tempfile.TemporaryDirectory(prefix="tokensurgeon-heal-") as work:
+            found = run(experiment, pair, Path(work))
+        result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": found}
+        (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str, Any]:
+    """One pair: the base, its transplant, and every side."""
+    base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
+    text = training_text(work, experiment["training"])
+    start = work / "start"
+    timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *experiment["transplant"], "--quiet"])
+    manifest = Manifest.read(start)
+    untouched = measure(base, experiment["measures"], None, None)
+    found: dict[str, Any] = {
+        "untouched": figures(untouched, untouched, None),
+        "transplant": figures(measure(start, experiment["measures"], manifest, None), untouched, None),
+        "sides": {},
+    }
+    print("transplant", found["transplant"]["loss"], flush=True)
+    for side, options in pair["sides"].items():
+        control, out = side.startswith("control"), work / side.replace(" ", "-")
+        model = base if control else start
+        command = [".venv/bin/tokensurgeon", "heal", str(model), "--teacher", str(base), "--out", str(out), "--quiet"]
+        timing = timed([*command, *(part for file in text for part in ("--text", str(file))), *options])
+        scores = measure(out, experiment["measures"], None if control else manifest, None)
+        row = {**timing, **figures(scores, untouched, None)}
+        healed = Manifest.read(out)
+        if healed is not None:
+            row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
+        found["sides"][side] = row
+        print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
+    return found
+
+
+def training_text(work: Path, settings: dict[str, int]) -> list[Path]:
+    """WikiText-2 from behind what is measured on, and Python's own documentation."""
+    directory = texts.eval_directory()
+    if directory is None:
+        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
+    data = (directory / "wikitext2_valid.txt").read_bytes()
+    first, last = settings["wikitext2_from"], settings["wikitext2_to"]
+    files = {
+        "wikitext2.txt": data[first:last].decode("utf-8", "ignore"),
+        "python.txt": "".join(python_text(1 << 20, part) for part in range(4)),
+    }
+    for name, content in files.items():
+        (work / name).write_text(content)
+    return [work / name for name in files]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

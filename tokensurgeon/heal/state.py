@@ -1,0 +1,54 @@
+"""A training that was interrupted, on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["SavedState", "key_of"]
+
+log = logging.getLogger(__name__)
+
+
+def key_of(*parts: Any) -> str:
+    """What must be the same for a training to go on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class SavedState:
+    """One file per key, in a hidden directory beside the output."""
+
+    def __init__(self, target: Path, key: str) -> None:
+        """For an output and a key."""
+        self.directory = target.with_name(f".{target.name}.healing")
+        self.path = self.directory / f"{key}.pt"
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Replace what was saved before, in one step."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        work = self.path.with_suffix(".new")
+        torch.save(content, work)
+        work.replace(self.path)
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """What was saved, if anything was."""
+        if not self.path.is_file():
+            others = sorted(self.directory.glob("*.pt"))
+            if others:
+                log.warning("%s is of another model, text or other options; starting anew beside it", others[0])
+            return None
+        content: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        log.warning("going on from step %d, saved in %s", content["report"]["steps"], self.path)
+        return content
+
+    def remove(self) -> None:
+        """It is no longer needed."""
+        self.path.unlink(missing_ok=True)
+        if self.directory.is_dir() and not any(self.directory.iterdir()):
+            shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,46 @@
+"""What is trained on, what is held out of it, and text of another kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.texts import load_texts, python_text, split_bytes
+
+__all__ = ["divide"]
+
+_HELD_OUT = 8192
+_PYTHON_BYTES = 1 << 20
+
+
+def divide(paths: list[Path], size: int) -> tuple[list[str], list[str], list[str]]:
+    """Pieces to train on, pieces held out from all over the same text, and pieces of another kind of text.
+
+    Args:
+        paths: Files to train on; none means Python's documentation.
+        size: Bytes of a piece.
+
+    Returns:
+        The other kind is Python's documentation, or Python's source code where the documentation is trained on.
+
+    Raises:
+        InputError: If there is too little text.
+    """
+    texts = load_texts(paths) if paths else {str(i): python_text(_PYTHON_BYTES, i) for i in range(3)}
+    pieces = [piece for text in texts.values() for piece in split_bytes(text, size)]
+    if len(pieces) < 4:
+        raise InputError(f"the text has {len(pieces)} pieces of {size} bytes, and 4 are needed. Give more --text")
+    n = max(1, min(_HELD_OUT // size, len(pieces) // 4))
+    held = set(range(len(pieces) // (2 * n), len(pieces), len(pieces) // n))
+    other = python_text(_HELD_OUT, 3) if paths else _source_code()
+    return (
+        [piece for i, piece in enumerate(pieces) if i not in held],
+        [pieces[i] for i in sorted(held)],
+        split_bytes(other, size)[: max(1, _HELD_OUT // size)],
+    )
+
+
+def _source_code() -> str:
+    import textwrap
+
+    return Path(textwrap.__file__).read_text("utf-8")[:_HELD_OUT]

@@ -1,0 +1,208 @@
+"""Fewer tokens, no donor: what some text needs, and every token that those are merged from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.body import why_not_run
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors
+from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.config import TransplantOptions
+from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.evaluation.texts import load_texts, python_text
+from tokensurgeon.manifest import Manifest
+from tokensurgeon.output import find_copies, read_matrices, refuse_what_would_break, write_output
+from tokensurgeon.pair import Side, open_side, summarise
+from tokensurgeon.record import describe_run, describe_side
+from tokensurgeon.report.page import report_page
+from tokensurgeon.rows import VocabularyMatrices
+from tokensurgeon.verify import accepted, verify
+from tokensurgeon.vocabulary.trimming import needed_ids, trimmed_spec
+
+__all__ = ["TrimReport", "trim"]
+
+_STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
+_CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates")
+
+
+@dataclass(frozen=True, slots=True)
+class TrimReport:
+    """What was kept.
+
+    Attributes:
+        out: The written model.
+        before: Tokens before.
+        after: Tokens after.
+        needed: Of these, those that the text, byte coverage and special tokens ask for.
+        parameters_saved: By embedding and head together.
+        content: The manifest's content.
+    """
+
+    out: Path
+    before: int
+    after: int
+    needed: int
+    parameters_saved: int
+    content: dict[str, Any]
+
+
+def trim(
+    model: str,
+    text: Sequence[Path | str],
+    out: Path | str,
+    *,
+    size: int | None = None,
+    keep: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> TrimReport:
+    """Write a model that knows only the tokens that some text needs.
+
+    The text is encoded as before, token by token, and every other text still has an encoding. Kept rows are
+    bit-identical, so that logits on kept ids are too.
+
+    Args:
+        model: Directory, ``.gguf`` file, or hub id.
+        text: Files in UTF-8.
+        out: Output directory.
+        size: Fill up to this many tokens with those of lowest id.
+        keep: A file with one token (or text) per line that shall be kept as well.
+        overwrite: Replace an output that exists.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: If the text needs more than ``size`` tokens, or the tokenizer cannot be trimmed.
+        VerificationError: If the trimmed tokenizer or model is not what it must be; nothing is left behind.
+    """
+    if not text:
+        raise InputError("trim needs a text that shows which tokens are needed. Give --text FILE")
+    target = Path(out).expanduser().absolute()
+    check_target(target, overwrite, (model,))
+    left = open_side(model, "all")
+    files = Checkpoint.open(left.directory)
+    layout = find_vocabulary_tensors(left.directory, files.tensors)
+    refuse_what_would_break(model, files, layout)
+    texts = load_texts([Path(name) for name in text])
+    spec = json.loads(left.files.plain().to_str())
+    used = {i for content in texts.values() for i in left.vocabulary.encode(content)}
+    if keep is not None:
+        used |= _asked_for(Path(keep), left)
+    needed = needed_ids(spec, used)
+    kept = _filled(spec, needed, len(left.vocabulary), size)
+    if kept[-1] >= layout.rows:
+        raise InputError(f"{model}: token {kept[-1]} is needed, and the embedding has {layout.rows} rows")
+    with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
+        _write_tokenizer(left.files, trimmed_spec(spec, kept), kept, Path(place))
+        shutil.copyfile(left.directory / "config.json", Path(place) / "config.json")
+        right = Side(f"{left.name}, trimmed", Path(place), *_read(Path(place)))
+        _refuse_other_encodings(left, right, kept, texts)
+        plan = Alignment(np.full(len(kept), Provenance.COPIED, dtype=np.int8), np.array(kept, dtype=np.int64), {}, ())
+        described = describe_side(left.name, left.directory, left.files, files, layout)
+        summary = summarise(left, right, plan, [], texts)
+        content = describe_run(TransplantOptions()) | {
+            "method": {"name": "trim"}, "base": described, "donor": described | {"name": right.name},
+            "held_out": None, "not_run": why_not_run(left.directory, files, layout, None), "needed": len(needed),
+        } | summary  # fmt: skip
+        shared = write_output(
+            work, left, right, files, layout, _rows(read_matrices(files, layout), kept), plan, content,
+            copies=find_copies(model, files, layout),
+        )  # fmt: skip
+        if progress is not None:
+            progress("verify", 0, 1)
+        checks = verify(work, left.directory, right.directory, unrun=content["not_run"], shared=shared)
+        content["verified"] = accepted(checks)
+        Manifest.of(plan, content).write(work)
+        details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
+        (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
+        (work / "README.md").write_text(_card(left, len(kept), len(left.vocabulary)))
+    matrices = 1 if layout.tied else 2
+    saved = (layout.rows - len(kept)) * layout.dim * matrices
+    return TrimReport(target, len(left.vocabulary), len(kept), len(needed), saved, content)
+
+
+def _asked_for(path: Path, side: Side) -> set[int]:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--keep {path} cannot be read ({error})") from error
+    literal = {piece: i for i, piece in enumerate(side.vocabulary.pieces) if piece is not None}
+    found: set[int] = set()
+    for line in filter(None, lines):
+        found |= {literal[line]} if line in literal else set(side.vocabulary.encode(line))
+    return found
+
+
+def _filled(spec: dict[str, Any], needed: set[int], n_tokens: int, size: int | None) -> list[int]:
+    """The needed ids and, up to a size, those of lowest id with what they are merged from."""
+    if size is not None and size < len(needed):
+        raise InputError(f"--size {size}: the text needs {len(needed)} tokens. Give at least that, or less text")
+    kept = set(needed)
+    if size is not None:
+        known = (
+            set(spec["model"]["vocab"].values()) if isinstance(spec["model"]["vocab"], dict) else set(range(n_tokens))
+        )
+        for i in sorted(known - kept):
+            if len(kept) >= size:
+                break
+            more = needed_ids(spec, [i]) - kept if spec["model"]["type"] == "BPE" else {i}
+            if len(kept) + len(more) <= size:
+                kept |= more
+    return sorted(kept)
+
+
+def _write_tokenizer(files: TokenizerFiles, spec: dict[str, Any], kept: Sequence[int], out: Path) -> None:
+    (out / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), "utf-8")
+    new = {old: i for i, old in enumerate(kept)}
+    path = files.directory / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8")) if path.is_file() else dict(files.declared)
+    decoder = settings.get("added_tokens_decoder")
+    if isinstance(decoder, dict):
+        settings["added_tokens_decoder"] = {str(new[int(i)]): t for i, t in decoder.items() if int(i) in new}
+    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    for name in _CARRIED:
+        source = files.directory / name
+        if source.is_dir():
+            shutil.copytree(source, out / name)
+        elif source.is_file():
+            shutil.copyfile(source, out / name)
+
+
+def _read(directory: Path) -> tuple[TokenizerFiles, Any]:
+    files = TokenizerFiles.open(directory)
+    return files, files.vocabulary()
+
+
+def _refuse_other_encodings(old: Side, new: Side, kept: Sequence[int], texts: dict[str, str]) -> None:
+    """The given text as before, id by id; any other back to the same text."""
+    for name, text in texts.items():
+        if [kept[i] for i in new.vocabulary.encode(text)] != old.vocabulary.encode(text):
+            raise VerificationError(f"the trimmed tokenizer encodes {name} otherwise than before")
+    for text in (_STRANGE, python_text(16_384)):
+        if new.vocabulary.decode(new.vocabulary.encode(text)) != old.vocabulary.decode(old.vocabulary.encode(text)):
+            raise VerificationError("the trimmed tokenizer does not give back some text that the old one does")
+
+
+def _rows(matrices: VocabularyMatrices, kept: Sequence[int]) -> VocabularyMatrices:
+    ids = torch.tensor(kept)
+    chosen = [None if m is None else m[ids] for m in (matrices.embedding, matrices.head, matrices.bias)]
+    return VocabularyMatrices(*chosen)  # type: ignore[arg-type]
+
+
+def _card(model: Side, after: int, before: int) -> str:
+    return (
+        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with fewer tokens\n\n"
+        f"{after:,} of the {before:,} tokens of `{model.name}`, with their rows, by tokensurgeon trim. The text that "
+        "they were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the others "
+        "back. "
+        "The licence of the model applies.\n"
+    )

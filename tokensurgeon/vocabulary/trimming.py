@@ -1,0 +1,129 @@
+"""A tokenizer with fewer tokens that still encodes every text, and some texts exactly as before.
+
+Byte pair encoding makes a token by the same merges wherever the token comes out: merges within its characters do not
+depend on what is around them, and a merge across its borders did not happen. So a token stays reachable if the merges
+are kept that make it out of its own text, and a text whose tokens are all kept is encoded as before: at every step the
+merge of lowest rank is still there, and no other was added. WordPiece takes the longest token that fits and Unigram the
+likeliest cut; both stay the best among fewer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tokensurgeon.errors import InputError
+
+__all__ = ["needed_ids", "trimmed_spec"]
+
+_MODELS = ("BPE", "Unigram", "WordPiece")
+
+
+def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
+    """Ids that must be kept for the ``used`` ones to come out, and for every text to have an encoding.
+
+    Args:
+        spec: The parsed ``tokenizer.json``.
+        used: Ids that texts are encoded with.
+
+    Returns:
+        The used ids, all special tokens, bytes or single characters, and what the used ones are merged from.
+
+    Raises:
+        InputError: If the tokenizer is of a kind that cannot be trimmed.
+    """
+    vocab = _vocab(spec)
+    pieces = {i: piece for piece, i in vocab.items()}
+    kept = set(used) | {int(t["id"]) for t in spec.get("added_tokens", []) if t["special"]}
+    prefix = str(spec["model"].get("continuing_subword_prefix") or "")
+    fallback = bool(spec["model"].get("byte_fallback"))
+    for piece, i in vocab.items():
+        single = len(piece.removeprefix(prefix)) == 1 and not fallback
+        if single or (fallback and len(piece) == 6 and piece.startswith("<0x")):
+            kept.add(i)
+    unknown = spec["model"].get("unk_token")
+    if isinstance(unknown, str) and unknown in vocab:
+        kept.add(vocab[unknown])
+    if spec["model"].get("unk_id") is not None:
+        kept.add(int(spec["model"]["unk_id"]))
+    if spec["model"]["type"] == "BPE":
+        ranks = {pair: rank for rank, pair in enumerate(_merges(spec))}
+        for i in list(kept):
+            for pair in _derivation(pieces.get(i, ""), ranks):
+                kept.update(vocab[part] for part in (*pair, "".join(pair)))
+    return kept
+
+
+def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """``tokenizer.json`` with the ids ``kept`` only, renumbered in this order.
+
+    Args:
+        spec: The parsed file.
+        kept: Closed under `needed_ids`.
+    """
+    new = {old: i for i, old in enumerate(kept)}
+    model = dict(spec["model"])
+    vocab = _vocab(spec)
+    pieces = {i: piece for piece, i in vocab.items()}
+    if model["type"] == "Unigram":
+        model["vocab"] = [model["vocab"][i] for i in kept if i in pieces]
+        model["unk_id"] = new[model["unk_id"]] if model.get("unk_id") is not None else None
+    else:
+        model["vocab"] = {pieces[i]: new[i] for i in kept if i in pieces}
+    if model["type"] == "BPE":
+        ranks = {pair: rank for rank, pair in enumerate(_merges(spec))}
+        used = {pair for i in kept for pair in _derivation(pieces.get(i, ""), ranks)}
+        model["merges"] = [list(pair) for pair in sorted(used, key=ranks.__getitem__)]
+    result = dict(spec) | {"model": model}
+    result["added_tokens"] = [t | {"id": new[t["id"]]} for t in spec.get("added_tokens", []) if t["id"] in new]
+    for part in ("post_processor", "padding"):
+        result[part] = _renumbered(spec.get(part), new)
+    return result
+
+
+def _vocab(spec: Mapping[str, Any]) -> dict[str, int]:
+    model = spec["model"]
+    if model["type"] not in _MODELS or model.get("end_of_word_suffix"):
+        raise InputError(f"a tokenizer of type {model['type']} with these settings cannot be trimmed or extended")
+    if model["type"] == "Unigram":
+        return {piece: i for i, (piece, _) in enumerate(model["vocab"])}
+    return dict(model["vocab"])
+
+
+def _merges(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    merges = spec["model"].get("merges", [])
+    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ", 1)) for m in merges]
+
+
+def _derivation(piece: str, ranks: Mapping[tuple[str, str], int]) -> list[tuple[str, str]]:
+    """The merges that make a piece out of its characters; none if they do not make it."""
+    parts, used = list(piece), []
+    while len(parts) > 1:
+        pairs = [ranks.get(pair, len(ranks)) for pair in itertools.pairwise(parts)]
+        best = min(pairs)
+        if best == len(ranks):
+            return []
+        at = pairs.index(best)
+        used.append((parts[at], parts[at + 1]))
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return used
+
+
+def _renumbered(part: Any, new: Mapping[int, int]) -> Any:
+    """Post-processors name tokens by id: lists ``ids``, pairs ``[token, id]``, and ``pad_id``."""
+    if isinstance(part, list):
+        return [_renumbered(item, new) for item in part]
+    if not isinstance(part, dict):
+        return part
+    found: dict[str, Any] = {}
+    for name, value in part.items():
+        if name == "ids":
+            found[name] = [new[i] for i in value]
+        elif name in ("sep", "cls") and isinstance(value, list):
+            found[name] = [value[0], new[value[1]]]
+        elif name == "pad_id":
+            found[name] = new.get(value, 0)
+        else:
+            found[name] = _renumbered(value, new)
+    return found
