@@ -81,7 +81,7 @@ def training_text(work: Path, settings: dict[str, int]) -> list[Path]:
     first, last = settings["wikitext2_from"], settings["wikitext2_to"]
     files = {
         "wikitext2.txt": data[first:last].decode("utf-8", "ignore"),
-        "python.txt": "".join(python_text(1 << 20, part) for part in range(4)),
+        "python.txt": "".join(python_text(1 << 20, part) for part in range(3)),
     }
     for name, content in files.items():
         (work / name).write_text(content)
