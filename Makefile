@@ -4,7 +4,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-architectures authors clean
+	bench-fidelity bench-lm-eval bench-scale bench-heal bench-architectures authors clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -48,6 +48,12 @@ bench-full: $(VENV)/.models  ## Gemma-3's tokenizer onto SmolLM2, 209,624 tokens
 
 bench-fidelity: $(VENV)/.models $(VENV)/.peers  ## what each method loses; cached, so that a second run makes only what changed
 	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
+
+bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large models made for the purpose (17 GB of disk)
+	$(VENV)/bin/python -m benchmarks.scale benchmarks/experiments/scale.toml
+
+bench-heal: $(VENV)/.models  ## what ten minutes of training give back
+	$(VENV)/bin/python -m benchmarks.heal benchmarks/experiments/heal.toml
 
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml

@@ -17,7 +17,9 @@ from benchmarks.fidelity import all_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-FIDELITY = Path(__file__).parent / "experiments/fidelity.toml"
+EXPERIMENTS = Path(__file__).parent / "experiments"
+SEVERAL = ("fidelity", "heal")
+"""Experiments with one result file per pair."""
 
 
 def compare_mergekit(result: dict[str, Any]) -> str:
@@ -160,6 +162,72 @@ def architectures(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"| refused, with the reason | {refused} |"])
 
 
+def scale(result: dict[str, Any]) -> str:
+    """Time, memory and bytes on large models."""
+    lines = [
+        "| model (embedding and head; body) | command | wall | peak memory | read from disk | written |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    runs = max(len(row["runs"]) for of in result["models"].values() for row in of["sides"].values())
+    for name, of in result["models"].items():
+        sizes = " GiB; ".join(f"{of['bytes'][part] / 2**30:.1f}" for part in ("vocabulary", "body"))
+        for side, row in of["sides"].items():
+            figures = " | ".join(
+                [
+                    f"{row['median_wall_s']:.0f} s",
+                    *(f"{row[f'median_{what}_mib'] / 1024:.1f} GiB" for what in ("peak", "read", "written")),
+                ]
+            )
+            lines.append(f"| {name} ({sizes} GiB) | {side} | {figures} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Llamas with random rows, the tokenizer of SmolLM2 onto 65,536 tokens of Gemma-3's; medians of up to "
+            f"{runs} runs, page cache dropped before each. {result['hardware']['cores']} cores of "
+            f"{result['hardware']['cpu']}, {result['date']}, {result['mergekit']}. "
+            "Result file: `benchmarks/results/scale.json`.",
+        ]
+    )
+
+
+def heal(results: list[dict[str, Any]]) -> str:
+    """Loss before and after, by kind of text, and accuracies."""
+    corpora = ("wikitext2", "lambada", "arxiv", "gsm8k")
+    lines = [
+        "| | WikiText-2 (trained on) | LAMBADA | arXiv | GSM8K | mean of three | LAMBADA, % | ARC-easy, % | PIQA, % |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        pair = result["pair"]
+        base = pair["untouched"]["bits_per_byte"]
+        shown = {"untouched base, bits per byte": pair["untouched"], "transplant": pair["transplant"], **pair["sides"]}
+        lines.append(f"| **{result['title']}** | | | | | | | | |")
+        for side, of in shown.items():
+            bits = [of["bits_per_byte"][name] for name in corpora]
+            if of is not pair["untouched"]:
+                bits = [a - base[name] for a, name in zip(bits, corpora, strict=True)]
+            sign = "" if of is pair["untouched"] else "+"
+            cells = [f"{value:{sign}.3f}" for value in (*bits, sum(bits[1:]) / 3)]
+            lines.append(f"| {side} | {' | '.join(cells)} | {_tasks(of)} |")
+    return "\n".join(lines)
+
+
+def lm_eval(result: dict[str, Any]) -> str:
+    """The harness beside our own scoring."""
+    lines = [
+        f"| {result['settings']['items']} items, percent | LAMBADA acc, harness | ours | ARC-easy acc_norm, harness "
+        "| ours | PIQA acc_norm, harness | ours |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, of in result["models"].items():
+        cells = []
+        for task, metric in (("lambada", "acc"), ("arc_easy", "acc_norm"), ("piqa", "acc_norm")):
+            cells += [f"{100 * of['harness'][task][metric]:.0f}", f"{100 * of['own'][task]:.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
     "compare_mergekit": compare_mergekit,
     "anchors": anchors,
@@ -167,13 +235,19 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "full_job": full_job,
     "architectures": architectures,
     "fidelity": fidelity,
+    "lm_eval": lm_eval,
+    "scale": scale,
+    "heal": heal,
 }
 
 
 def render(readme: str) -> str:
     """The README with every marked block replaced by its table."""
     for name, table in TABLES.items():
-        result = all_results(FIDELITY) if name == "fidelity" else json.loads((RESULTS / f"{name}.json").read_text())
+        several = name in SEVERAL
+        result = (
+            all_results(EXPERIMENTS / f"{name}.toml") if several else json.loads((RESULTS / f"{name}.json").read_text())
+        )
         block = f"<!-- results:{name} -->\n{table(result)}\n<!-- /results:{name} -->"
         pattern = rf"<!-- results:{name} -->.*?<!-- /results:{name} -->"
         readme, found = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)
