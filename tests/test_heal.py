@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from typer.testing import CliRunner
@@ -191,6 +192,13 @@ def test_only_new_rows_change(made, zoo, tmp_path, base):
     assert {n for n in old if not torch.equal(old[n], new[n])} == ({EMBEDDING, "lm_head.weight"} & set(old))
     assert "## Healed" in (tmp_path / "out/README.md").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.fixture(autouse=True)
+def anew():
+    """Accelerate keeps one state per process."""
+    for state in (AcceleratorState, PartialState):
+        state._reset_state()
 
 
 @pytest.fixture

@@ -115,13 +115,14 @@ def heal(
 def _accelerator(options: HealOptions) -> Any:
     try:
         from accelerate import Accelerator
+        from accelerate.state import is_initialized
         from accelerate.utils import DistributedType, set_seed
 
         if options.lora is not None:
             import peft  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("accelerate and peft", "heal", "healing") from error
-    accelerator = Accelerator(mixed_precision=_precision())
+    accelerator = Accelerator(mixed_precision=None if is_initialized() else _precision())
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise InputError(f"healing in shards ({accelerator.distributed_type}) is not supported; launch it without")
     set_seed(options.seed)
