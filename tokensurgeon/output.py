@@ -17,13 +17,13 @@ from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.pinning import pin_tokenizer
 from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.errors import InputError
-from tokensurgeon.manifest import Manifest
+from tokensurgeon.manifest import MANIFEST, Manifest
 from tokensurgeon.pair import Side
 from tokensurgeon.rows import VocabularyMatrices
 
-__all__ = ["WEIGHTS", "find_copies", "read_matrices", "refuse_what_would_break", "write_output"]
+__all__ = ["find_copies", "other_files", "read_matrices", "refuse_what_would_break", "write_output"]
 
-WEIGHTS = tuple(
+_WEIGHTS = tuple(
     f"*.{kind}"
     for kind in (
         "safetensors", "safetensors.index.json", "bin", "bin.index.json", "gguf", "pth", "pt", "ckpt", "h5",
@@ -79,6 +79,18 @@ def read_matrices(files: Checkpoint, layout: VocabularyTensors) -> VocabularyMat
     )
 
 
+def other_files(directory: Path) -> list[Path]:
+    """A model directory's files but for weights, hidden ones, and what we write about a model."""
+    return [
+        path
+        for path in sorted(directory.iterdir())
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.name not in ("README.md", "report.html", MANIFEST)
+        and not any(path.match(pattern) for pattern in _WEIGHTS)
+    ]
+
+
 def write_output(
     work: Path,
     base: Side,
@@ -110,16 +122,8 @@ def write_output(
     Returns:
         The shards that are the base's own, cloned or linked.
     """
-    for path in sorted(base.directory.iterdir()):
-        foreign = TokenizerFiles.owns(path) or any(path.match(pattern) for pattern in WEIGHTS)
-        written = path.name in (
-            "config.json",
-            "generation_config.json",
-            "README.md",
-            "report.html",
-            "tokensurgeon.json",
-        )
-        if path.is_file() and not foreign and not written and not path.name.startswith("."):
+    for path in other_files(base.directory):
+        if not TokenizerFiles.owns(path) and path.name not in ("config.json", "generation_config.json"):
             shutil.copyfile(path, work / path.name)
     donor.files.write(work)
     pin_tokenizer(work, str(read_config(base.directory).get("model_type", "")))

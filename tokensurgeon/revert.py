@@ -10,7 +10,7 @@ import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.body import why_not_run
-from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
+from tokensurgeon.checkpoint import Checkpoint, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
@@ -21,7 +21,7 @@ from tokensurgeon.record import describe_run, describe_side
 from tokensurgeon.rows import VocabularyMatrices
 from tokensurgeon.verify import Check, accepted, verify
 
-__all__ = ["refuse_another_base", "revert"]
+__all__ = ["refuse_strangers", "revert"]
 
 
 def revert(
@@ -61,12 +61,7 @@ def revert(
     layout = find_vocabulary_tensors(left.directory, files.tensors)
     base_layout = find_vocabulary_tensors(right.directory, base_files.tensors)
     described = describe_side(right.name, right.directory, right.files, base_files, base_layout)
-    refuse_another_base(base, manifest, described["sha256"], base_layout.embedding)
-    if layout.rows != len(manifest.provenance):
-        raise InputError(
-            f"{model} has {layout.rows} rows, its tokensurgeon.json tells of {len(manifest.provenance)}. "
-            "Its vocabulary was changed since; undo that first"
-        )
+    refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
     plan = _plan(manifest, base_layout.rows)
     matrices = _rows(read_matrices(files, layout), read_matrices(base_files, base_layout), plan)
     content = describe_run(TransplantOptions()) | {
@@ -90,14 +85,35 @@ def revert(
     return checks
 
 
-def refuse_another_base(base: str, manifest: Manifest, found: dict[str, str], embedding: str) -> None:
-    """Refuse a model whose tokenizer or embedding has another SHA-256 than the manifest's base."""
+def refuse_strangers(
+    model: str,
+    layout: VocabularyTensors,
+    manifest: Manifest,
+    base: str,
+    sha256: dict[str, str],
+    base_layout: VocabularyTensors,
+) -> None:
+    """Refuse a base that is not the one of a model's manifest, and a model that has other rows than its manifest.
+
+    Args:
+        model: The model's name.
+        layout: Its vocabulary-sized tensors.
+        manifest: Its manifest.
+        base: The base's name.
+        sha256: Of the base, as `describe_side` has it.
+        base_layout: The base's vocabulary-sized tensors.
+    """
     recorded = manifest.content["base"]
-    for name in ("tokenizer", embedding):
-        if recorded["sha256"].get(name) != found[name]:
+    for name in ("tokenizer", base_layout.embedding):
+        if recorded["sha256"].get(name) != sha256[name]:
             raise InputError(
                 f"{base} is not the base that the model was made from ({recorded['name']}): its {name} differs"
             )
+    if layout.rows != len(manifest.provenance):
+        raise InputError(
+            f"{model} has {layout.rows} rows, its tokensurgeon.json tells of {len(manifest.provenance)}. "
+            "Its vocabulary was changed since; undo that first"
+        )
 
 
 def _plan(manifest: Manifest, n_rows: int) -> Alignment:

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.body import why_not_run
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors
+from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError, VerificationError
@@ -27,7 +28,7 @@ from tokensurgeon.record import describe_run, describe_side
 from tokensurgeon.report.page import report_page
 from tokensurgeon.rows import VocabularyMatrices
 from tokensurgeon.verify import accepted, verify
-from tokensurgeon.vocabulary.trimming import needed_ids, trimmed_spec
+from tokensurgeon.vocabulary.trimming import filled_ids, needed_ids, trimmed_spec
 
 __all__ = ["TrimReport", "trim"]
 
@@ -98,13 +99,15 @@ def trim(
     if keep is not None:
         used |= _asked_for(Path(keep), left)
     needed = needed_ids(spec, used)
-    kept = _filled(spec, needed, len(left.vocabulary), size)
+    if size is not None and size < len(needed):
+        raise InputError(f"--size {size}: the text needs {len(needed)} tokens. Give at least that, or less text")
+    kept = sorted(needed if size is None else filled_ids(spec, needed, size, len(left.vocabulary)))
     if kept[-1] >= layout.rows:
         raise InputError(f"{model}: token {kept[-1]} is needed, and the embedding has {layout.rows} rows")
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
         _write_tokenizer(left.files, trimmed_spec(spec, kept), kept, Path(place))
         shutil.copyfile(left.directory / "config.json", Path(place) / "config.json")
-        right = Side(f"{left.name}, trimmed", Path(place), *_read(Path(place)))
+        right = replace(open_side(place, "none"), name=f"{left.name}, trimmed")
         _refuse_other_encodings(left, right, kept, texts)
         plan = Alignment(np.full(len(kept), Provenance.COPIED, dtype=np.int8), np.array(kept, dtype=np.int64), {}, ())
         described = describe_side(left.name, left.directory, left.files, files, layout)
@@ -142,24 +145,6 @@ def _asked_for(path: Path, side: Side) -> set[int]:
     return found
 
 
-def _filled(spec: dict[str, Any], needed: set[int], n_tokens: int, size: int | None) -> list[int]:
-    """The needed ids and, up to a size, those of lowest id with what they are merged from."""
-    if size is not None and size < len(needed):
-        raise InputError(f"--size {size}: the text needs {len(needed)} tokens. Give at least that, or less text")
-    kept = set(needed)
-    if size is not None:
-        known = (
-            set(spec["model"]["vocab"].values()) if isinstance(spec["model"]["vocab"], dict) else set(range(n_tokens))
-        )
-        for i in sorted(known - kept):
-            if len(kept) >= size:
-                break
-            more = needed_ids(spec, [i]) - kept if spec["model"]["type"] == "BPE" else {i}
-            if len(kept) + len(more) <= size:
-                kept |= more
-    return sorted(kept)
-
-
 def _write_tokenizer(files: TokenizerFiles, spec: dict[str, Any], kept: Sequence[int], out: Path) -> None:
     (out / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), "utf-8")
     new = {old: i for i, old in enumerate(kept)}
@@ -170,16 +155,7 @@ def _write_tokenizer(files: TokenizerFiles, spec: dict[str, Any], kept: Sequence
         settings["added_tokens_decoder"] = {str(new[int(i)]): t for i, t in decoder.items() if int(i) in new}
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     for name in _CARRIED:
-        source = files.directory / name
-        if source.is_dir():
-            shutil.copytree(source, out / name)
-        elif source.is_file():
-            shutil.copyfile(source, out / name)
-
-
-def _read(directory: Path) -> tuple[TokenizerFiles, Any]:
-    files = TokenizerFiles.open(directory)
-    return files, files.vocabulary()
+        copy_if_there(files.directory / name, out / name)
 
 
 def _refuse_other_encodings(old: Side, new: Side, kept: Sequence[int], texts: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cache_directory", "copy_small_files", "is_kept", "kept"]
+__all__ = ["cache_directory", "copy_if_there", "copy_small_files", "is_kept", "kept"]
 
 
 def cache_directory() -> Path:
@@ -46,7 +46,12 @@ def copy_small_files(source: Path, out: Path, weights: Sequence[str]) -> None:
     for path in sorted(source.iterdir()):
         if path.name.startswith(".") or any(path.match(pattern) for pattern in weights):
             continue
-        if path.is_dir():
-            shutil.copytree(path, out / path.name, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(path, out / path.name)
+        copy_if_there(path, out / path.name)
+
+
+def copy_if_there(source: Path, target: Path) -> None:
+    """Copy a file, or a folder with what is in it; nothing if there is neither."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.is_file():
+        shutil.copyfile(source, target)

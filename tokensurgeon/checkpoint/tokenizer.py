@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.vocabulary import Vocabulary
 
@@ -122,11 +123,7 @@ class TokenizerFiles:
             self.converted.save_pretrained(out)
             return
         for name in TOKENIZER_FILES:
-            path = self.directory / name
-            if path.is_dir():
-                shutil.copytree(path, out / name)
-            elif path.is_file():
-                shutil.copyfile(path, out / name)
+            copy_if_there(self.directory / name, out / name)
         for code in self.directory.glob("tokenization_*.py"):
             shutil.copyfile(code, out / code.name)
 

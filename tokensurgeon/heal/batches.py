@@ -37,16 +37,15 @@ def read_pieces(
 ) -> list[Piece]:
     """Tokenize; ``vocabularies`` are the student's and the teacher's. Pieces too short to learn from are left out."""
     mine, theirs = (token_bytes(v) for v in vocabularies)
+    before, before_there = ([m.prefix] if m.prefix is not None else [] for m in (student, teacher))
     found = []
     for text in texts:
         left, right = student.encode(text), teacher.encode(text)
         if len(left) < 2 or len(right) < 2:
             continue
-        a, b = (int(m.prefix is not None) for m in (student, teacher))
         here, there = meeting_points([mine[i] for i in left], [theirs[i] for i in right])
-        meet = [(i + a, j + b) for i, j in zip(here, there, strict=True)]
-        prefixes = [[m.prefix] if m.prefix is not None else [] for m in (student, teacher)]
-        found.append(Piece(prefixes[0] + left, prefixes[1] + right, meet))
+        meet = [(i + len(before), j + len(before_there)) for i, j in zip(here, there, strict=True)]
+        found.append(Piece(before + left, before_there + right, meet))
     return found
 
 

@@ -29,7 +29,7 @@ from tokensurgeon.manifest import Manifest
 from tokensurgeon.output import find_copies, refuse_what_would_break
 from tokensurgeon.pair import Side, open_side
 from tokensurgeon.record import describe_side
-from tokensurgeon.revert import refuse_another_base
+from tokensurgeon.revert import refuse_strangers
 
 __all__ = ["heal"]
 
@@ -147,12 +147,7 @@ def _plan(model: Side, teacher: Side, name: str, layout: VocabularyTensors) -> A
     if manifest is None:
         return align(teacher.vocabulary, model.vocabulary, n_rows=layout.rows, base_rows=known.rows)
     described = describe_side(teacher.name, teacher.directory, teacher.files, files, known)
-    refuse_another_base(name, manifest, described["sha256"], known.embedding)
-    if layout.rows != len(manifest.provenance):
-        raise InputError(
-            f"{model.name} has {layout.rows} rows, its tokensurgeon.json tells of {len(manifest.provenance)}. "
-            "Its vocabulary was changed since; undo that first"
-        )
+    refuse_strangers(model.name, layout, manifest, name, described["sha256"], known)
     return Alignment(manifest.provenance, manifest.source, {}, ())
 
 

@@ -18,13 +18,12 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.heal.loop import HealReport
 from tokensurgeon.heal.options import HealOptions
 from tokensurgeon.manifest import Manifest
-from tokensurgeon.output import WEIGHTS
+from tokensurgeon.output import other_files
 from tokensurgeon.pair import Side
 from tokensurgeon.verify import accepted, verify
 
 __all__ = ["write_healed"]
 
-_OWN = ("README.md", "report.html", "tokensurgeon.json")
 _ROUNDING = 0.002
 """Bits per byte by which the written model may be worse than the start, which was scored in another precision."""
 
@@ -82,9 +81,8 @@ def write_healed(
     with staged(target, overwrite) as work:
         files.write(work, replaced, frozenset(layout.stale))
         TokenizerFiles.open(model.directory).write(work)
-        for path in model.directory.iterdir():
-            known = (work / path.name).exists() or any(path.match(pattern) for pattern in WEIGHTS)
-            if path.is_file() and not known and path.name not in _OWN and not path.name.startswith("."):
+        for path in other_files(model.directory):
+            if not (work / path.name).exists():
                 shutil.copyfile(path, work / path.name)
         if manifest is not None:
             manifest = _with_run(manifest, run, ids if rows else ids[:0], sorted(body))

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["needed_ids", "trimmed_spec"]
+__all__ = ["filled_ids", "needed_ids", "trimmed_spec"]
 
 _MODELS = ("BPE", "Unigram", "WordPiece")
 
@@ -47,12 +47,29 @@ def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
         kept.add(vocab[unknown])
     if spec["model"].get("unk_id") is not None:
         kept.add(int(spec["model"]["unk_id"]))
-    if spec["model"]["type"] == "BPE":
-        ranks = {pair: rank for rank, pair in enumerate(_merges(spec))}
-        for i in list(kept):
-            for pair in _derivation(pieces.get(i, ""), ranks):
-                kept.update(vocab[part] for part in (*pair, "".join(pair)))
-    return kept
+    ranks = _ranks(spec)
+    return kept.union(*(_made_of(pieces.get(i, ""), vocab, ranks) for i in kept))
+
+
+def filled_ids(spec: Mapping[str, Any], kept: Iterable[int], size: int, n_tokens: int) -> set[int]:
+    """The ids ``kept`` and, up to a size, further ones: those of lowest id, with what they are merged from.
+
+    Args:
+        spec: The parsed ``tokenizer.json``.
+        kept: As `needed_ids` gives them.
+        size: Tokens to have at most.
+        n_tokens: Highest id plus one.
+    """
+    vocab, ranks, found = _vocab(spec), _ranks(spec), set(kept)
+    pieces = {i: piece for piece, i in vocab.items()}
+    known = range(n_tokens) if spec["model"]["type"] == "Unigram" else pieces
+    for i in sorted(set(known) - found):
+        if len(found) >= size:
+            break
+        more = ({i} | _made_of(pieces.get(i, ""), vocab, ranks)) - found
+        if len(found) + len(more) <= size:
+            found |= more
+    return found
 
 
 def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
@@ -72,7 +89,7 @@ def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]
     else:
         model["vocab"] = {pieces[i]: new[i] for i in kept if i in pieces}
     if model["type"] == "BPE":
-        ranks = {pair: rank for rank, pair in enumerate(_merges(spec))}
+        ranks = _ranks(spec)
         used = {pair for i in kept for pair in _derivation(pieces.get(i, ""), ranks)}
         model["merges"] = [list(pair) for pair in sorted(used, key=ranks.__getitem__)]
     result = dict(spec) | {"model": model}
@@ -91,9 +108,15 @@ def _vocab(spec: Mapping[str, Any]) -> dict[str, int]:
     return dict(model["vocab"])
 
 
-def _merges(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _ranks(spec: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """Merges to their places; none for other models than BPE."""
     merges = spec["model"].get("merges", [])
-    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ", 1)) for m in merges]
+    return {tuple(m) if isinstance(m, list) else tuple(m.split(" ", 1)): rank for rank, m in enumerate(merges)}
+
+
+def _made_of(piece: str, vocab: Mapping[str, int], ranks: Mapping[tuple[str, str], int]) -> set[int]:
+    """Ids of all that a piece is merged from, its own included; none if it is not merged."""
+    return {vocab[part] for pair in _derivation(piece, ranks) for part in (*pair, "".join(pair))}
 
 
 def _derivation(piece: str, ranks: Mapping[tuple[str, str], int]) -> list[tuple[str, str]]:
