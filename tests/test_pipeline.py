@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokensurgeon.output as output
-import tokensurgeon.pipeline as pipeline
 import tokensurgeon.rebuild as rebuild
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
 from tokensurgeon.checkpoint import Checkpoint
@@ -206,7 +205,7 @@ def test_existing_output_is_kept_unless_told(zoo, tmp_path):
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize(("room", "when"), [(output, "write_settings"), (pipeline, "verify")])
+@pytest.mark.parametrize(("room", "when"), [(output, "write_settings"), (output, "verify")])
 def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, room, when):
     def fail(*_args, **_kwargs):
         raise failure
@@ -220,7 +219,7 @@ def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, ro
 def test_a_failure_keeps_the_old_output(zoo, tmp_path, monkeypatch):
     run(zoo, tmp_path, "gpt", "spm")
     before = (tmp_path / "out/model.safetensors").read_bytes()
-    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(output, "verify", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(zoo, tmp_path, "untied", "spm", overwrite=True)
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
@@ -260,8 +259,8 @@ def test_nan_rows(zoo, copy_of, tmp_path, side):
 def test_untie_needs_a_head(zoo, tmp_path, monkeypatch):
     import dataclasses
 
-    real = pipeline.find_vocabulary_tensors
-    monkeypatch.setattr(pipeline, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), head_name=None))
+    real = output.find_vocabulary_tensors
+    monkeypatch.setattr(output, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), head_name=None))
     with pytest.raises(InputError, match="no LM head"):
         run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=8, untie=True))
 
@@ -291,9 +290,9 @@ def test_a_tied_head_that_differs_is_refused(copy_of, zoo, tmp_path):
 def test_further_embeddings_by_token_are_refused(zoo, tmp_path, monkeypatch):
     import dataclasses
 
-    real = pipeline.find_vocabulary_tensors
+    real = output.find_vocabulary_tensors
     monkeypatch.setattr(
-        pipeline, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), others=("embed_per_layer",))
+        output, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), others=("embed_per_layer",))
     )
     with pytest.raises(InputError, match="embed_per_layer has one row per token too"):
         run(zoo, tmp_path, "gpt", "spm")

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from tokensurgeon.alignment import Alignment
-from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.pinning import pin_tokenizer
 from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import MANIFEST, Manifest
-from tokensurgeon.pair import Side
+from tokensurgeon.pair import Side, open_side
+from tokensurgeon.record import describe_side
 from tokensurgeon.rows import VocabularyMatrices
+from tokensurgeon.verify import Check, accepted, verify
 
-__all__ = ["find_copies", "other_files", "read_matrices", "refuse_what_would_break", "write_output"]
+__all__ = ["Base", "find_copies", "other_files", "read_matrices", "refuse_what_would_break", "seal", "write_output"]
 
 _WEIGHTS = tuple(
     f"*.{kind}"
@@ -30,6 +33,44 @@ _WEIGHTS = tuple(
         "msgpack", "onnx", "ot", "tflite",
     )
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A model that keeps its body and gets another vocabulary.
+
+    Attributes:
+        side: Its tokenizer.
+        files: Its checkpoint.
+        layout: The vocabulary-sized tensors in there.
+        copies: As `find_copies` gives them.
+    """
+
+    side: Side
+    files: Checkpoint
+    layout: VocabularyTensors
+    copies: Mapping[str, str]
+
+    @classmethod
+    def open(cls, reference: str, weights: str = "all", dtype: str | None = None) -> Base:
+        """Resolve a model and read everything but its tensors.
+
+        Raises:
+            InputError: If it cannot get another vocabulary.
+        """
+        side = open_side(reference, weights)
+        files = Checkpoint.open(side.directory)
+        layout = find_vocabulary_tensors(side.directory, files.tensors)
+        refuse_what_would_break(reference, files, layout, dtype)
+        return cls(side, files, layout, find_copies(reference, files, layout))
+
+    def matrices(self) -> VocabularyMatrices:
+        """The vocabulary-sized tensors."""
+        return read_matrices(self.files, self.layout)
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest."""
+        return describe_side(self.side.name, self.side.directory, self.side.files, self.files, self.layout)
 
 
 def refuse_what_would_break(base: str, files: Checkpoint, layout: VocabularyTensors, dtype: str | None = None) -> None:
@@ -93,16 +134,13 @@ def other_files(directory: Path) -> list[Path]:
 
 def write_output(
     work: Path,
-    base: Side,
+    base: Base,
     donor: Side,
-    files: Checkpoint,
-    layout: VocabularyTensors,
     matrices: VocabularyMatrices,
     plan: Alignment,
     content: dict[str, Any],
     dtype: str | None = None,
     link: Link = "auto",
-    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> frozenset[str]:
     """Write the base's body and files, the new rows, the donor's tokenizer, settings and manifest; no card, no report.
 
@@ -110,37 +148,36 @@ def write_output(
         work: An empty directory.
         base: Whose body it is.
         donor: Whose tokenizer it is.
-        files: The base's checkpoint.
-        layout: Of the base's checkpoint.
         matrices: The output's vocabulary-sized tensors.
         plan: Provenance of every row.
-        content: The manifest's; ``tokenizer_sha256`` and ``removed_settings`` are added.
+        content: The manifest's; ``tokenizer_sha256``, ``removed_settings`` and ``linked`` are added.
         dtype: Convert all floating tensors.
         link: How shards of which nothing changes get there.
-        copies: As `find_copies` gives them.
 
     Returns:
         The shards that are the base's own, cloned or linked.
     """
-    for path in other_files(base.directory):
+    directory, layout = base.side.directory, base.layout
+    for path in other_files(directory):
         if not TokenizerFiles.owns(path) and path.name not in ("config.json", "generation_config.json"):
             shutil.copyfile(path, work / path.name)
     donor.files.write(work)
-    pin_tokenizer(work, str(read_config(base.directory).get("model_type", "")))
+    pin_tokenizer(work, str(read_config(directory).get("model_type", "")))
     content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
     replaced = {layout.embedding: matrices.embedding}
     if matrices.head is not None and layout.head_name is not None:
         replaced[layout.head_name] = matrices.head
     if matrices.bias is not None and layout.bias is not None:
         replaced[layout.bias] = matrices.bias
-    replaced |= {name: replaced[original] for name, original in copies.items()}
+    replaced |= {name: replaced[original] for name, original in base.copies.items()}
     dropped = frozenset(layout.stale) - set(replaced)
-    shared = files.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
+    shared = base.files.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
+    content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
     new_ids: dict[int, list[int]] = {}
     for token_id in plan.anchors.tolist():
         new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
     content["removed_settings"] = write_settings(
-        base.directory,
+        directory,
         donor.directory,
         work,
         donor.files,
@@ -151,3 +188,37 @@ def write_output(
     )
     Manifest.of(plan, content).write(work)
     return shared
+
+
+def seal(
+    work: Path,
+    base: Side,
+    donor: Side,
+    plan: Alignment,
+    content: dict[str, Any],
+    shared: frozenset[str],
+    started: float,
+    progress: Callable[[str, int, int], None] | None,
+) -> list[Check]:
+    """Verify what `write_output` wrote, and say so in its manifest.
+
+    Args:
+        work: Where it lies.
+        base: Whose body it is.
+        donor: Whose tokenizer it is.
+        plan: Provenance of every row.
+        content: The manifest's; ``not_run`` says why the model is not run; ``verified`` and ``seconds`` are added.
+        shared: As `write_output` returned it.
+        started: When the work began, by ``time.perf_counter``.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        VerificationError: If the model breaks an invariant; it must not stay.
+    """
+    if progress is not None:
+        progress("verify", 0, 1)
+    checks = verify(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
+    content["verified"] = accepted(checks)
+    content["seconds"] = round(time.perf_counter() - started, 1)
+    Manifest.of(plan, content).write(work)
+    return checks

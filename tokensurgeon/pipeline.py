@@ -15,8 +15,7 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import load_texts
-from tokensurgeon.manifest import Manifest
-from tokensurgeon.output import find_copies, read_matrices, refuse_what_would_break, write_output
+from tokensurgeon.output import Base, read_matrices, seal, write_output
 from tokensurgeon.pair import Side, open_side, output_rows, summarise
 from tokensurgeon.rebuild import Pair, rebuild
 from tokensurgeon.reconstruct import fasttext_units, goes_by_donor
@@ -24,7 +23,7 @@ from tokensurgeon.record import describe_run, describe_side, describe_solution
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
 from tokensurgeon.sharding import rank
-from tokensurgeon.verify import Check, accepted, verify
+from tokensurgeon.verify import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
 
 __all__ = ["TransplantReport", "default_output", "transplant"]
@@ -101,14 +100,12 @@ def transplant(
     if not dry_run:
         check_target(target, overwrite, (base, donor))
     started = time.perf_counter()
-    left, right = open_side(base, "vocabulary" if dry_run else "all"), open_side(donor, "vocabulary")
-    base_files, donor_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory)
-    base_layout = find_vocabulary_tensors(left.directory, base_files.tensors)
+    body = Base.open(base, "vocabulary" if dry_run else "all", options.dtype)
+    left, base_layout, right = body.side, body.layout, open_side(donor, "vocabulary")
+    donor_files = Checkpoint.open(right.directory)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
-    refuse_what_would_break(base, base_files, base_layout, options.dtype)
-    copies = find_copies(base, base_files, base_layout)
     asked = True if options.calibrate else options.forward
-    unrun = why_not_run(left.directory, base_files, base_layout, asked)
+    unrun = why_not_run(left.directory, body.files, base_layout, asked)
     if options.untie and base_layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
     plan = align(
@@ -128,7 +125,7 @@ def transplant(
     texts = load_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = describe_run(options) | {
-        "base": describe_side(left.name, left.directory, left.files, base_files, base_layout),
+        "base": body.described(),
         "donor": describe_side(right.name, right.directory, right.files, donor_files, donor_layout),
         "not_run": unrun,
     }
@@ -136,7 +133,7 @@ def transplant(
         summary = summarise(left, right, plan, schemes)
         return TransplantReport(None, left, right, plan, summary, content | summary, [])
 
-    pair = Pair(left, right, read_matrices(base_files, base_layout), read_matrices(donor_files, donor_layout), plan)
+    pair = Pair(left, right, body.matrices(), read_matrices(donor_files, donor_layout), plan)
     made = rebuild(pair, options, method, texts, progress, run=unrun is None)
     plan, details = made.plan, made.details
     if rank() > 0:
@@ -144,18 +141,9 @@ def transplant(
     summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
     content |= describe_solution(summary, made.rows, made.held_out)
     with staged(target, overwrite) as work:
-        shared = write_output(
-            work, left, right, base_files, base_layout, made.rows.matrices, plan, content, options.dtype, options.link,
-            copies,
-        )  # fmt: skip
-        content["linked"] = sorted(name for name in shared if (work / name).samefile(left.directory / name))
+        shared = write_output(work, body, right, made.rows.matrices, plan, content, options.dtype, options.link)
         del pair, made  # the large tensors: `verify` reads its own
-        if progress is not None:
-            progress("verify", 0, 1)
-        checks = verify(work, left.directory, right.directory, unrun=unrun, shared=shared)
-        content["verified"] = accepted(checks)
-        content["seconds"] = round(time.perf_counter() - started, 1)
-        Manifest.of(plan, content).write(work)
+        checks = seal(work, left, right, plan, content, shared, started, progress)
         (work / "README.md").write_text(model_card(content))
         (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
     return TransplantReport(target, left, right, plan, summary, content, checks)

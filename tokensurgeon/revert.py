@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import Manifest
-from tokensurgeon.output import find_copies, read_matrices, refuse_what_would_break, write_output
+from tokensurgeon.output import Base, read_matrices, seal, write_output
 from tokensurgeon.pair import Side, open_side
 from tokensurgeon.record import describe_run, describe_side
 from tokensurgeon.rows import VocabularyMatrices
-from tokensurgeon.verify import Check, accepted, verify
+from tokensurgeon.verify import Check
 
 __all__ = ["refuse_strangers", "revert"]
 
@@ -51,36 +52,31 @@ def revert(
         InputError: If the model has no manifest, or another base.
         VerificationError: If the written model breaks an invariant; nothing is left behind.
     """
+    started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, base))
-    left, right = open_side(model, "all"), open_side(base, "vocabulary")
+    own, right = Base.open(model), open_side(base, "vocabulary")
+    left, layout = own.side, own.layout
     manifest = Manifest.read(left.directory)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
-    files, base_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory)
-    layout = find_vocabulary_tensors(left.directory, files.tensors)
+    base_files = Checkpoint.open(right.directory)
     base_layout = find_vocabulary_tensors(right.directory, base_files.tensors)
     described = describe_side(right.name, right.directory, right.files, base_files, base_layout)
     refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
     plan = _plan(manifest, base_layout.rows)
-    matrices = _rows(read_matrices(files, layout), read_matrices(base_files, base_layout), plan)
+    matrices = _rows(own.matrices(), read_matrices(base_files, base_layout), plan)
     content = describe_run(TransplantOptions()) | {
         "method": {"name": "revert"},
-        "base": describe_side(left.name, left.directory, left.files, files, layout),
+        "base": own.described(),
         "donor": described,
         "counts": plan.counts(),
         "anchors": len(plan.anchors),
+        "not_run": why_not_run(left.directory, own.files, layout, None),
     }
-    refuse_what_would_break(model, files, layout)
-    unrun = why_not_run(left.directory, files, layout, None)
-    copies = find_copies(model, files, layout)
     with staged(target, overwrite) as work:
-        shared = write_output(work, left, right, files, layout, matrices, plan, content, copies=copies)
-        if progress is not None:
-            progress("verify", 0, 1)
-        checks = verify(work, left.directory, right.directory, unrun=unrun, shared=shared)
-        content["verified"] = accepted(checks)
-        Manifest.of(plan, content).write(work)
+        shared = write_output(work, own, right, matrices, plan, content)
+        checks = seal(work, left, right, plan, content, shared, started, progress)
         (work / "README.md").write_text(_card(left, right, plan))
     return checks
 

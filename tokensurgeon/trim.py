@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +16,17 @@ import torch
 
 from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.body import why_not_run
-from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors
+from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import load_texts, python_text
-from tokensurgeon.manifest import Manifest
-from tokensurgeon.output import find_copies, read_matrices, refuse_what_would_break, write_output
+from tokensurgeon.output import Base, seal, write_output
 from tokensurgeon.pair import Side, open_side, summarise
-from tokensurgeon.record import describe_run, describe_side
+from tokensurgeon.record import describe_run
 from tokensurgeon.report.page import report_page
 from tokensurgeon.rows import VocabularyMatrices
-from tokensurgeon.verify import accepted, verify
 from tokensurgeon.vocabulary.trimming import filled_ids, needed_ids, trimmed_spec
 
 __all__ = ["TrimReport", "trim"]
@@ -87,12 +86,11 @@ def trim(
     """
     if not text:
         raise InputError("trim needs a text that shows which tokens are needed. Give --text FILE")
+    started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model,))
-    left = open_side(model, "all")
-    files = Checkpoint.open(left.directory)
-    layout = find_vocabulary_tensors(left.directory, files.tensors)
-    refuse_what_would_break(model, files, layout)
+    base = Base.open(model)
+    left, layout = base.side, base.layout
     texts = load_texts([Path(name) for name in text])
     spec = json.loads(left.files.plain().to_str())
     used = {i for content in texts.values() for i in left.vocabulary.encode(content)}
@@ -110,21 +108,14 @@ def trim(
         right = replace(open_side(place, "none"), name=f"{left.name}, trimmed")
         _refuse_other_encodings(left, right, kept, texts)
         plan = Alignment(np.full(len(kept), Provenance.COPIED, dtype=np.int8), np.array(kept, dtype=np.int64), {}, ())
-        described = describe_side(left.name, left.directory, left.files, files, layout)
+        described = base.described()
         summary = summarise(left, right, plan, [], texts)
         content = describe_run(TransplantOptions()) | {
             "method": {"name": "trim"}, "base": described, "donor": described | {"name": right.name},
-            "held_out": None, "not_run": why_not_run(left.directory, files, layout, None), "needed": len(needed),
+            "held_out": None, "not_run": why_not_run(left.directory, base.files, layout, None), "needed": len(needed),
         } | summary  # fmt: skip
-        shared = write_output(
-            work, left, right, files, layout, _rows(read_matrices(files, layout), kept), plan, content,
-            copies=find_copies(model, files, layout),
-        )  # fmt: skip
-        if progress is not None:
-            progress("verify", 0, 1)
-        checks = verify(work, left.directory, right.directory, unrun=content["not_run"], shared=shared)
-        content["verified"] = accepted(checks)
-        Manifest.of(plan, content).write(work)
+        shared = write_output(work, base, right, _rows(base.matrices(), kept), plan, content)
+        seal(work, left, right, plan, content, shared, started, progress)
         details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
         (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
         (work / "README.md").write_text(_card(left, len(kept), len(left.vocabulary)))
