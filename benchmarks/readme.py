@@ -26,8 +26,8 @@ def compare_mergekit(result: dict[str, Any]) -> str:
     """Loss, time and memory of whole commands."""
     sides = result["sides"]
     titles = {
-        "tokensurgeon": "tokensurgeon",
-        "calibrated": "with `--calibrate`",
+        "calibrated": "tokensurgeon",
+        "tokensurgeon": "with `--no-calibrate`",
         "mergekit-tokensurgeon": "mergekit-tokensurgeon 0.1.5",
     }
     order = [side for side in titles if side in sides]

@@ -60,6 +60,8 @@ def test_forward_can_be_asked_for_and_refused(zoo, tmp_path, monkeypatch):
     assert refused.content["not_run"] == "--no-forward"
     with pytest.raises(InputError, match="calibrate asks the base"):
         TransplantOptions(calibrate=True, forward=False)
+    with pytest.raises(InputError, match="method auto asks the base"):
+        TransplantOptions(method="auto", forward=False)
     with pytest.raises(InputError, match="forward='yes' must be"):
         TransplantOptions(forward="yes")
 

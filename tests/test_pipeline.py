@@ -138,8 +138,9 @@ def test_unreachable_rows_take_no_mass(zoo, tmp_path):
 
 @pytest.mark.parametrize("base", ["gpt", "untied", "biased"])
 def test_calibrate_moves_the_heads_new_rows_only(zoo, tmp_path, base):
-    plain = transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "plain", K8)
-    transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "moved", TransplantOptions(k=8, calibrate=True))
+    plain = transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "plain", TransplantOptions(k=8, calibrate=False))
+    moved = transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "moved", TransplantOptions(k=8, calibrate=True))
+    assert moved.content["calibrated"] and not plain.content["calibrated"]
     old, new = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "moved"))
     head = "lm_head.weight" if "lm_head.weight" in new else "model.embed_tokens.weight"
     expected = {head, "lm_head.bias"} & set(new)
@@ -147,6 +148,21 @@ def test_calibrate_moves_the_heads_new_rows_only(zoo, tmp_path, base):
     fresh = torch.from_numpy(plain.alignment.provenance == 3)
     changed = (old[head] != new[head]).any(dim=1)
     assert not changed[~fresh].any() and changed[fresh].all()
+
+
+def test_calibrated_by_default_where_the_base_is_run_and_the_donors_rows_are_asked(zoo, tmp_path):
+    made = {}
+    for name, options in (
+        ("default", TransplantOptions(k=8)),
+        ("asked", TransplantOptions(k=8, calibrate=True)),
+        ("not run", TransplantOptions(k=8, forward=False)),
+        ("by text", TransplantOptions(method="subtoken")),
+    ):
+        made[name] = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / name, options)
+    assert [made[name].content["calibrated"] for name in made] == [True, True, False, False]
+    assert "k=8, calibrated)" in (tmp_path / "default/README.md").read_text()
+    one, other = (tmp_path / name / "model.safetensors" for name in ("default", "asked"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_untie(zoo, tmp_path):

@@ -40,7 +40,8 @@ class TransplantOptions:
         forward: Whether the models are run: the base for the row that takes no probability, the output to see that
             it works. None runs those with a body of up to 2 GiB; the others' bodies are not read.
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
-            the one that their donor rows suggest.
+            the one that their donor rows suggest. None does so where the base is run and the method goes by the donor's
+            rows; with method auto, where it helps.
         text: Files that the report's coverage and fastText vectors are made from; none means Python's own text.
         seed: For the random choice of held-out anchors that the report scores, and for methods that draw.
     """
@@ -57,7 +58,7 @@ class TransplantOptions:
     exact: bool = False
     memory: str | None = None
     forward: bool | None = None
-    calibrate: bool = False
+    calibrate: bool | None = None
     text: tuple[str, ...] = ()
     seed: int = 0
 
@@ -67,17 +68,17 @@ class TransplantOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r} must be a whole number of at least 1")
-        for name, kind in (("seed", int), ("untie", bool), ("exact", bool), ("calibrate", bool), ("device", str)):
+        for name, kind in (("seed", int), ("untie", bool), ("exact", bool), ("device", str)):
             if type(getattr(self, name)) is not kind:
                 raise InputError(f"{name}={getattr(self, name)!r} must be of type {kind.__name__}")
         if self.memory is not None:
             parse_size(self.memory)
-        if self.forward is not None and type(self.forward) is not bool:
-            raise InputError(f"forward={self.forward!r} must be true or false")
-        if self.calibrate and self.forward is False:
-            raise InputError(
-                "calibrate asks the base for its probabilities, and needs it to be run. Drop one of the two"
-            )
+        for name in ("forward", "calibrate"):
+            if type(value := getattr(self, name)) not in (bool, type(None)):
+                raise InputError(f"{name}={value!r} must be true or false")
+        if self.forward is False and (self.calibrate or self.method == "auto"):
+            asks = "calibrate" if self.calibrate else "method auto"
+            raise InputError(f"{asks} asks the base for its probabilities, and needs it to be run. Drop one of the two")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
         if self.link not in LINKS:

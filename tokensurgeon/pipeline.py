@@ -19,10 +19,11 @@ from tokensurgeon.output import Base, read_matrices, seal, write_output
 from tokensurgeon.pair import Side, open_side, output_rows, summarise
 from tokensurgeon.rebuild import Pair, rebuild
 from tokensurgeon.reconstruct import fasttext_units, goes_by_donor
-from tokensurgeon.record import describe_run, describe_side, describe_solution
+from tokensurgeon.reconstruct.auto import Auto
+from tokensurgeon.record import describe_method, describe_run, describe_side, describe_solution
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
-from tokensurgeon.sharding import rank
+from tokensurgeon.sharding import rank, world
 from tokensurgeon.verify import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
 
@@ -104,7 +105,10 @@ def transplant(
     left, base_layout, right = body.side, body.layout, open_side(donor, "vocabulary")
     donor_files = Checkpoint.open(right.directory)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
-    asked = True if options.calibrate else options.forward
+    method = options.reconstruction()
+    if isinstance(method, Auto) and world() > 1:
+        raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
+    asked = True if options.calibrate or isinstance(method, Auto) else options.forward
     unrun = why_not_run(left.directory, body.files, base_layout, asked)
     if options.untie and base_layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
@@ -116,7 +120,6 @@ def transplant(
         donor_rows=donor_layout.rows,
         overrides=options.map,
     )
-    method = options.reconstruction()
     n_atoms, k = int((plan.anchors < donor_layout.rows).sum()), getattr(method, "k", 1)
     if k > n_atoms and goes_by_donor(method):
         raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
@@ -140,6 +143,7 @@ def transplant(
         return TransplantReport(None, left, right, plan, {}, content, [])
     summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
     content |= describe_solution(summary, made.rows, made.held_out)
+    content |= describe_method(made.method, made.calibrated, made.choice.as_dict() if made.choice else None)
     with staged(target, overwrite) as work:
         shared = write_output(work, body, right, made.rows.matrices, plan, content, options.dtype, options.link)
         del pair, made  # the large tensors: `verify` reads its own

@@ -10,14 +10,16 @@ import torch
 
 from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.calibrate import calibrate
+from tokensurgeon.choose import Choice, choose
 from tokensurgeon.config import TransplantOptions
-from tokensurgeon.evaluation.model import load_model, pick_device
+from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.score import HeadStates, collect_states
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.fasttext import fasttext_space
 from tokensurgeon.heldout import HeldOutScore, score_held_out
 from tokensurgeon.pair import Side
 from tokensurgeon.reconstruct import Auxiliary, Method, Resources, fasttext_units, goes_by_donor
+from tokensurgeon.reconstruct.auto import Auto
 from tokensurgeon.reconstruct.subtoken import Subtoken
 from tokensurgeon.report.details import control_tokens, doubtful_tokens, reconstructions, row_norms
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows, drop_rowless
@@ -50,12 +52,18 @@ class Rebuilt:
         plan: The alignment, without donor tokens that have no row.
         held_out: How well known rows are predicted; None where that cannot be asked.
         details: See `tokensurgeon.report.details`; empty on ranks that do not write.
+        method: What made the rows.
+        calibrated: Whether they were calibrated.
+        choice: Why this method, if it was to be chosen.
     """
 
     rows: NewRows
     plan: Alignment
     held_out: HeldOutScore | None
     details: dict[str, Any]
+    method: Method
+    calibrated: bool
+    choice: Choice | None
 
 
 def rebuild(
@@ -73,7 +81,7 @@ def rebuild(
         pair: What to join.
         options: The method's surroundings.
         method: As ``options`` name it.
-        texts: Name to text, for methods that learn from text.
+        texts: Name to text, for methods that learn from text, and to choose a method by.
         progress: Called with (stage, done, total).
         run: Whether the base may be run. Otherwise the row that takes no probability is estimated from the head.
     """
@@ -84,7 +92,18 @@ def rebuild(
     resources = Resources(device, options.exact, options.memory_bytes, options.seed)
     dead = plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
     silence = len(dead) > 0 and base.bias is None  # a biased head is silenced by its bias
-    states = _states(pair.base, device, progress) if run and writes and (options.calibrate or silence) else None
+    calibrated = run and goes_by_donor(method) if options.calibrate is None else options.calibrate
+    states = loaded = choice = None
+    if run and writes and (calibrated or silence or isinstance(method, Auto)):
+        loaded, states = _states(pair.base, device, progress)
+    if isinstance(method, Auto) and loaded is not None and states is not None:
+        choice = choose(
+            method, base, donor, plan, pair.donor.vocabulary, loaded, states, texts if options.text else {}, options,
+            resources, progress,
+        )  # fmt: skip
+        chosen = choice.applied(options)
+        method, calibrated = chosen.reconstruction(), choice.best.calibrated
+    del loaded
     quiet = None
     if silence and writes:
         quiet = (
@@ -122,7 +141,7 @@ def rebuild(
         resources=resources,
         progress=progress,
     )
-    if options.calibrate and states is not None:
+    if calibrated and states is not None:
         calibrate(rows.matrices, base, donor, plan, states.states, states.log_normaliser)
     held_out = None
     if not by_text:  # an anchor's text is the anchor
@@ -137,7 +156,7 @@ def rebuild(
             "control_tokens": control_tokens(left, right, plan),
             "doubtful": doubtful_tokens(right, plan, rows, base, donor, pieces, states),
         }
-    return Rebuilt(rows, plan, held_out, details)
+    return Rebuilt(rows, plan, held_out, details, method, calibrated, choice)
 
 
 def _norms(donor: VocabularyMatrices, plan: Alignment, auxiliary: Auxiliary | None) -> dict[str, torch.Tensor]:
@@ -154,9 +173,9 @@ def _in_text(base: Side, limit: int) -> torch.Tensor:
     return torch.tensor(sorted(base.vocabulary.text_ids(limit).values()), dtype=torch.int64)
 
 
-def _states(base: Side, device: torch.device, progress: Progress | None) -> HeadStates:
-    """What the base's LM head sees on text that every Python carries."""
+def _states(base: Side, device: torch.device, progress: Progress | None) -> tuple[LoadedModel, HeadStates]:
+    """The base, and what its LM head sees on text that every Python carries."""
     if progress is not None:
         progress("states", 0, 1)
     loaded = load_model(base.directory, device)
-    return collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))
+    return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))

@@ -17,9 +17,10 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensor
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.heldout import HeldOutScore
 from tokensurgeon.omp import SparseCoefficients
+from tokensurgeon.reconstruct import METHODS, Method
 from tokensurgeon.rows import NewRows
 
-__all__ = ["describe_run", "describe_side", "describe_solution"]
+__all__ = ["describe_method", "describe_run", "describe_side", "describe_solution"]
 
 
 def describe_run(options: TransplantOptions) -> dict[str, Any]:
@@ -30,6 +31,12 @@ def describe_run(options: TransplantOptions) -> dict[str, Any]:
         "options": options.as_dict(),
         "method": {"name": options.method, **asdict(options.reconstruction())},
     }
+
+
+def describe_method(method: Method, calibrated: bool, choice: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What made the rows, whatever was asked for; ``choice`` says why it was chosen, if it was."""
+    name = next(name for name, cls in METHODS.items() if isinstance(method, cls))
+    return {"method": {"name": name, **asdict(method)}, "calibrated": calibrated, "choice": choice}
 
 
 def describe_side(

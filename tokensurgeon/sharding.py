@@ -18,20 +18,21 @@ import torch.distributed as dist
 from tokensurgeon.budget import free_memory
 from tokensurgeon.omp import SparseCoefficients, check_problem, solve_omp
 
-__all__ = ["joined", "own_device", "rank", "solve_in_shares"]
+__all__ = ["joined", "own_device", "rank", "solve_in_shares", "world"]
 
 Progress = Callable[[int, int], None]
 _PATIENCE = timedelta(days=1)
 """Ranks may be of very different speed; one that dies is noticed by torchrun."""
 
 
-def _world() -> int:
+def world() -> int:
+    """How many processes `torchrun` started; 1 without it."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Number of this process; 0 is the one that writes, and the only one without ``torchrun``."""
-    return dist.get_rank() if _world() > 1 else 0
+    return dist.get_rank() if world() > 1 else 0
 
 
 @contextmanager
@@ -60,7 +61,7 @@ def _local_world() -> int:
 
 def own_device(device: torch.device) -> torch.device:
     """This rank's GPU, where ``device`` is CUDA without a number."""
-    if device.type == "cuda" and device.index is None and _world() > 1:
+    if device.type == "cuda" and device.index is None and world() > 1:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return device
 
@@ -79,11 +80,11 @@ def solve_in_shares(
 
     All ranks must call this, with the same arguments.
     """
-    world = _world()
-    if world == 1:
+    ranks = world()
+    if ranks == 1:
         return solve_omp(targets, atoms, k, exact=exact, memory=memory, device=device, progress=progress)
     check_problem(targets, atoms, k)
-    n, share = len(targets), -(-len(targets) // world)
+    n, share = len(targets), -(-len(targets) // ranks)
     own = slice(min(n, rank() * share), min(n, (rank() + 1) * share))
 
     def tell(done: int, total: int) -> None:
@@ -106,6 +107,6 @@ def _gathered(own: torch.Tensor, share: int, device: torch.device) -> torch.Tens
     padded = own.new_zeros(share, *own.shape[1:])
     padded[: len(own)] = own
     padded = padded.to(place)
-    parts = [torch.empty_like(padded) for _ in range(_world())]
+    parts = [torch.empty_like(padded) for _ in range(world())]
     dist.all_gather(parts, padded)
     return torch.cat(parts).cpu()

@@ -24,7 +24,7 @@ def command(
             "--method",
             "-m",
             help="How new tokens are reconstructed: omp, zero, mean, normal, subtoken, neighbours, ridge, procrustes, "
-            "wechsel or focus.  [default: omp]",
+            "wechsel or focus; auto tries some on text and keeps the best.  [default: omp]",
         ),
     ] = None,
     k: Annotated[
@@ -66,7 +66,11 @@ def command(
     ] = None,
     calibrate: Annotated[
         bool | None,
-        typer.Option("--calibrate", help="Give new tokens the prior that their donor rows suggest (reads some text)."),
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Give new tokens the prior that their donor rows suggest; the base reads some text for it.  "
+            "[default: where the base is run, for methods that go by the donor's rows]",
+        ),
     ] = None,
     forward: o.Forward = None,
     text: Annotated[
@@ -75,7 +79,8 @@ def command(
             "--text",
             metavar="FILE",
             help="UTF-8 text like what the model will read: its coverage goes into the "
-            "report, and space=fasttext trains on it. Repeatable.  [default: Python's own documentation]",
+            "report, --method auto chooses by it, and space=fasttext trains on it. Repeatable.  "
+            "[default: Python's own documentation]",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,

@@ -59,6 +59,7 @@ def score_text(
     *,
     groups: dict[str, torch.Tensor] | None = None,
     watched: torch.Tensor | None = None,
+    log_weights: torch.Tensor | None = None,
     tell: Callable[[], None] | None = None,
 ) -> TextScore:
     """Score pieces of text, each on its own behind the prefix token.
@@ -71,10 +72,13 @@ def score_text(
         pieces: Texts that fit the model's context.
         groups: Name to a (vocab,) bool mask, to split the loss by gold token.
         watched: (n,) int64 ids whose probability is to be summed.
+        log_weights: (vocab,) float32 log of how many tokens each row stands for: log 50 where one row was drawn from
+            50 and takes probability for all of them, -inf for rows that shall take none. By default all stand for one.
         tell: Called after each piece.
     """
     total = TextScore(groups=dict.fromkeys(groups or {}, (0, 0.0)))
     mass = 0.0
+    weights = None if log_weights is None else log_weights.to(model.device)
     for piece in pieces:
         ids = encode(piece)
         ids = ids if prefix is None else [prefix, *ids]
@@ -83,7 +87,7 @@ def score_text(
         tokens = torch.tensor([ids], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=tokens).logits[0, :-1].float()
-            normaliser = torch.logsumexp(logits, dim=-1)
+            normaliser = torch.logsumexp(logits if weights is None else logits + weights, dim=-1)
             gold = tokens[0, 1:]
             nats = normaliser - logits.gather(1, gold[:, None])[:, 0]
             if watched is not None and len(watched):

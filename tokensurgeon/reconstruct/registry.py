@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from tokensurgeon.errors import InputError
+from tokensurgeon.reconstruct.auto import Auto
 from tokensurgeon.reconstruct.constant import Mean, Normal, Zero
 from tokensurgeon.reconstruct.focus import Focus
 from tokensurgeon.reconstruct.linear import Procrustes, Ridge
@@ -46,14 +47,14 @@ def fasttext_units(method: Method) -> Literal["tokens", "words"] | None:
 
 
 def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
-    """A method by name, with its options; numbers may be given as text.
+    """A method by name, or `Auto`, with its options; numbers may be given as text.
 
     Raises:
         InputError: If the method or one of the options is not known, or a value does not fit.
     """
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
-    cls = METHODS[name]
+    if name not in (*METHODS, "auto"):
+        raise InputError(f"unknown method {name!r}; known are {', '.join((*METHODS, 'auto'))}")
+    cls = METHODS.get(name, Auto)
     kinds = get_type_hints(cls)
     known = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
     given = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["model_card"]
+__all__ = ["choice_in_words", "described", "model_card", "warnings"]
 
 
 def model_card(content: dict[str, Any]) -> str:
@@ -24,9 +24,10 @@ def model_card(content: dict[str, Any]) -> str:
         f"# {base} with the tokenizer of {donor}",
         "",
         f"Body of `{base}`, tokenizer of `{donor}`, transplanted without training by tokensurgeon "
-        f"{content['versions']['tokensurgeon']} ({described(content['method'])}). "
-        "The licence of the base applies.",
+        f"{content['versions']['tokensurgeon']} ({described(content['method'])}"
+        f"{', calibrated' if content['calibrated'] else ''}). The licence of the base applies.",
         "",
+        *([choice_in_words(content["choice"]), ""] if content["choice"] else []),
         "## Where the rows come from",
         "",
         "| provenance | rows | share |",
@@ -58,6 +59,19 @@ def described(method: dict[str, Any]) -> str:
     """A method and its options in a few words."""
     options = ", ".join(f"{name}={value}" for name, value in method.items() if name != "name")
     return f"method {method['name']}" + (f", {options}" if options else "")
+
+
+def choice_in_words(choice: dict[str, Any]) -> str:
+    """Why ``--method auto`` took what it took."""
+    shown = [
+        f"{described({'name': t['method'], **t['options']})}{', calibrated' if t['calibrated'] else ''} "
+        + (t["note"] if t["bits_per_byte"] is None else f"{t['bits_per_byte']:.4f}")
+        for t in choice["trials"]
+    ]
+    return (
+        f"Chosen by bits per byte on {choice['n_bytes']:,} bytes of text, with {choice['held_out']:,} known tokens "
+        f"reconstructed as if they were new, beside {choice['new']:,} that are: {'; '.join(shown)}."
+    )
 
 
 def warnings(content: dict[str, Any]) -> list[str]:

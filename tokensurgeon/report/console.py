@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tokensurgeon.report.card import warnings
+from tokensurgeon.report.card import choice_in_words, warnings
 
 if TYPE_CHECKING:
     from tokensurgeon.pipeline import TransplantReport
@@ -47,6 +47,8 @@ def print_transplant(console: Console, report: TransplantReport) -> None:
         return
     content = report.content
     held = content["held_out"]
+    if content["choice"]:
+        console.print(escape(choice_in_words(content["choice"])))
     for name, residual in content["residual"].items():
         if residual:
             console.print(

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from tokensurgeon.report.card import described, warnings
+from tokensurgeon.report.card import choice_in_words, described, warnings
 
 __all__ = ["report_page", "verdict"]
 
@@ -35,7 +35,8 @@ def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details:
     template = environment.from_string(files("tokensurgeon.report").joinpath("page.html.j2").read_text("utf-8"))
     return template.render(
         title=f"{content['base']['name']} with the tokenizer of {content['donor']['name']}",
-        method=described(content["method"]),
+        method=described(content["method"]) + (", calibrated" if content.get("calibrated") else ""),
+        choice=choice_in_words(content["choice"]) if content.get("choice") else "",
         content=content,
         total=sum(content["counts"].values()),
         examples=summary["examples"],
@@ -89,7 +90,8 @@ def verdict(
         found.append((level, f"{share:.1%} of the new rows disagree with their own text."))
     loud = doubtful.get("loud", {"count": 0})["count"]
     if loud:
-        found.append(("watch", f"{loud} new rows are loud: they take probability everywhere. Try --calibrate."))
+        remedy = "" if content.get("calibrated") else " Try --calibrate."
+        found.append(("watch", f"{loud} new rows are loud: they take probability everywhere.{remedy}"))
     without = sum(tensor.get("without", 0) for tensor in details["reconstructions"].values())
     if without:
         found.append(("watch", f"{without:,} tokens have no vector to go by, and rows that say nothing."))

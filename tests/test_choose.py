@@ -1,0 +1,97 @@
+"""Method auto: what is tried, how it is scored, what is taken."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tokensurgeon.choose as choose
+from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.cli.app import app
+from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.texts import python_text, split_bytes
+
+AUTO = TransplantOptions(method="auto")
+
+
+@pytest.mark.parametrize("base", ["gpt", "untied", "biased"])
+def test_what_is_written_is_what_the_best_trial_makes(zoo, tmp_path, base):
+    report = transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "auto", AUTO)
+    choice, method = report.content["choice"], report.content["method"]
+    best = choice["trials"][0]
+    scores = [trial["bits_per_byte"] for trial in choice["trials"]]
+    assert len(scores) == 2 * len(choose.CANDIDATES) and scores == sorted(scores) and len(set(scores)) > 4
+    assert method["name"] == best["method"] and report.content["calibrated"] == best["calibrated"]
+    assert choice["held_out"] >= 64 and choice["n_bytes"] > 20_000
+    assert report.content["options"]["method"] == "auto"
+    same = TransplantOptions(method=best["method"], method_options=best["options"], calibrate=best["calibrated"])
+    transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "same", same)
+    one, other = (tmp_path / name / "model.safetensors" for name in ("auto", "same"))
+    assert one.read_bytes() == other.read_bytes()
+    for file in ("README.md", "report.html"):
+        assert "Chosen by bits per byte" in (tmp_path / "auto" / file).read_text()
+
+
+def test_a_donor_that_is_the_base_loses_nothing(zoo, tmp_path):
+    """Held-out rows come back exactly from a linear map, and the text scores as the untouched base does."""
+    report = transplant(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", AUTO)
+    loaded = load_model(zoo["gpt"])
+    silent = torch.zeros(report.alignment.n_rows)
+    silent[torch.from_numpy(report.alignment.ids(Provenance.UNREACHABLE, Provenance.PADDING))] = -math.inf
+    pieces = split_bytes(python_text(choose._BYTES, choose._PART))
+    truth = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, log_weights=silent).bits_per_byte
+    trials = {(t["method"], t["options"].get("k"), t["calibrated"]): t for t in report.content["choice"]["trials"]}
+    assert trials["ridge", None, False]["bits_per_byte"] == pytest.approx(truth, rel=1e-4)
+    assert abs(trials["focus", None, False]["bits_per_byte"] / truth - 1) > 1e-3
+
+
+def test_a_row_that_stands_for_many_takes_their_probability(zoo):
+    """Twenty copies of a row in the head, against one that counts for twenty."""
+    loaded = load_model(zoo["untied"])
+    pieces = ["The value of the object is what the statement returns."]
+    weights = torch.zeros(loaded.model.config.vocab_size)
+    weights[300] = math.log(20)
+    weighed = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, log_weights=weights)
+    plain = score_text(loaded.model, loaded.encode, loaded.prefix, pieces)
+    head = loaded.model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(torch.cat([head.weight, head.weight[300].expand(19, -1)]))
+    copied = score_text(loaded.model, loaded.encode, loaded.prefix, pieces)
+    assert weighed.nats == pytest.approx(copied.nats, rel=1e-5) and weighed.nats > plain.nats
+
+
+def test_text_and_calibration_are_the_users(zoo, tmp_path):
+    (tmp_path / "mine.txt").write_text("Count the values, then return the object.\n" * 40)
+    options = TransplantOptions(method="auto", calibrate=False, text=(str(tmp_path / "mine.txt"),))
+    choice = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", options).content["choice"]
+    assert choice["n_bytes"] == pytest.approx((tmp_path / "mine.txt").stat().st_size, rel=0.01)
+    assert not any(trial["calibrated"] for trial in choice["trials"])
+
+
+def test_candidates_that_take_too_long_or_need_more_anchors_are_left_out(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(choose, "CANDIDATES", (("omp", {"k": 5000}), ("ridge", {})))
+    left = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", AUTO).content["choice"]["trials"]
+    assert left[0]["method"] == "ridge" and "exceeds" in left[-1]["note"] and left[-1]["bits_per_byte"] is None
+    hurried = TransplantOptions(method="auto", method_options={"minutes": 1e-9})
+    with pytest.raises(InputError, match=r"no candidate takes less than 1e-09 minutes.*minutes=N"):
+        transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "never", hurried)
+    assert not (tmp_path / "never").exists()
+
+
+def test_it_is_refused_among_several_processes(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokensurgeon.pipeline.world", lambda: 2)
+    with pytest.raises(InputError, match="chooses in one process, not in 2"):
+        transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", AUTO)
+
+
+def test_on_the_command_line(zoo, tmp_path):
+    command = [str(zoo["gpt"]), str(zoo["spm"]), "--method", "auto", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "Chosen by bits per byte" in result.output
+    result = CliRunner().invoke(app, [*command, "--k", "8", "--overwrite"])
+    assert result.exit_code == 2 and "method auto takes no k" in result.output

@@ -1,0 +1,223 @@
+"""``--method auto``: candidates are tried on text, and the one that loses least is kept.
+
+Text seldom holds many tokens that the base lacks. So some of the anchors in it are held out as well, and reconstructed
+as if they were new; the base's body reads the text with all these rows, and what is compared is bits per byte. New
+tokens that the text does not hold take probability too: a sample of them is reconstructed, and counts for all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.calibrate import calibrate
+from tokensurgeon.config import TransplantOptions
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.model import LoadedModel
+from tokensurgeon.evaluation.score import HeadStates, score_text
+from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.reconstruct import Resources, make_method
+from tokensurgeon.reconstruct.auto import Auto
+from tokensurgeon.rows import VocabularyMatrices, atom_ids, build_rows
+from tokensurgeon.vocabulary import Vocabulary
+
+__all__ = ["Choice", "Trial", "choose"]
+
+CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (
+    ("ridge", {}), ("omp", {"k": 8}), ("omp", {"k": 64}), ("focus", {}),
+)  # fmt: skip
+_BYTES = 24_576
+_SAMPLE = 1024
+_HELD_OUT = 0.1
+_FEWEST = 64
+_PART = 1  # of Python's text; calibration reads part 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One candidate.
+
+    Attributes:
+        method: Its name.
+        options: Its options.
+        calibrated: Whether its rows were calibrated.
+        bits_per_byte: Of the text, with some rows held out; None if it was left out.
+        minutes: That it would take for all rows, as far as the sample tells.
+        note: Why it was left out, or nothing.
+    """
+
+    method: str
+    options: Mapping[str, int]
+    calibrated: bool
+    bits_per_byte: float | None
+    minutes: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, and what from.
+
+    Attributes:
+        best: The trial with the fewest bits per byte.
+        trials: All, best first, those left out last.
+        held_out: Anchors that were reconstructed as if they were new.
+        new: New tokens in the text.
+        n_bytes: Text scored.
+    """
+
+    best: Trial
+    trials: tuple[Trial, ...]
+    held_out: int
+    new: int
+    n_bytes: int
+
+    def applied(self, options: TransplantOptions) -> TransplantOptions:
+        """The options with the choice in place of ``auto``."""
+        return replace(
+            options, method=self.best.method, k=None, method_options=dict(self.best.options),
+            calibrate=self.best.calibrated,
+        )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trimmed:
+    """A problem with fewer rows: the plan, the log of how many tokens each row counts for, and who was held out."""
+
+    plan: Alignment
+    log_weights: torch.Tensor
+    held_out: int
+    new: int
+    share: float
+
+
+def choose(
+    auto: Auto,
+    base: VocabularyMatrices,
+    donor: VocabularyMatrices,
+    plan: Alignment,
+    tokenizer: Vocabulary,
+    loaded: LoadedModel,
+    states: HeadStates,
+    texts: Mapping[str, str],
+    options: TransplantOptions,
+    resources: Resources,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Choice:
+    """Try `CANDIDATES`, each plain and calibrated unless ``options.calibrate`` says which.
+
+    Args:
+        auto: How long the chosen method may take.
+        base: The base's vocabulary-sized tensors.
+        donor: The donor's.
+        plan: The alignment; every reconstructed token has a donor row.
+        tokenizer: The donor's.
+        loaded: The base. Its vocabulary is replaced: it is of no use afterwards.
+        states: Of the base, on text other than what is scored here.
+        texts: The user's text by name; nothing for Python's own.
+        options: Of the transplant.
+        resources: For the fits.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: If no candidate fits into the time.
+    """
+    pieces = _pieces(texts)
+    encoded = {piece: tokenizer.encode(piece) for piece in pieces}
+    trimmed = _trimmed(plan, donor, {i for ids in encoded.values() for i in ids}, resources.seed)
+    prefix = next(iter(np.flatnonzero(trimmed.plan.source == loaded.prefix).tolist()), None)
+    # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
+    known = np.isfinite(trimmed.log_weights.numpy())
+    anchors, trials = len(atom_ids(trimmed.plan, donor)), []
+    for done, (name, given) in enumerate(CANDIDATES):
+        if progress is not None:
+            progress("trials", done, len(CANDIDATES))
+        if given.get("k", 1) > anchors:
+            trials.append(Trial(name, given, False, None, 0.0, f"k exceeds the {anchors} anchors"))
+            continue
+        started = time.perf_counter()
+        made = build_rows(
+            base, donor, trimmed.plan, method=make_method(name, given), untie=options.untie,
+            resources=replace(resources, progress=None),
+        )  # fmt: skip
+        # omp's work is in the targets; the others' is in the anchors, which are all there
+        minutes = (time.perf_counter() - started) / 60 / (trimmed.share if name == "omp" else 1)
+        if minutes > auto.minutes:
+            trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))
+            continue
+        for moved in (False, True) if options.calibrate is None else (options.calibrate,):
+            if moved:
+                calibrate(made.matrices, base, donor, trimmed.plan, states.states, states.log_normaliser)
+            _wear(loaded.model, made.matrices)
+            score = score_text(
+                loaded.model, lambda piece: [i for i in encoded[piece] if known[i]], prefix, pieces,
+                log_weights=trimmed.log_weights,
+            )  # fmt: skip
+            trials.append(Trial(name, given, moved, score.bits_per_byte, minutes))
+    trials.sort(key=lambda trial: math.inf if trial.bits_per_byte is None else trial.bits_per_byte)
+    if trials[0].bits_per_byte is None:
+        raise InputError(
+            f"method auto: no candidate takes less than {auto.minutes:g} minutes. "
+            "Give --method-option minutes=N with a larger N, or choose a method"
+        )
+    scored = sum(len(piece.encode()) for piece in pieces)
+    return Choice(trials[0], tuple(trials), trimmed.held_out, trimmed.new, scored)
+
+
+def _pieces(texts: Mapping[str, str]) -> list[str]:
+    """Some of each text."""
+    if not texts:
+        return split_bytes(python_text(_BYTES, _PART))
+    share = max(1, _BYTES // len(texts))
+    return [piece for text in texts.values() for piece in split_bytes(text[:share])]
+
+
+def _trimmed(plan: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Trimmed:
+    """New tokens in the text and a sample of the others; a tenth of the text's anchors are new there too."""
+    random = np.random.default_rng(seed)
+    copied = plan.ids(Provenance.COPIED)
+    usable = copied[copied < len(donor.embedding)]
+    common = np.intersect1d(usable, np.array(sorted(seen), dtype=np.int64))
+    n_held = min(max(_FEWEST, int(_HELD_OUT * len(common))), len(common) // 2, len(usable) // 4)
+    held = random.permutation(common)[:n_held]
+    targets = plan.ids(Provenance.RECONSTRUCTED)
+    new = targets[np.isin(targets, list(seen))]
+    rest = np.setdiff1d(targets, new)
+    sample = np.sort(random.permutation(rest)[:_SAMPLE])
+    provenance, source = plan.provenance.copy(), plan.source.copy()
+    provenance[np.setdiff1d(rest, sample)] = Provenance.PADDING
+    provenance[held], source[held] = Provenance.RECONSTRUCTED, -1
+    log_weights = torch.zeros(plan.n_rows)
+    dead = np.isin(provenance, (Provenance.PADDING, Provenance.UNREACHABLE))
+    log_weights[torch.from_numpy(dead)] = -math.inf
+    if len(sample):
+        log_weights[torch.from_numpy(sample)] = math.log(len(rest) / len(sample))
+    share = (len(new) + len(sample) + len(held)) / max(1, len(targets))
+    return _Trimmed(
+        Alignment(provenance, source, plan.overrides, plan.unmapped), log_weights, len(held), len(new), min(1.0, share)
+    )
+
+
+def _wear(model: Any, matrices: VocabularyMatrices) -> None:
+    """Give a loaded model other vocabulary-sized tensors, in place."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    own = inputs.weight
+
+    def weight(rows: torch.Tensor) -> torch.nn.Parameter:
+        return torch.nn.Parameter(rows.to(own.device, own.dtype), requires_grad=False)
+
+    inputs.weight = weight(matrices.embedding)
+    outputs.weight = inputs.weight if matrices.head is None else weight(matrices.head)
+    if matrices.bias is not None:
+        outputs.bias = weight(matrices.bias)

@@ -1,0 +1,25 @@
+"""``auto``: not a method by itself, but the wish that one be chosen (`tokensurgeon.choose`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.reconstruct.protocol import DonorSpace, Fitted, Resources
+
+__all__ = ["Auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """Whatever loses least on some text.
+
+    Attributes:
+        minutes: Candidates whose fit would take longer are left out.
+    """
+
+    minutes: float = 10.0
+
+    def fit(self, _space: DonorSpace, _: Resources) -> Fitted:
+        """Refuse: what `tokensurgeon.choose.choose` finds is fitted instead."""
+        raise InputError("method auto has to be chosen for a pair of models first")
