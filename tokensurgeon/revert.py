@@ -54,7 +54,7 @@ def revert(
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, base))
     left, right = open_side(model, "all"), open_side(base, "vocabulary")
-    manifest = Manifest.read(left.directory)
+    manifest = Manifest.of_transplant(left.directory)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
     files, base_files = Checkpoint.open(left.directory), Checkpoint.open(right.directory)
