@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from tokensurgeon.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results"
 OURS = [sys.executable, "-m", "tokensurgeon"]
-MERGEKIT = [sys.executable, "-m", "mergekit.scripts.run_yaml"]
+MERGEKIT = [sys.executable, "-m", "benchmarks.peer_union"]
 PARTS = ("round_trip", "merges")
 
 Scores = dict[str, list[dict[str, float]]]
@@ -57,13 +57,13 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
         with tempfile.TemporaryDirectory(prefix="tokensurgeon-merge-") as folder:
             os.environ["TOKENSURGEON_CACHE"] = str(Path(folder) / "cache")
             run = round_trip if part == "round_trip" else merges
-            result[part] = run(experiment, given, gemma, pieces, Path(folder))
-        place.write_text(json.dumps(result, indent=1) + "\n")
+            for result[part] in run(experiment, given, gemma, pieces, Path(folder)):
+                place.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def round_trip(
     experiment: dict[str, Any], given: dict[str, Path], gemma: Path, pieces: dict[str, list[str]], work: Path
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """There and back again: how much of the model is bit for bit the same, and its bits per byte."""
     base, there = given["base"], work / "there"
     timed([*OURS, str(base), str(gemma), "--out", str(there), *experiment["transplant"], "--quiet"])
@@ -79,7 +79,7 @@ def round_trip(
         }  # fmt: skip
         shutil.rmtree(work / "out")
         print(choice, found[choice], flush=True)
-    return found
+        yield found
 
 
 def same(old: Path, new: Path) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def same(old: Path, new: Path) -> dict[str, Any]:
 
 def merges(
     experiment: dict[str, Any], given: dict[str, Path], gemma: Path, pieces: dict[str, list[str]], work: Path
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """Every merge three times: with the fine-tunes as they are, with one transplanted, and by mergekit's union."""
     moved = work / "moved"
     timed([*OURS, str(given["python"]), str(gemma), "--out", str(moved), *experiment["transplant"], "--quiet"])
@@ -120,18 +120,15 @@ def merges(
         merge(ours, work, experiment["tokensurgeon"] | {"tokenizer": str(given["base"])})
         sides["tokensurgeon"] = score(work / "out", pieces)
         shutil.rmtree(work / "out")
-        try:
-            merge(theirs, work, None)
-            sides["union"] = score(work / "out", pieces)
-        except RuntimeError as error:
-            found.setdefault("failed", {})[name] = str(error).strip().splitlines()[-1]
-        shutil.rmtree(work / "out", ignore_errors=True)
+        merge(theirs, work, None)
+        sides["union"] = score(work / "out", pieces)
+        shutil.rmtree(work / "out")
         found["merges"][name] = {
             side: {"bits_per_byte": intervals.bits_per_byte(of), "over_as_they_are": intervals.loss(of, reference)}
             for side, of in sides.items()
         }
         print(name, {side: row["bits_per_byte"] for side, row in found["merges"][name].items()}, flush=True)
-    return found
+        yield found
 
 
 def recipe(settings: dict[str, Any], first: Path, second: Path, origin: Path) -> dict[str, Any]:
