@@ -52,10 +52,11 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
         **{part: before[part] for part in PARTS if part in before},
     }  # fmt: skip
     given = {"base": models.smollm2(), **finetunes()}
-    gemma, pieces = models.gemma(), held_out(experiment["bytes"])
+    gemma = models.gemma()
     for part in only or PARTS:
         with tempfile.TemporaryDirectory(prefix="tokensurgeon-merge-") as folder:
             os.environ["TOKENSURGEON_CACHE"] = str(Path(folder) / "cache")
+            pieces = held_out(experiment["bytes"][part])
             run = round_trip if part == "round_trip" else merges
             for result[part] in run(experiment, given, gemma, pieces, Path(folder)):
                 place.write_text(json.dumps(result, indent=1) + "\n")

@@ -33,7 +33,7 @@ def merge(result: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"{result['settings']['bytes'] // 1024} kB of each text; what is lost is the mean of both, with its 95% "
+            f"{result['settings']['bytes']['merges'] // 1024} kB of each text; what is lost is the mean of both, with its 95% "
             f"interval over pieces; mergekit {result['mergekit']}. The round trip (SmolLM2 with Gemma-3's tokenizer, "
             f"merged linearly with SmolLM2 into SmolLM2's ids) gives back {first['same_tensors']} of "
             f"{first['tensors']} tensors bit for bit, {first['same_anchors']:,} of {first['anchors']:,} merged rows "

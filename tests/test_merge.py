@@ -169,6 +169,27 @@ def test_a_third_tokenizer_and_silent_rows(models, recipe, tmp_path):
     assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(models["s"]).get_vocab()
 
 
+def test_the_same_tokenizer_with_other_padding(models, recipe, tmp_path, gpt):
+    """Rows that only one model has hold no token."""
+    padded = save(tmp_path / "padded", llama(len(gpt) + 12, seed=12), gpt)
+    content = {"merge_method": "linear", "models": [*of("a"), {"model": str(padded), **WEIGHTS}]}
+    report = merge(recipe(content), tmp_path / "out")
+    assert report.content["merge"]["models"][1]["transplant"]["reconstructed"] == 0
+    a, b, out = (load_file(d / "model.safetensors")[EMBEDDING] for d in (models["a"], padded, tmp_path / "out"))
+    canonical = torch.from_numpy(Manifest.read(tmp_path / "out").source < 0)
+    assert len(out) == len(gpt) and torch.allclose(out[canonical], ((a + b[: len(gpt)]) / 2)[canonical], atol=1e-6)
+
+
+def test_an_output_that_is_an_input_is_refused(recipe, copy_of):
+    own = copy_of("gpt")
+    content = {"merge_method": "linear", "models": [*of("s"), {"model": str(own), **WEIGHTS}]}
+    with pytest.raises(InputError, match="would replace"):
+        merge(recipe(content), own, overwrite=True)
+    content = {"merge_method": "linear", "models": of("a", "s")}
+    with pytest.raises(InputError, match="would replace"):
+        merge(recipe(content, tokenizer=str(own)), own, overwrite=True)
+
+
 def test_a_head_of_its_own(models, recipe, tmp_path):
     content = {"merge_method": "linear", "models": of("untied", "untied-s")}
     report = merge(recipe(content), tmp_path / "out")

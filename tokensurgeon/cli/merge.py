@@ -23,16 +23,15 @@ def command(
     """Merge models whose tokenizers differ.
 
     RECIPE is an ordinary mergekit YAML. Every model whose ids are not those of the base (or the first model) is
-    transplanted first, and kept in a cache; then mergekit merges. One block may say more:
+    transplanted first, and kept in a cache; then mergekit merges. One more table in it may say how:
 
     [bold]tokensurgeon:[/bold]
-      tokenizer: MODEL      whose tokenizer all get; it need not be merged itself
-      embeddings: first     for a token that some models know and others do not: the row of the first that knows it,
-                            of the base (base), or the mean of all (average)
-      method: omp           how rows are made, with k, method_options, map, calibrate, text, … as in a transplant's
-                            own recipe
+      [bold]tokenizer: MODEL[/bold] - whose ids the merge has; it need not be merged itself
+      [bold]embeddings: first[/bold] - whose row a token gets that not all models know: that of the first which does,
+      of the base ([bold]base[/bold]), or the mean ([bold]average[/bold])
+      [bold]method: omp[/bold] - how rows are made; also k, method_options, map, calibrate, text and others
 
-    configs/merge/ has recipes to begin with. Needs mergekit: pip install 'tokensurgeon[[merge]'.
+    configs/merge/ has recipes to begin with. mergekit comes with the extra "merge" of tokensurgeon.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.merge import merge

@@ -17,7 +17,7 @@ from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.errors import InputError
 from tokensurgeon.output import other_files, refuse_what_would_break
 
-__all__ = ["Model", "content_digest", "open_model", "refuse_strangers"]
+__all__ = ["Model", "content_digest", "glance", "open_model", "refuse_strangers"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,23 @@ class Model:
         layout = self.layout
         own = {layout.embedding, layout.head, layout.bias, *layout.stale, *layout.unclaimed}
         return {name: info.shape for name, info in self.files.tensors.items() if name not in own}
+
+
+def glance(references: Sequence[Any]) -> None:
+    """Refuse models that are missing, or of different architectures, before the weights of any are fetched.
+
+    Raises:
+        InputError: Naming the model.
+    """
+    seen: list[tuple[str, str]] = []
+    for reference in references:
+        seen.append((str(reference), _architecture(resolve(str(reference.model), weights="none"))))
+        if reference.lora is not None:
+            resolve(str(reference.lora), weights="adapter")
+    first, kind = seen[0]
+    for name, other in seen:
+        if other != kind:
+            raise InputError(f"{name} is a {other}, {first} a {kind}: only models of one architecture merge")
 
 
 def open_model(reference: Any) -> Model:
@@ -112,7 +129,7 @@ def content_digest(directory: Path) -> str:
 
 
 def refuse_strangers(models: Sequence[Model], *, whole: bool) -> None:
-    """Models that are not of one architecture and one shape, the first being the measure.
+    """Models that are not of one shape, the first being the measure.
 
     Args:
         models: At least one.
@@ -122,11 +139,8 @@ def refuse_strangers(models: Sequence[Model], *, whole: bool) -> None:
         InputError: Naming the model, and the tensor.
     """
     first = models[0]
-    kind, shapes = _architecture(first), _shapes(first, whole)
+    shapes = _shapes(first, whole)
     for model in models[1:]:
-        other = _architecture(model)
-        if other != kind:
-            raise InputError(f"{model.name} is a {other}, {first.name} a {kind}: only models of one architecture merge")
         theirs = _shapes(model, whole)
         for name in sorted(set(shapes) | set(theirs)):
             if name not in shapes or name not in theirs:
@@ -150,8 +164,8 @@ def refuse_strangers(models: Sequence[Model], *, whole: bool) -> None:
             )
 
 
-def _architecture(model: Model) -> str:
-    config = read_config(model.directory)
+def _architecture(directory: Path) -> str:
+    config = read_config(directory)
     return str((config.get("architectures") or [config.get("model_type", "unknown")])[0])
 
 

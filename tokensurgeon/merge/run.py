@@ -28,7 +28,7 @@ from tokensurgeon.merge.engine import (
     run_mergekit,
 )
 from tokensurgeon.merge.kinds import MEAN, METHOD, Kind, choose
-from tokensurgeon.merge.models import open_model, refuse_strangers
+from tokensurgeon.merge.models import glance, open_model, refuse_strangers
 from tokensurgeon.merge.recipe import Recipe, load_recipe, models_of, slices_of
 from tokensurgeon.merge.write import Layers, Part, fill_rows, manifest_of, verify_merge, write_config, write_others
 from tokensurgeon.record import describe_run
@@ -80,9 +80,12 @@ def merge(
     read = load_recipe(Path(recipe).expanduser())
     method = find_method(read.merge.merge_method)
     references = models_of(read.merge)
-    check_target(target, overwrite, [str(recipe), *(str(reference.model) for reference in references)])
+    adapters = [reference.lora for reference in references if reference.lora is not None]
+    inputs = [recipe, *(reference.model for reference in references), *adapters, read.tokenizer or recipe]
+    check_target(target, overwrite, [str(place) for place in inputs])
     template = chat_template(read.merge.chat_template)
     device = str(pick_device(read.options.device))
+    glance(references)
     opened = {reference: open_model(reference) for reference in references}
     whole = slices_of(read.merge)[0][1][0][1] is None
     refuse_strangers(list(opened.values()), whole=whole)
