@@ -20,7 +20,7 @@ _SIDES = {
 def merge(result: dict[str, Any]) -> str:
     """Bits per byte of models and merges, and the round trip in a sentence."""
     lines = ["| bits per byte, held out | WikiText-2 | Python's docs | lost by the detour |", "|---|---:|---:|---:|"]
-    found, trip = result["merges"], result["round_trip"]
+    found = result["merges"]
     lines += [f"| {_NAMES[name]} | {_cells(bits)} | |" for name, bits in found["models"].items()]
     for method, sides in found["merges"].items():
         for side, row in sides.items():
@@ -28,17 +28,19 @@ def merge(result: dict[str, Any]) -> str:
             lost = f"{row['over_as_they_are']['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
             cells = _cells(row["bits_per_byte"])
             lines.append(f"| {method}: {_SIDES[side]} | {cells} | {lost if side != 'as they are' else ''} |")
-    first, mean = trip["first"], trip["average"]
+    first, mean = (result["round_trip"][choice] for choice in ("first", "average"))
     return "\n".join(
         [
             *lines,
             "",
-            f"{result['settings']['bytes']['merges'] // 1024} kB of each text; what is lost is the mean of both, with its 95% "
-            f"interval over pieces; mergekit {result['mergekit']}. The round trip (SmolLM2 with Gemma-3's tokenizer, "
-            f"merged linearly with SmolLM2 into SmolLM2's ids) gives back {first['same_tensors']} of "
-            f"{first['tensors']} tensors bit for bit, {first['same_anchors']:,} of {first['anchors']:,} merged rows "
-            f"among them, and loses {first['difference']['mean']:.4f} bits per byte; with `embeddings: average`, "
-            f"{mean['difference']['mean']:.4f}. Result file: `benchmarks/results/merge.json`.",
+            f"{result['settings']['bytes']['merges'] // 1024} kB of each text; what is lost is the mean of both, with "
+            f"its 95% interval over pieces; mergekit {result['mergekit']}. Result file: `benchmarks/results/merge.json`.",
+            "",
+            "The way there and back, SmolLM2 with Gemma-3's tokenizer merged linearly with SmolLM2 into SmolLM2's ids, "
+            f"gives back {first['same_tensors']} of {first['tensors']} tensors bit for bit and loses "
+            f"{first['difference']['mean']:.3f} bits per byte. With `embeddings: average` the "
+            f"{mean['same_anchors']:,} rows of shared tokens come back too, and {mean['difference']['mean']:.3f} are lost by the "
+            f"{mean['merge']['averaged']:,} others.",
         ]
     )
 
