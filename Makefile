@@ -4,7 +4,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-scale bench-heal bench-architectures authors clean
+	bench-fidelity bench-lm-eval bench-scale bench-heal bench-merge bench-architectures authors clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -54,6 +54,9 @@ bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large 
 
 bench-heal: $(VENV)/.models  ## what ten minutes of training give back
 	$(VENV)/bin/python -m benchmarks.heal benchmarks/experiments/heal.toml
+
+bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
+	$(VENV)/bin/python -m benchmarks.merge benchmarks/experiments/merge.toml
 
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml

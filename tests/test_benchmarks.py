@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import architectures, compare, growth, solver
+from benchmarks import merge as merging
 from benchmarks.problems import load_problem
 
 SMALL = """
@@ -105,3 +107,30 @@ def test_the_peak_of_a_command_is_its_own():
     assert 60 < run["peak_mib"] < 150 < len(held) / 2**20 and run["cpu_s"] <= run["wall_s"] * 4 + 1
     with pytest.raises(RuntimeError, match=r"(?s)python.* failed: .*KeyError"):
         compare.timed([sys.executable, "-c", "{}[1]"])
+
+
+def test_recipes_of_the_experiment_on_merges():
+    experiment = tomllib.loads((merging.RESULTS.parent / "experiments/merge.toml").read_text())
+    places = Path("first"), Path("second"), Path("origin")
+    made = {name: merging.recipe({"method": name, **of}, *places) for name, of in experiment["merges"].items()}
+    assert {name: of.get("base_model") for name, of in made.items()} == {
+        "linear": None, "slerp": "first", "ties": "origin", "dare_linear": "origin",
+    }  # fmt: skip
+    assert made["slerp"]["parameters"] == {"t": 0.5}
+    assert made["slerp"]["models"] == [{"model": "first"}, {"model": "second"}]
+    assert [entry["parameters"]["weight"] for entry in made["ties"]["models"]] == [1.0, 1.0]
+
+
+def test_a_union_in_one_call_is_the_union(zoo):
+    """The same tokens, and text cut in the same way, as where mergekit adds them one by one."""
+    from mergekit.common import ModelReference
+    from transformers import AutoTokenizer
+
+    from benchmarks import peer_union
+
+    gpt, spm = (AutoTokenizer.from_pretrained(zoo[name]) for name in ("gpt", "spm"))
+    both = {ModelReference.parse(str(zoo["gpt"])): gpt, ModelReference.parse(str(zoo["spm"])): spm}
+    theirs, ours = peer_union.build.build_union_tokenizer(gpt, both), peer_union.union(gpt, both)
+    assert len(ours) > len(gpt) and set(ours.get_vocab()) == set(theirs.get_vocab())
+    text = "The quick brown fox: def f(x): return 3\n" + SMALL
+    assert ours.tokenize(text) == theirs.tokenize(text)

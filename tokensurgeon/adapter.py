@@ -45,7 +45,7 @@ def carry_adapter(adapter: str, model: str, out: Path | str, *, overwrite: bool 
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (adapter, model))
     source, body = resolve(adapter, weights="adapter"), resolve(model, weights="vocabulary")
-    manifest = Manifest.read(body)
+    manifest = Manifest.of_transplant(body)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it is no transplanted model")
     config = _config(source, adapter)

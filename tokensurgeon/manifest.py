@@ -64,6 +64,20 @@ class Manifest:
                 raise
             raise InputError(f"{path} is damaged ({error}). Run the transplant again") from error
 
+    @classmethod
+    def of_transplant(cls, directory: Path) -> Manifest | None:
+        """As `read`, for what needs the one base that a model was made from.
+
+        Raises:
+            InputError: If the model is a merge of several.
+        """
+        manifest = cls.read(directory)
+        if manifest is not None and "merge" in manifest.content:
+            raise InputError(
+                f"{directory} was written by tokensurgeon merge, and has no single base. Give a transplanted model"
+            )
+        return manifest
+
     def write(self, directory: Path) -> None:
         """Write the file."""
         rows = {

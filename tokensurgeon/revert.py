@@ -57,7 +57,7 @@ def revert(
     check_target(target, overwrite, (model, base))
     own, right = Base.open(model), open_side(base, "vocabulary")
     left, layout = own.side, own.layout
-    manifest = Manifest.read(left.directory)
+    manifest = Manifest.of_transplant(left.directory)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
     base_files = Checkpoint.open(right.directory)

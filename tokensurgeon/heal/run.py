@@ -141,7 +141,7 @@ def _precision() -> str | None:
 
 def _plan(model: Side, teacher: Side, name: str, layout: VocabularyTensors) -> Alignment:
     """Provenance of the model's rows: as its manifest has it, or by the two vocabularies."""
-    manifest = Manifest.read(model.directory)
+    manifest = Manifest.of_transplant(model.directory)
     files = Checkpoint.open(teacher.directory)
     known = find_vocabulary_tensors(teacher.directory, files.tensors)
     if manifest is None:

@@ -1,0 +1,50 @@
+"""The README's table on merges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["merge"]
+
+_TEXTS = ("wikitext2", "python")
+_NAMES = {
+    "base": "SmolLM2, untouched", "wikitext2": "fine-tuned on WikiText-2", "python": "fine-tuned on Python's docs",
+    "python, transplanted": "the latter with Gemma-3's tokenizer",
+}  # fmt: skip
+_SIDES = {
+    "as they are": "both as they were trained", "tokensurgeon": "`tokensurgeon merge`, one transplanted",
+    "union": "mergekit's union of tokenizers, one transplanted",
+}  # fmt: skip
+
+
+def merge(result: dict[str, Any]) -> str:
+    """Bits per byte of models and merges, and the round trip in a sentence."""
+    lines = ["| bits per byte, held out | WikiText-2 | Python's docs | lost by the detour |", "|---|---:|---:|---:|"]
+    found = result["merges"]
+    lines += [f"| {_NAMES[name]} | {_cells(bits)} | |" for name, bits in found["models"].items()]
+    for method, sides in found["merges"].items():
+        for side, row in sides.items():
+            low, high = row["over_as_they_are"]["interval"]
+            lost = f"{row['over_as_they_are']['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+            cells = _cells(row["bits_per_byte"])
+            lines.append(f"| {method}: {_SIDES[side]} | {cells} | {lost if side != 'as they are' else ''} |")
+    first, mean = (result["round_trip"][choice] for choice in ("first", "average"))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{result['settings']['bytes']['merges'] // 1024} kB of each text; what is lost is the mean of both, with "
+            f"its 95% interval over pieces; mergekit {result['mergekit']}. "
+            "Result file: `benchmarks/results/merge.json`.",
+            "",
+            "The way there and back, SmolLM2 with Gemma-3's tokenizer merged linearly with SmolLM2 into SmolLM2's ids, "
+            f"gives back {first['same_tensors']} of {first['tensors']} tensors bit for bit and loses "
+            f"{first['difference']['mean']:.3f} bits per byte. With `embeddings: average` the "
+            f"{mean['same_anchors']:,} rows of shared tokens come back too, and "
+            f"{mean['difference']['mean']:.3f} are lost by the {mean['merge']['averaged']:,} others.",
+        ]
+    )
+
+
+def _cells(bits: dict[str, Any]) -> str:
+    return " | ".join(f"{bits[name]:.3f}" for name in _TEXTS)

@@ -1,0 +1,80 @@
+"""A merged model's README.md and ``report.html``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+__all__ = ["merge_card", "merge_page", "merge_summary"]
+
+
+def merge_summary(content: Mapping[str, Any]) -> list[str]:
+    """What was merged and what became of rows, in sentences.
+
+    Args:
+        content: The manifest's content.
+    """
+    merge = content["merge"]
+    found = [
+        f"{model['name']}{' (base)' if model['base'] else ''}: "
+        + (
+            "as it is."
+            if model["transplant"] is None
+            else f"transplanted; {model['rows']['own']:,} rows are its own, {model['rows']['made']:,} were made from "
+            f"others, {model['rows']['silent']:,} take no probability."
+        )
+        for model in merge["models"]
+    ]
+    for tensor, rows in merge["rows"].items():
+        taken = ", ".join(f"{count:,} from {name}" for name, count in rows["taken"].items() if count)
+        told = f"In the {tensor}, {rows['merged']:,} rows were merged by {merge['title']}"
+        told += f", {rows['averaged']:,} averaged" if rows["averaged"] else ""
+        told += f"; taken as they are: {taken}" if taken else ""
+        found.append(
+            f"{told}. {rows['differing']:,} stand for tokens that some models know and others do not "
+            f"(embeddings: {merge['embeddings']})."
+        )
+    if content["not_run"]:
+        found.append(f"The model was not run ({content['not_run']}).")
+    return found + [f"Removed from {setting}." for setting in content["removed_settings"]]
+
+
+def merge_card(content: Mapping[str, Any]) -> str:
+    """Markdown with the front matter that the hub reads."""
+    merge = content["merge"]
+    link = f" ({merge['reference']})" if merge["reference"] else ""
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [tokensurgeon, mergekit, merge]",
+            "---",
+            "",
+            f"# {len(merge['models'])} models merged by {merge['title']}",
+            "",
+            f"Merged by mergekit {content['versions']['mergekit']}, method {merge['method']}{link}, after tokensurgeon "
+            f"{content['versions']['tokensurgeon']} had given all models the tokenizer of `{merge['tokenizer']}`. "
+            "The licences of all models apply.",
+            "",
+            *(f"- {line}" for line in merge_summary(content)),
+            "",
+            "The recipe:",
+            "",
+            "```yaml",
+            merge["recipe"].rstrip(),
+            "```",
+            "",
+            "`tokensurgeon.json` holds versions, options, hashes and the provenance of every row.",
+            "",
+        ]
+    )
+
+
+def merge_page(content: Mapping[str, Any]) -> str:
+    """HTML, self-contained."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("tokensurgeon.report").joinpath("merged.html.j2").read_text("utf-8"))
+    return template.render(content=content, merge=content["merge"], notes=merge_summary(content))
