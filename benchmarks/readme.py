@@ -213,6 +213,30 @@ def heal(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def merge_methods(result: dict[str, Any]) -> str:
+    """Bits per byte on both texts, and what each merge has over the plain mean."""
+    titles = {"base": "SmolLM2, untouched", "wikitext2": "tuned on WikiText-2", "python": "tuned on Python's docs"}
+    lines = [
+        "| bits per byte, held out | WikiText-2 | Python's documentation | mean | against the plain mean, 95% interval |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    merges = [item for item in result["sides"].items() if item[0] not in titles]
+    merges.sort(key=lambda item: item[1]["bits_per_byte"]["mean"])
+    for name, of in [*((name, result["sides"][name]) for name in titles), *merges]:
+        bits, over = of["bits_per_byte"], of["over_mean"]
+        cells = " | ".join(f"{bits[text]:.4f}" for text in ("wikitext2", "python", "mean"))
+        low, high = over["interval"]
+        beside = "" if name == "plain mean" else f"{over['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+        lines.append(f"| {titles.get(name, name if name == 'plain mean' else f'`{name}`')} | {cells} | {beside} |")
+    settings = result["settings"]
+    lines += [
+        "",
+        f"{settings['bytes'] // 1024} kB of each text; {result['mergekit']}. Result file: "
+        "`benchmarks/results/merge_methods.json`.",
+    ]
+    return "\n".join(lines)
+
+
 def lm_eval(result: dict[str, Any]) -> str:
     """The harness beside our own scoring."""
     lines = [
@@ -238,6 +262,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "lm_eval": lm_eval,
     "scale": scale,
     "heal": heal,
+    "merge_methods": merge_methods,
 }
 
 
