@@ -217,7 +217,7 @@ def merge_methods(result: dict[str, Any]) -> str:
     """Bits per byte on both texts, and what each merge has over the plain mean."""
     titles = {"base": "SmolLM2, untouched", "wikitext2": "tuned on WikiText-2", "python": "tuned on Python's docs"}
     lines = [
-        "| bits per byte, held out | WikiText-2 | Python's documentation | mean | against the plain mean, 95% interval |",
+        "| bits per byte, held out | WikiText-2 | Python's documentation | mean | over the plain mean, 95% interval |",
         "|---|---:|---:|---:|---:|",
     ]
     merges = [item for item in result["sides"].items() if item[0] not in titles]

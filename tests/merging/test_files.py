@@ -22,7 +22,7 @@ def test_names_with_and_without_a_prefix(tmp_path):
     )
     assert len(read_tensor(str(path), "model.a.weight")) == len(read_tensor(str(path), "a.weight")) == 2
     assert len(read_tensor(str(path), "model.b.weight")) == 3
-    for name in ("c", "d.weight", "eight"):  # two candidates, none, and no half of a name
+    for name in ("c", "d.weight", "el.a.weight"):  # two candidates, none, and no half of a name
         with pytest.raises(InputError, match=f"has nothing for {name}"):
             read_tensor(str(path), name)
 

@@ -144,6 +144,9 @@ def test_what_was_merged_is_not_touched():
     cleaned = u.T @ project(tasks[1], tasks[0], 0.5) @ vt.T
     leading = int((s.cumsum(0) < s.sum() / 2).sum()) + 1
     assert leading == 2 and float(cleaned[:2, :2].abs().max()) < 1e-12 < float(cleaned[2:, :2].abs().min())
+    both = tasks[0] + project(tasks[1], tasks[0], 0.3)
+    both = both * (tasks[0].norm() + tasks[1].norm()) / 2 / both.norm()
+    torch.testing.assert_close(opcm_merge(base, tasks[:2], alpha=0.3), both)
     merged = opcm_merge(base, tasks)
     assert float(merged.norm()) == pytest.approx(sum(float(t.norm()) for t in tasks) / 3)
     assert torch.equal(opcm_merge(base, tasks[:1]), tasks[0])

@@ -19,7 +19,7 @@ def command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output, a .safetensors file.")],
     steps: Annotated[int, typer.Option("--steps", help="Updates; each reads 1 kB of every text.")] = 60,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="It falls to zero over the steps.")] = 0.01,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="It falls to zero over the steps.")] = 0.001,
     seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,

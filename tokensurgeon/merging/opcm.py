@@ -60,7 +60,7 @@ def opcm_merge(base: torch.Tensor, models: Sequence[torch.Tensor], alpha: float 
     start, tasks = deltas(base, models)
     total = tasks[0]
     for task in tasks[1:]:
-        total = total + (project(task, total, alpha) if task.ndim == 2 and bool(total.any()) else task)
+        total = total + (project(task, total, alpha) if task.ndim == 2 else task)
     norm, wanted = total.norm(), tasks.flatten(1).norm(dim=1).mean()
     merged: torch.Tensor = start + total * (wanted / torch.where(norm > 0, norm, 1))
     return merged.to(base.dtype)
