@@ -57,6 +57,7 @@ bench-heal: $(VENV)/.models  ## what ten minutes of training give back
 
 bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (half an hour)
 	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_methods.toml
+	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_steps.toml
 
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml

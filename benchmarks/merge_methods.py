@@ -1,6 +1,7 @@
 """Our merge methods beside plain averaging, on two fine-tunes of SmolLM2.
 
     python -m benchmarks.merge_methods benchmarks/experiments/merge_methods.toml
+    python -m benchmarks.merge_methods benchmarks/experiments/merge_steps.toml
 
 Every merge goes through mergekit, which lives in an environment of its own. Fisher information and DAM's coefficients
 come from the fine-tunes' training texts, and so do the metrics; bits per byte from text that neither has read.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors.torch import load_file
 
 from benchmarks import intervals, models
 from benchmarks.compare import timed
@@ -52,8 +54,8 @@ def main(path: Path, results: Path = RESULTS) -> None:
             (work / "recipe.json").write_text(json.dumps(recipe(settings, base, tuned, values)))  # JSON is YAML
             run = timed([*MERGEKIT, str(work / "recipe.json"), str(work / "out"), "--quiet"])
             scores[side] = score(work / "out", pieces)
+            result["sides"][side] = {"merge": run, "length": length(work / "out", base)}
             shutil.rmtree(work / "out")
-            result["sides"][side] = {"merge": run}
             print(side, figures(scores[side], scores["base"]), flush=True)
     for name, found in scores.items():
         of = result["sides"].setdefault(name, {})
@@ -69,15 +71,19 @@ def prepare(
     values: dict[str, dict[str, Any]] = {name: {"dam": str(work / "dam.safetensors")} for name in tuned}
     prepared: dict[str, Any] = {"fisher": {}, "metric": {}}
     texts = {name: training_text(name) for name in tuned}
-    read = {name: split_bytes(text)[: experiment["metric_bytes"] // 2048] for name, text in texts.items()}
     for name, model in tuned.items():
         (work / f"{name}.txt").write_text(texts[name])
+        if "fisher" not in experiment:
+            continue
         values[name]["fisher"] = str(work / f"{name}.safetensors")
         command = [OURS, "fisher", str(model), "--text", str(work / f"{name}.txt"), "--out", values[name]["fisher"]]
         prepared["fisher"][name] = timed([*command, *experiment["fisher"], "--quiet"])
+        read = {of: split_bytes(text)[: experiment["metric_bytes"] // 2048] for of, text in texts.items()}
         values[name]["metric"] = intervals.bits_per_byte(score(model, read))["mean"]
         prepared["metric"][name] = values[name]["metric"]
     named = [part for name in tuned for part in ("--text", str(work / f"{name}.txt"))]
+    if "dam" not in experiment:
+        return values, prepared
     command = [OURS, "dam", *map(str, tuned.values()), *named, "--out", str(work / "dam.safetensors"), "--quiet"]
     prepared["dam"] = timed([*command, *experiment["dam"]])
     print(prepared, flush=True)
@@ -109,6 +115,12 @@ def score(directory: Path, pieces: dict[str, list[str]]) -> dict[str, list[dict[
         scored = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece]) for piece in of]
         found[name] = [{"nats": s.nats, "bytes": s.n_bytes} for s in scored]
     return found
+
+
+def length(directory: Path, base: Path) -> float:
+    """Norm of what a merge adds to the base, over all weights."""
+    tensors, before = (load_file(of / "model.safetensors") for of in (directory, base))
+    return math.sqrt(sum(float((tensor - before[name]).double().square().sum()) for name, tensor in tensors.items()))
 
 
 def figures(found: dict[str, list[dict[str, float]]], base: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

@@ -237,6 +237,16 @@ def merge_methods(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merge_steps(result: dict[str, Any]) -> str:
+    """Methods in the order of their steps' lengths, with task arithmetic of the same length."""
+    lines = ["| merge | norm of what it adds to the base | bits per byte, mean of both texts |", "|---|---:|---:|"]
+    merges = [item for item in result["sides"].items() if "length" in item[1]]
+    for name, of in sorted(merges, key=lambda item: round(item[1]["length"], 1)):
+        shown = name if " " in name else f"`{name}`"
+        lines.append(f"| {shown} | {of['length']:.1f} | {of['bits_per_byte']['mean']:.4f} |")
+    return "\n".join(lines)
+
+
 def lm_eval(result: dict[str, Any]) -> str:
     """The harness beside our own scoring."""
     lines = [
@@ -263,6 +273,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "scale": scale,
     "heal": heal,
     "merge_methods": merge_methods,
+    "merge_steps": merge_steps,
 }
 
 

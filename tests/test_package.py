@@ -53,6 +53,13 @@ def test_the_solver_sees_tensors_only():
         assert not foreign, path
 
 
+def test_merge_methods_see_tensors_only():
+    allowed = {"__future__", "collections", "math", "torch", "tokensurgeon.errors", "tokensurgeon.merging.tensors"}
+    for name in ("dam", "fisher", "metrics", "opcm", "pcb", "widen", "tensors"):
+        found = set(imported(ROOT / "merging" / f"{name}.py"))
+        assert {n if n.startswith("tokensurgeon") else n.split(".")[0] for n in found} <= allowed, name
+
+
 def test_public_names():
     assert tokensurgeon.__all__ == sorted(tokensurgeon.__all__) and len(tokensurgeon.__all__) <= 12
     for name in tokensurgeon.__all__:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TEXT
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError
@@ -31,7 +32,7 @@ class Biased(torch.nn.Module):
 
 def test_the_fisher_of_a_bias():
     logits = torch.tensor([0.5, -1.0, 2.0])
-    rows = [torch.zeros(length + 1, dtype=torch.int64) for length in (1, 7, 30) * 600]
+    rows = [torch.zeros(1, length + 1, dtype=torch.int64) for length in (1, 7, 30) * 600]
     found, count = fisher_diagonal(Biased(logits), rows, torch.Generator().manual_seed(0))
     p = torch.softmax(logits, 0)
     assert count == 38 * 600
@@ -70,9 +71,26 @@ def test_the_command(zoo, tmp_path):
     assert any(not torch.equal(first[name], value) for name, value in load_file(out).items())
 
 
-def test_bad_input(zoo, tmp_path):
+def test_half_precision_does_not_lose_gradients(zoo, tmp_path):
+    (tmp_path / "t.txt").write_text(TEXT[:3000])
+    means = []
+    for dtype in (torch.float32, torch.float16):
+        model = AutoModelForCausalLM.from_pretrained(zoo["gpt"], dtype=dtype)
+        model.save_pretrained(tmp_path / str(dtype))
+        AutoTokenizer.from_pretrained(zoo["gpt"]).save_pretrained(tmp_path / str(dtype))
+        out = tmp_path / f"{dtype}.safetensors"
+        means.append(estimate_fisher(str(tmp_path / str(dtype)), [tmp_path / "t.txt"], out, pieces=2).mean)
+    assert means[1] == pytest.approx(means[0], rel=0.05)
+
+
+def test_bad_input(zoo, tmp_path, copy_of):
     with pytest.raises(InputError, match="needs a text"):
         estimate_fisher(str(zoo["gpt"]), [], tmp_path / "f.safetensors")
     (tmp_path / "t.txt").write_text(TEXT[:3000])
     with pytest.raises(InputError, match="at least one piece"):
         estimate_fisher(str(zoo["gpt"]), [tmp_path / "t.txt"], tmp_path / "f.safetensors", pieces=0)
+    quantised = copy_of("gpt")
+    config = json.loads((quantised / "config.json").read_text())
+    (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(InputError, match="is quantised"):
+        estimate_fisher(str(quantised), [tmp_path / "t.txt"], tmp_path / "f.safetensors")

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint import Checkpoint, resolve
-from tokensurgeon.checkpoint.layout import stored_name
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
+from tokensurgeon.evaluation.model import LoadedModel
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.merging.dam_training import DamOptions, Weights, fit
 from tokensurgeon.merging.files import check_file, write_file
+from tokensurgeon.merging.loading import load_trainable, stored_names, token_rows
 
 __all__ = ["DamReport", "train_dam"]
 
@@ -74,12 +73,11 @@ def train_dam(
     if len(text) != len(models):
         raise InputError(f"{len(models)} models and {len(text)} texts; give --text once for each model, in their order")
     contents = [next(iter(load_texts([Path(name)]).values())) for name in text]
-    directories = [resolve(name) for name in models]
-    where = pick_device(device)
-    loaded = [load_model(directory, where) for directory in directories]
+    opened = [load_trainable(name, device) for name in models]
+    directory, loaded = opened[0][0], [of for _, of in opened]
     for name, other in zip(models[1:], loaded[1:], strict=True):
         _refuse_misfits(models[0], loaded[0], name, other)
-    data = [[_ids(loaded[0], piece) for piece in split_bytes(content, _PIECE_BYTES)] for content in contents]
+    data = [token_rows(loaded[0], split_bytes(content, _PIECE_BYTES)) for content in contents]
     shell = loaded[0].model.requires_grad_(False)
     sources = [{n: p.detach() for n, p in of.model.named_parameters() if p.is_floating_point()} for of in loaded]
 
@@ -92,18 +90,10 @@ def train_dam(
             progress("Training coefficients", done, options.steps)
 
     fitted = fit(sources, forward, data, options, tell)
-    tensors = Checkpoint.open(directories[0]).tensors
-    prefix = shell.base_model_prefix
-    named = {stored_name(n, prefix, tensors) or n: c for n, c in fitted.coefficients.items()}
-    write_file(target, named, {"models": json.dumps(list(models))})
+    write_file(target, stored_names(fitted.coefficients, directory, loaded[0]), {"models": json.dumps(list(models))})
     tenth = max(1, options.steps // 10)
     first, last = fitted.losses[:tenth], fitted.losses[-tenth:]
     return DamReport(target, tuple(models), options.steps, sum(first) / tenth, sum(last) / tenth)
-
-
-def _ids(loaded: LoadedModel, piece: str) -> torch.Tensor:
-    start = [] if loaded.prefix is None else [loaded.prefix]
-    return torch.tensor([[*start, *loaded.encode(piece)]], device=loaded.model.device)
 
 
 def _refuse_misfits(first: str, one: LoadedModel, name: str, other: LoadedModel) -> None:

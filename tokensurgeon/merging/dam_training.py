@@ -24,8 +24,8 @@ class DamOptions:
 
     Attributes:
         steps: Updates; each reads one piece of every model's text.
-        learning_rate: Of Adam; it falls to zero over the steps. The authors' 0.01 makes fine-tunes that are close to each
-            other worse before it makes them better.
+        learning_rate: Of Adam; it falls to zero over the steps. The authors' 0.01 makes a merge of models
+            that are close to each other worse before it makes it better.
         seed: For the order of the pieces.
         temperature: Of both distributions in the divergence.
         similarity: Weight of the cosine between the models' coefficients, summed over tensors.

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint import Checkpoint, resolve
-from tokensurgeon.checkpoint.layout import stored_name
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.model import load_model, pick_device
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.merging.files import check_file, write_file
+from tokensurgeon.merging.loading import load_trainable, stored_names, token_rows
 
 __all__ = ["FisherReport", "estimate_fisher", "fisher_diagonal"]
 
@@ -51,7 +48,7 @@ def fisher_diagonal(
 
     Args:
         model: Takes ``input_ids`` (1, length) and gives ``logits`` (1, length, vocabulary), as transformers' do.
-        rows: (length,) int64 token ids each; the last position predicts nothing.
+        rows: (1, length) int64 token ids each; the last position predicts nothing.
         generator: Draws the labels; on the CPU.
 
     Returns:
@@ -61,7 +58,7 @@ def fisher_diagonal(
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     count = 0
     for row in rows:
-        logits = model(input_ids=row[None]).logits[0, :-1].float()
+        logits = model(input_ids=row).logits[0, :-1].float()
         chances = torch.softmax(logits.detach(), dim=-1).cpu()
         labels = torch.multinomial(chances, 1, generator=generator).to(logits.device)
         total = torch.log_softmax(logits, dim=-1).gather(1, labels).sum()
@@ -105,30 +102,20 @@ def estimate_fisher(
         raise InputError("fisher needs a text, and at least one piece of it. Give --text FILE")
     parts = [p for t in load_texts([Path(name) for name in text]).values() for p in split_bytes(t, _PIECE_BYTES)]
     chosen = parts[:: max(1, len(parts) // pieces)][:pieces]
-    directory = resolve(model)
-    loaded = load_model(directory, pick_device(device))
-    for parameter in loaded.model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+    directory, loaded = load_trainable(model, device)
 
     def rows() -> Iterable[torch.Tensor]:
-        for done, piece in enumerate(chosen):
+        for done, row in enumerate(token_rows(loaded, chosen)):
             if progress is not None:
                 progress("Reading text for the Fisher information", done, len(chosen))
-            start = [] if loaded.prefix is None else [loaded.prefix]
-            yield torch.tensor([*start, *loaded.encode(piece)], device=loaded.model.device)
+            yield row
 
     found, count = fisher_diagonal(loaded.model, rows(), torch.Generator().manual_seed(seed))
     if not all(bool(torch.isfinite(value).all()) for value in found.values()):
         raise InputError(
             f"{model} gives gradients that are not finite; its weights are damaged, or its dtype too narrow"
         )
-    stored = _stored_names(found, directory, loaded.model)
-    write_file(target, {stored[name]: v for name, v in found.items()}, {"model": model, "tokens": str(count)})
+    write_file(target, stored_names(found, directory, loaded), {"model": model, "tokens": str(count)})
     numbers = sum(value.numel() for value in found.values())
     mean = sum(float(value.sum(dtype=torch.float64)) for value in found.values()) / max(1, numbers)
     return FisherReport(target, len(chosen), count, numbers, mean)
-
-
-def _stored_names(names: Iterable[str], directory: Path, model: Any) -> dict[str, str]:
-    tensors = Checkpoint.open(directory).tensors
-    return {name: stored_name(name, model.base_model_prefix, tensors) or name for name in names}
