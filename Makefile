@@ -4,7 +4,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-scale bench-heal bench-merge bench-architectures authors clean
+	bench-fidelity bench-lm-eval bench-scale bench-heal bench-merge bench-merge-methods bench-architectures authors clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -25,7 +25,7 @@ models: $(VENV)/.models  ## fetch the two real models and run the tests that nee
 bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, transplanted and verified
 	$(VENV)/bin/python -m benchmarks.architectures benchmarks/experiments/architectures.toml
 
-authors: $(VENV)/.authors  ## WECHSEL and FOCUS against the packages of their authors (compiles fastText: minutes)
+authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS and merges against other authors' packages (compiles fastText: minutes)
 	$(VENV)/bin/python -m pytest -m peers
 
 bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-tokensurgeon
@@ -57,6 +57,10 @@ bench-heal: $(VENV)/.models  ## what ten minutes of training give back
 
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.merge benchmarks/experiments/merge.toml
+
+bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (half an hour)
+	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_methods.toml
+	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_steps.toml
 
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml

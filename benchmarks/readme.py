@@ -214,6 +214,40 @@ def heal(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def merge_methods(result: dict[str, Any]) -> str:
+    """Bits per byte on both texts, and what each merge has over the plain mean."""
+    titles = {"base": "SmolLM2, untouched", "wikitext2": "tuned on WikiText-2", "python": "tuned on Python's docs"}
+    lines = [
+        "| bits per byte, held out | WikiText-2 | Python's documentation | mean | over the plain mean, 95% interval |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    merges = [item for item in result["sides"].items() if item[0] not in titles]
+    merges.sort(key=lambda item: item[1]["bits_per_byte"]["mean"])
+    for name, of in [*((name, result["sides"][name]) for name in titles), *merges]:
+        bits, over = of["bits_per_byte"], of["over_mean"]
+        cells = " | ".join(f"{bits[text]:.4f}" for text in ("wikitext2", "python", "mean"))
+        low, high = over["interval"]
+        beside = "" if name == "plain mean" else f"{over['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+        lines.append(f"| {titles.get(name, name if name == 'plain mean' else f'`{name}`')} | {cells} | {beside} |")
+    settings = result["settings"]
+    lines += [
+        "",
+        f"{settings['bytes'] // 1024} kB of each text; {result['mergekit']}. Result file: "
+        "`benchmarks/results/merge_methods.json`.",
+    ]
+    return "\n".join(lines)
+
+
+def merge_steps(result: dict[str, Any]) -> str:
+    """Methods in the order of their steps' lengths, with task arithmetic of the same length."""
+    lines = ["| merge | norm of what it adds to the base | bits per byte, mean of both texts |", "|---|---:|---:|"]
+    merges = [item for item in result["sides"].items() if "length" in item[1]]
+    for name, of in sorted(merges, key=lambda item: round(item[1]["length"], 1)):
+        shown = name if " " in name else f"`{name}`"
+        lines.append(f"| {shown} | {of['length']:.1f} | {of['bits_per_byte']['mean']:.4f} |")
+    return "\n".join(lines)
+
+
 def lm_eval(result: dict[str, Any]) -> str:
     """The harness beside our own scoring."""
     lines = [
@@ -240,6 +274,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "scale": scale,
     "heal": heal,
     "merge": merge,
+    "merge_methods": merge_methods,
+    "merge_steps": merge_steps,
 }
 
 

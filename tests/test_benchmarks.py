@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tomllib
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import architectures, compare, growth, solver
+from benchmarks import architectures, compare, growth, merge_methods, solver
 from benchmarks import merge as merging
 from benchmarks.problems import load_problem
 
@@ -134,3 +135,23 @@ def test_a_union_in_one_call_is_the_union(zoo):
     assert len(ours) > len(gpt) and set(ours.get_vocab()) == set(theirs.get_vocab())
     text = "The quick brown fox: def f(x): return 3\n" + SMALL
     assert ours.tokenize(text) == theirs.tokenize(text)
+
+
+def test_recipes_of_the_merge_experiment():
+    """Every side of the committed experiment, with what is prepared put in its place."""
+    experiment = tomllib.loads((solver.RESULTS.parent / "experiments/merge_methods.toml").read_text())
+    tuned = {name: Path(f"/m/{name}") for name in ("wikitext2", "python")}
+    values = {name: {"dam": "c", "fisher": f"{name}.f", "metric": 1.0} for name in tuned}
+    made = {s: merge_methods.recipe(of, Path("/m/base"), tuned, values) for s, of in experiment["sides"].items()}
+    assert made["fisher"]["models"][1] == {"model": "/m/python", "parameters": {"fisher": "python.f"}}
+    assert made["metrics_weighted"]["models"][0]["parameters"] == {"metric": 1.0}
+    assert made["dam"]["parameters"] == {"coefficients": "c"} and "base_model" not in made["dam"]
+    assert {side for side, of in made.items() if of.get("base_model") == "/m/base"} == {"pcb", "widen", "opcm"}
+
+
+def test_the_gain_of_a_merge_is_over_the_base():
+    found, base = ({"a": [{"nats": n * math.log(2), "bytes": 4}]} for n in (6, 8))
+    row = merge_methods.figures(found, base)
+    assert row["bits_per_byte"]["mean"] == pytest.approx(1.5) and row["gain"]["a"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="a merge gives"):
+        merge_methods.figures({"a": [{"nats": math.nan, "bytes": 4}]}, base)

@@ -13,8 +13,8 @@ ORDER = (
     "errors", "finite", "vocabulary", "alignment", "segmentation", "budget", "scan", "omp", "sharding", "transfer",
     "states", "reconstruct", "rows", "heldout",
     "calibrate", "checkpoint", "config", "record", "manifest", "evaluation", "trial", "verify", "report",
-    "pair", "fasttext", "body", "choose", "rebuild", "output", "pipeline", "revert", "adapter", "heal", "trim", "merge",
-    "cli",
+    "pair", "fasttext", "body", "choose", "rebuild", "output", "pipeline", "revert", "adapter", "heal", "trim",
+    "merging", "merge", "cli",
 )  # fmt: skip
 # Types only, for annotations.
 ALLOWED = {("report", "pipeline")}
@@ -52,6 +52,13 @@ def test_the_solver_sees_tensors_only():
             "transformers",
         }
         assert not foreign, path
+
+
+def test_merge_methods_see_tensors_only():
+    allowed = {"__future__", "collections", "math", "torch", "tokensurgeon.errors", "tokensurgeon.merging.tensors"}
+    for name in ("dam", "fisher", "metrics", "opcm", "pcb", "widen", "tensors"):
+        found = set(imported(ROOT / "merging" / f"{name}.py"))
+        assert {n if n.startswith("tokensurgeon") else n.split(".")[0] for n in found} <= allowed, name
 
 
 def test_public_names():

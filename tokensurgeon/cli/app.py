@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tokensurgeon.cli import adapter, align, evaluate, heal, merge, revert, transplant, trim, verify
+from tokensurgeon.cli import adapter, align, dam, evaluate, fisher, heal, merge, revert, transplant, trim, verify
 
 __all__ = ["app", "main"]
 
@@ -38,6 +38,8 @@ app.command("adapter")(adapter.command)
 app.command("heal")(heal.command)
 app.command("trim")(trim.command)
 app.command("merge")(merge.command)
+app.command("fisher")(fisher.command)
+app.command("dam")(dam.command)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,16 @@
+"""``python -m tokensurgeon.merging RECIPE.yaml OUT``: mergekit-yaml, with our methods besides its own."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+from tokensurgeon.errors import MissingDependencyError
+
+if find_spec("mergekit") is None:
+    sys.exit(f"error: {MissingDependencyError('mergekit', 'merge', 'merging')}")
+
+from mergekit.scripts.run_yaml import main
+
+if __name__ == "__main__":
+    main()
