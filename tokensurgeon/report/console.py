@@ -13,9 +13,10 @@ from tokensurgeon.report.card import warnings
 
 if TYPE_CHECKING:
     from tokensurgeon.pipeline import TransplantReport
+    from tokensurgeon.readiness import Rule
     from tokensurgeon.verify import Check
 
-__all__ = ["print_alignment", "print_checks", "print_evaluation", "print_transplant"]
+__all__ = ["print_alignment", "print_checks", "print_evaluation", "print_rules", "print_transplant"]
 
 
 def print_alignment(console: Console, base: str, donor: str, summary: Mapping[str, Any]) -> None:
@@ -66,6 +67,17 @@ def print_checks(console: Console, checks: Sequence[Check]) -> None:
     for check in checks:
         mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
         console.print(f"{mark} {escape(check.name)}: {escape(check.detail)}")
+
+
+def print_rules(console: Console, rules: Sequence[Rule]) -> None:
+    """One line a rule; of those that fail also what to do and where the tool says so."""
+    for rule in rules:
+        mark = "[green]ok[/green]  " if rule.ok else "[red]FAIL[/red]"
+        console.print(f"{mark} {escape(rule.name)}: {escape(rule.detail)}")
+        if not rule.ok:
+            console.print(f"     remedy: {escape(rule.remedy)}\n     rule: {escape(rule.source)}")
+    failed = sum(not rule.ok for rule in rules)
+    console.print(f"{failed} of {len(rules)} rules fail" if failed else f"all {len(rules)} rules hold")
 
 
 def print_evaluation(console: Console, results: Mapping[str, Any]) -> None:
