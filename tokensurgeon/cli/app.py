@@ -7,7 +7,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tokensurgeon.cli import adapter, align, check, evaluate, export, heal, revert, transplant, trim, verify
+from tokensurgeon.cli import (
+    adapter,
+    align,
+    check,
+    draft_bench,
+    evaluate,
+    export,
+    heal,
+    revert,
+    transplant,
+    trim,
+    verify,
+)
 
 __all__ = ["app", "main"]
 
@@ -39,6 +51,7 @@ app.command("heal")(heal.command)
 app.command("trim")(trim.command)
 app.command("check")(check.command)
 app.command("export")(export.command)
+app.command("draft-bench")(draft_bench.command)
 
 
 def _version(wanted: bool) -> None:
