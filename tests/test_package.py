@@ -12,7 +12,7 @@ ROOT = Path(tokensurgeon.__file__).parent
 ORDER = (
     "errors", "finite", "vocabulary", "alignment", "segmentation", "budget", "scan", "omp", "sharding", "transfer",
     "states", "reconstruct", "rows", "heldout",
-    "calibrate", "checkpoint", "export", "readiness", "config", "record", "manifest", "evaluation", "verify", "report",
+    "calibrate", "checkpoint", "config", "record", "manifest", "evaluation", "export", "readiness", "verify", "report",
     "pair", "fasttext", "body", "rebuild", "output", "pipeline", "revert", "adapter", "heal", "trim", "cli",
 )  # fmt: skip
 # Types only, for annotations.

@@ -72,9 +72,14 @@ def test_the_untouched_draft_reencodes_text(zoo, text):
     assert found["untouched"]["greedy"]["same_texts"] == 3 and found["untouched"]["greedy"]["acceptance"] < 0.5
 
 
-def test_what_cannot_draft_is_refused(zoo, text):
-    with pytest.raises(InputError, match=r"same vocab_size as the target \(700, target"):
+def test_what_cannot_draft_is_refused(zoo, tmp_path, text):
+    with pytest.raises(InputError, match="vocab_size is 700, the target's 1"):
         bench_drafts(str(zoo["gpt"]), str(zoo["spm"]), [text])
+    other = shutil.copytree(zoo["gpt"], tmp_path / "other")
+    spec = (other / "tokenizer.json").read_text().replace("<repo>", "<other>")
+    (other / "tokenizer.json").write_text(spec)
+    with pytest.raises(InputError, match="2 tokens have other ids, such as '<other>'"):
+        bench_drafts(str(other), str(zoo["gpt"]), [text])
     with pytest.raises(InputError, match="pieces of 512 bytes for 90 prompts"):
         take_prompts([text.read_text()], DraftOptions(prompts=90))
 

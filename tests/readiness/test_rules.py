@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import fast, llama, save, unigram
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from tokensurgeon import InputError
 from tokensurgeon.cli.app import app
+from tokensurgeon.export import export_gguf
 from tokensurgeon.readiness import TOOLS, check
 
 
@@ -94,6 +96,7 @@ def no_special(directory):
 
 ROWS, NO_PAD = rows(2000), config(pad_token_id=4000)
 TWO = config(architectures=["LlamaForCausalLM", "OtherForCausalLM"])
+FEWER = tokenizer(lambda s: s["model"]["merges"].pop(0))
 SPACED = tokenizer(lambda s: s["pre_tokenizer"].update(add_prefix_space=True))
 UNKNOWN = config(model_type="nosuch", architectures=["NoSuchForCausalLM"])
 # What is done to a model of the zoo, and the one rule of the tool that then fails.
@@ -106,6 +109,7 @@ ALONE = [
     ("llama.cpp", "gpt", tokenizer(lambda s: s["model"].update(merges=[])), "byte-level BPE has merges"),
     ("llama.cpp", "spm", tokenizer(no_byte), "every byte has a token to fall back to"),
     ("llama.cpp", "spm", added("a▁b", "a b"), "no two ids have the same text"),
+    ("llama.cpp", "spm", FEWER, "merging by score gives the tokenizer's tokens"),
     ("vllm", "gpt", without("architectures"), "config.json names an architecture"),
     ("vllm", "gpt", UNKNOWN, "architecture is known"),
     ("vllm", "gpt", config(vocab_size=4000), "vocab_size is the number of rows"),
@@ -187,6 +191,22 @@ def test_vocabulary_types_differ(zoo):
     assert "same vocabulary type as the target" in failed(zoo["gpt"], "llama.cpp", zoo["spm"])
 
 
+def test_a_gguf_target_is_read_as_it_is(zoo, tmp_path):
+    """Its texts may be others than those of the tokenizer.json that transformers makes of it."""
+    import gguf
+
+    export_gguf(str(zoo["spm"]), tmp_path / "target.gguf")
+    assert failed(zoo["spm"], "llama.cpp", tmp_path / "target.gguf") == []
+    reader = gguf.GGUFReader(tmp_path / "target.gguf", "r+")
+    field = reader.fields["tokenizer.ggml.tokens"]
+    at = field.contents().index("<unused3>")
+    field.parts[field.data[at]][:] = np.frombuffer(b"<unusedX>", np.uint8)
+    reader.data.flush()
+    assert failed(zoo["spm"], "llama.cpp", tmp_path / "target.gguf") == [
+        "same text as the target for every id from 5 up"
+    ]
+
+
 def test_a_target_without_a_gguf_vocabulary(zoo, copy_of):
     target = copy_of("gpt")
     unigram_files(target)
@@ -232,7 +252,7 @@ def test_transformers_refuses_to_assist(zoo):
 def test_the_command(zoo, copy_of):
     runner = CliRunner()
     good = runner.invoke(app, ["check", str(zoo["gpt"]), "--for", "llama.cpp"])
-    assert good.exit_code == 0 and "all 8 rules hold" in good.stdout
+    assert good.exit_code == 0 and "all 9 rules hold" in good.stdout
     broken = copy_of("gpt")
     added("<one more>")(broken)
     bad = runner.invoke(app, ["check", str(broken), "--for", "vllm"])

@@ -16,6 +16,7 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_
 from tokensurgeon.checkpoint.layout import VocabularyTensors
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.export.architectures import Architecture, find_architecture
+from tokensurgeon.export.merging import cut_otherwise
 from tokensurgeon.export.vocabulary import GgufVocabulary, gguf_vocabulary
 
 __all__ = ["GGUF_DTYPES", "ExportReport", "export_gguf"]
@@ -80,7 +81,7 @@ def export_gguf(
     files = Checkpoint.open(directory)
     layout = find_vocabulary_tensors(directory, files.tensors)
     vocabulary = gguf_vocabulary(TokenizerFiles.open(directory), layout.rows)
-    _refuse(model, config, layout, vocabulary)
+    _refuse(model, config, layout, vocabulary, TokenizerFiles.open(directory))
     names = _tensor_names(architecture, config, files, layout)
     handle, partial = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
     os.close(handle)
@@ -117,7 +118,9 @@ def _config(directory: Path) -> Any:
         raise InputError(f"{directory}: its config.json cannot be read ({str(error).splitlines()[0]})") from error
 
 
-def _refuse(model: str, config: Any, layout: VocabularyTensors, vocabulary: GgufVocabulary) -> None:
+def _refuse(
+    model: str, config: Any, layout: VocabularyTensors, vocabulary: GgufVocabulary, files: TokenizerFiles
+) -> None:
     if getattr(config, "quantization_config", None):
         raise InputError(f"{model} is quantised; export the model that it was made from")
     if config.vocab_size != layout.rows:
@@ -133,6 +136,12 @@ def _refuse(model: str, config: Any, layout: VocabularyTensors, vocabulary: Gguf
     if repeated:
         text = vocabulary.texts[repeated[0]]
         raise InputError(f"{model}: id {repeated[0]} has the text {text!r} of another; llama.cpp needs distinct ones")
+    joined = cut_otherwise(files, vocabulary)
+    if joined is not None:
+        raise InputError(
+            f"{model}: its merges are not those of a SentencePiece vocabulary, and llama.cpp would join {joined!r} "
+            "otherwise. Choose a donor with a SentencePiece or byte-level tokenizer"
+        )
 
 
 def _tensor_names(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tokensurgeon.export.merging import cut_otherwise
 from tokensurgeon.export.vocabulary import GgufVocabulary, converter_knows
 from tokensurgeon.readiness.common import ids_in_range, rows_as_configured
 from tokensurgeon.readiness.model import Candidate, Rule
@@ -36,6 +37,14 @@ def rules(model: Candidate, target: Candidate | None) -> Iterator[Rule]:
     if isinstance(vocabulary, str):
         return
     yield from _vocabulary(vocabulary)
+    joined = cut_otherwise(model.files, vocabulary)
+    yield Rule(
+        "merging by score gives the tokenizer's tokens",
+        joined is None,
+        "on 16 kB" if joined is None else f"{joined!r} is joined otherwise",
+        "choose a donor with a SentencePiece or byte-level tokenizer",
+        "assumed: src/llama-vocab.cpp, llm_tokenizer_spm_session",
+    )  # fmt: skip
     if target is None:
         return
     theirs = target.gguf

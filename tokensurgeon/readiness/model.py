@@ -12,6 +12,7 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensor
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.errors import InputError
+from tokensurgeon.export.reading import read_gguf_vocabulary
 from tokensurgeon.export.vocabulary import GgufVocabulary, gguf_vocabulary
 
 __all__ = ["Candidate", "Rule", "open_candidate"]
@@ -82,8 +83,11 @@ class Candidate:
 
     @cached_property
     def gguf(self) -> GgufVocabulary | str:
-        """The vocabulary in GGUF form, or why there is none."""
+        """The vocabulary in GGUF form, or why there is none; that of the file itself where MODEL is a GGUF file."""
+        path = Path(self.name).expanduser()
         try:
+            if path.is_file():
+                return read_gguf_vocabulary(path)
             return gguf_vocabulary(self.files, max(self.rows or 0, max(self.ids.values(), default=-1) + 1))
         except InputError as error:
             return str(error)
