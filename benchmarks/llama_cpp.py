@@ -2,7 +2,8 @@
 
     python -m benchmarks.llama_cpp benchmarks/experiments/llama_cpp.toml
 
-Drafting is llama-cpp-python's; where LLAMA_SPECULATIVE names llama.cpp's own ``llama-speculative-simple``, that runs too.
+Drafting is llama-cpp-python's; where LLAMA_SPECULATIVE names llama.cpp's own ``llama-speculative-simple``, that runs
+too.
 """
 
 from __future__ import annotations
