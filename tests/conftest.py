@@ -82,6 +82,10 @@ def sentencepiece_bpe(size: int, text: str = TEXT, specials: tuple[str, ...] = (
     pieces = [*specials, *(f"<0x{b:02X}>" for b in range(256))]
     pieces += [p for p in sorted(spec["model"]["vocab"], key=spec["model"]["vocab"].get) if p not in pieces]
     spec["model"]["vocab"] = {p: i for i, p in enumerate(pieces)}
+    # SentencePiece joins whatever makes a known token: merges name every split of it, in the order of the tokens.
+    rank = {"".join(merge): number for number, merge in reversed(list(enumerate(spec["model"]["merges"])))}
+    splits = [(piece[:i], piece[i:]) for piece in sorted(rank, key=rank.get) for i in range(1, len(piece))]
+    spec["model"]["merges"] = [split for split in splits if all(part in spec["model"]["vocab"] for part in split)]
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{specials[1]} $A", special_tokens=[(specials[1], 1)]

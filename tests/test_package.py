@@ -12,9 +12,9 @@ ROOT = Path(tokensurgeon.__file__).parent
 ORDER = (
     "errors", "finite", "vocabulary", "alignment", "segmentation", "budget", "scan", "omp", "sharding", "transfer",
     "states", "reconstruct", "rows", "heldout",
-    "calibrate", "checkpoint", "config", "record", "manifest", "evaluation", "trial", "verify", "report",
-    "pair", "fasttext", "body", "choose", "rebuild", "output", "pipeline", "revert", "adapter", "heal", "trim",
-    "merging", "merge", "cli",
+    "calibrate", "checkpoint", "config", "record", "manifest", "evaluation", "export", "readiness", "trial", "verify",
+    "report", "pair", "fasttext", "body", "choose", "rebuild", "output", "pipeline", "revert", "adapter", "heal",
+    "trim", "merging", "merge", "cli",
 )  # fmt: skip
 # Types only, for annotations.
 ALLOWED = {("report", "pipeline")}

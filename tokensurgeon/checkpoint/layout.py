@@ -163,7 +163,7 @@ def _built(directory: Path, _config: str) -> tuple[Any, Any, Any]:
         with torch.device("meta"):
             model = kind.from_config(config, trust_remote_code=False)
         return model, model.get_input_embeddings(), model.get_output_embeddings()
-    except (ValueError, KeyError, ImportError, OSError, NotImplementedError) as error:
+    except (ValueError, KeyError, ImportError, OSError, NotImplementedError, AssertionError) as error:
         name = read_config(directory).get("model_type", "unknown")
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -7,7 +7,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tokensurgeon.cli import adapter, align, dam, evaluate, fisher, heal, merge, revert, transplant, trim, verify
+from tokensurgeon.cli import (
+    adapter,
+    align,
+    check,
+    dam,
+    draft_bench,
+    evaluate,
+    export,
+    fisher,
+    heal,
+    merge,
+    revert,
+    transplant,
+    trim,
+    verify,
+)
 
 __all__ = ["app", "main"]
 
@@ -40,6 +55,9 @@ app.command("trim")(trim.command)
 app.command("merge")(merge.command)
 app.command("fisher")(fisher.command)
 app.command("dam")(dam.command)
+app.command("check")(check.command)
+app.command("export")(export.command)
+app.command("draft-bench")(draft_bench.command)
 
 
 def _version(wanted: bool) -> None:

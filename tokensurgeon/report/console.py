@@ -13,9 +13,10 @@ from tokensurgeon.report.card import choice_in_words, warnings
 
 if TYPE_CHECKING:
     from tokensurgeon.pipeline import TransplantReport
+    from tokensurgeon.readiness import Rule
     from tokensurgeon.verify import Check
 
-__all__ = ["print_alignment", "print_checks", "print_evaluation", "print_transplant"]
+__all__ = ["print_alignment", "print_checks", "print_drafts", "print_evaluation", "print_rules", "print_transplant"]
 
 
 def print_alignment(console: Console, base: str, donor: str, summary: Mapping[str, Any]) -> None:
@@ -68,6 +69,32 @@ def print_checks(console: Console, checks: Sequence[Check]) -> None:
     for check in checks:
         mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
         console.print(f"{mark} {escape(check.name)}: {escape(check.detail)}")
+
+
+def print_drafts(console: Console, found: Mapping[str, Any]) -> None:
+    """Acceptance and speed, one line a side and mode."""
+    table = Table(title="speculative decoding", title_justify="left")
+    for title in ("", "mode", "acceptance", "accepted at a time", "tokens a second", "speed-up"):
+        table.add_column(title, justify="left" if title in ("", "mode") else "right")
+    for side, modes in found.items():
+        for mode, of in modes.items():
+            rate = "" if of["acceptance"] is None else f"{of['acceptance']:.1%}"
+            table.add_row(
+                side, mode, rate, f"{of['accepted_length']:.2f}", f"{of['tokens_per_second']:.1f}",
+                f"{of['speed_up']:.2f}",
+            )  # fmt: skip
+    console.print(table)
+
+
+def print_rules(console: Console, rules: Sequence[Rule]) -> None:
+    """One line a rule; of those that fail also what to do and where the tool says so."""
+    for rule in rules:
+        mark = "[green]ok[/green]  " if rule.ok else "[red]FAIL[/red]"
+        console.print(f"{mark} {escape(rule.name)}: {escape(rule.detail)}")
+        if not rule.ok:
+            console.print(f"     remedy: {escape(rule.remedy)}\n     rule: {escape(rule.source)}")
+    failed = sum(not rule.ok for rule in rules)
+    console.print(f"{failed} of {len(rules)} rules fail" if failed else f"all {len(rules)} rules hold")
 
 
 def print_evaluation(console: Console, results: Mapping[str, Any]) -> None:

@@ -1,0 +1,93 @@
+"""Speculative decoding: counts against a reference, and drafts of known quality."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TEXT
+from typer.testing import CliRunner
+
+from tokensurgeon import InputError
+from tokensurgeon.cli.app import app
+from tokensurgeon.evaluation.drafts import DraftOptions, bench_drafts, generate_with, take_prompts
+from tokensurgeon.evaluation.model import load_model
+
+SHORT = DraftOptions(prompts=3, prompt_bytes=60, new_tokens=12, draft_tokens=3)
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "t.txt").write_text(TEXT[:2000])
+    return tmp_path / "t.txt"
+
+
+def test_a_model_accepts_all_of_its_own_drafts(zoo, text):
+    found = bench_drafts(str(zoo["gpt"]), str(zoo["gpt"]), [text], options=SHORT)
+    for mode in ("greedy", "sampling"):
+        assert found["draft"][mode]["acceptance"] == 1.0
+        assert found["draft"][mode]["accepted_length"] == 3.0  # 12 tokens in 3 passes: 3 drafted and 1 of its own
+        assert found["no draft"][mode]["passes_per_token"] == 1.0 and found["no draft"][mode]["acceptance"] is None
+    assert found["draft"]["greedy"]["same_texts"] == 3
+
+
+def test_counts_of_a_poor_draft(zoo, tmp_path, text):
+    """Greedy: round by round, computed from both models' own choices."""
+    other = shutil.copytree(zoo["gpt"], tmp_path / "other")
+    draft, target = load_model(other), load_model(zoo["gpt"])
+    with torch.no_grad():
+        draft.model.model.layers[1].mlp.down_proj.weight.mul_(3.0)
+    prompts = take_prompts([text.read_text()], SHORT)
+    found = generate_with(target, {"no draft": None, "poor": draft}, prompts, SHORT)["poor"]["greedy"]
+
+    def choose(model, ids):
+        with torch.inference_mode():
+            return int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+
+    passes = drafted = tokens = 0
+    for prompt in prompts:
+        ids, made = [target.prefix, *target.encode(prompt)], 0
+        while made < SHORT.new_tokens:
+            proposed = list(ids)
+            for _ in range(min(SHORT.draft_tokens, SHORT.new_tokens - made - 1)):
+                proposed.append(choose(draft.model, proposed))
+            passes, drafted = passes + 1, drafted + len(proposed) - len(ids)
+            for token in [*proposed[len(ids) :], None]:
+                ids.append(choose(target.model, ids))
+                made += 1
+                if ids[-1] != token:
+                    break
+        tokens += made
+    assert 0 < tokens - passes < drafted
+    assert found["acceptance"] == pytest.approx((tokens - passes) / drafted)
+    assert found["accepted_length"] == pytest.approx((tokens - passes) / passes)
+    assert found["same_texts"] == 3
+
+
+def test_the_untouched_draft_reencodes_text(zoo, text):
+    found = bench_drafts(str(zoo["spm"]), str(zoo["spm"]), [text], untouched=str(zoo["gpt"]), options=SHORT)
+    assert list(found) == ["no draft", "draft", "untouched"]
+    assert found["untouched"]["greedy"]["same_texts"] == 3 and found["untouched"]["greedy"]["acceptance"] < 0.5
+
+
+def test_what_cannot_draft_is_refused(zoo, tmp_path, text):
+    with pytest.raises(InputError, match="vocab_size is 700, the target's 1"):
+        bench_drafts(str(zoo["gpt"]), str(zoo["spm"]), [text])
+    other = shutil.copytree(zoo["gpt"], tmp_path / "other")
+    spec = (other / "tokenizer.json").read_text().replace("<repo>", "<other>")
+    (other / "tokenizer.json").write_text(spec)
+    with pytest.raises(InputError, match="2 tokens have other ids, such as '<other>'"):
+        bench_drafts(str(other), str(zoo["gpt"]), [text])
+    with pytest.raises(InputError, match="pieces of 512 bytes for 90 prompts"):
+        take_prompts([text.read_text()], DraftOptions(prompts=90))
+
+
+def test_the_command(zoo, text):
+    arguments = ["draft-bench", str(zoo["gpt"]), str(zoo["gpt"]), "--text", str(text), "--prompts", "2"]
+    arguments += ["--prompt-bytes", "40", "--new-tokens", "6", "--draft-tokens", "2", "--seed", "3"]
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert found["draft"]["sampling"]["accepted_length"] == 2.0 and found["draft"]["sampling"]["texts"] == 2
+    shown = CliRunner().invoke(app, [*arguments, "--untouched", str(zoo["untied"]), "--device", "cpu"])
+    assert shown.exit_code == 0 and "100.0%" in shown.stdout and "untouched" in shown.stdout

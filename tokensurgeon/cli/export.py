@@ -1,0 +1,42 @@
+"""``tokensurgeon export MODEL --gguf FILE``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub id.")],
+    gguf: Annotated[Path, typer.Option("--gguf", metavar="FILE", help="The file to write, for llama.cpp.")],
+    dtype: Annotated[str, typer.Option(help="Matrices as f32, f16 or bf16; vectors are always f32.")] = "f16",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Write a model as GGUF, tokenizer included.
+
+    For Llama-, Mistral-, Qwen- and Gemma-3-like models with byte-level or SentencePiece-like BPE. llama.cpp's own
+    llama-quantize makes smaller files of it. [bold]tokensurgeon check MODEL --for llama.cpp[/bold] says beforehand
+    whether llama.cpp can read it.
+    """
+    with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.export import export_gguf
+
+        with progress_bar(quiet or json_out) as tell:
+            report = export_gguf(model, gguf, dtype=dtype, overwrite=overwrite, progress=tell)
+        if json_out:
+            emit_json({**asdict(report), "out": str(report.out)})
+        elif not quiet:
+            console().print(
+                f"[bold]{report.out}[/bold]: {report.architecture}, {report.tensors} tensors in {report.dtype}, "
+                f"{report.bytes / 2**20:,.0f} MiB; {report.tokens:,} tokens (tokenizer {report.tokenizer}, "
+                f"pre-tokenizer {report.pre})"
+            )
