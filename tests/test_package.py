@@ -13,7 +13,8 @@ ORDER = (
     "errors", "finite", "vocabulary", "alignment", "segmentation", "budget", "scan", "omp", "sharding", "transfer",
     "states", "reconstruct", "rows", "heldout",
     "calibrate", "checkpoint", "config", "record", "manifest", "evaluation", "verify", "report",
-    "pair", "fasttext", "body", "rebuild", "output", "pipeline", "revert", "adapter", "heal", "trim", "cli",
+    "pair", "fasttext", "body", "rebuild", "output", "pipeline", "revert", "adapter", "heal", "surgery", "trim",
+    "grown", "extend", "cli",
 )  # fmt: skip
 # Types only, for annotations.
 ALLOWED = {("report", "pipeline")}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tokensurgeon.cli import adapter, align, evaluate, heal, revert, transplant, trim, verify
+from tokensurgeon.cli import adapter, align, evaluate, extend, heal, revert, transplant, trim, verify
 
 __all__ = ["app", "main"]
 
@@ -37,6 +37,7 @@ app.command("revert")(revert.command)
 app.command("adapter")(adapter.command)
 app.command("heal")(heal.command)
 app.command("trim")(trim.command)
+app.command("extend")(extend.command)
 
 
 def _version(wanted: bool) -> None:
