@@ -14,7 +14,7 @@ ORDER = (
     "states", "reconstruct", "rows", "heldout",
     "calibrate", "checkpoint", "config", "record", "manifest", "evaluation", "export", "readiness", "trial", "verify",
     "report", "pair", "fasttext", "body", "choose", "rebuild", "output", "pipeline", "revert", "adapter", "heal",
-    "trim", "merging", "merge", "cli",
+    "surgery", "trim", "grown", "extend", "merging", "merge", "cli",
 )  # fmt: skip
 # Types only, for annotations.
 ALLOWED = {("report", "pipeline")}

@@ -11,6 +11,7 @@ from tokensurgeon import Provenance, TransplantOptions, Vocabulary, align, solve
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles
 from tokensurgeon.evaluation.run import evaluate
 from tokensurgeon.evaluation.texts import load_texts, python_text
+from tokensurgeon.extend import extend
 
 pytestmark = pytest.mark.models
 
@@ -99,3 +100,19 @@ def test_real_tokenizers_share_more_by_bytes_than_by_string(vocabularies, packag
     strings = {p for p in gemma.pieces if p} & {p for p in other.pieces if p}
     if package != "llama2":  # the two SentencePiece vocabularies spell alike; there, byte pieces must go
         assert len(align(gemma, other).anchors) > 2 * len(strings)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_extended_by_given_and_learnt_tokens(pair, tmp_path, side):
+    """Real merges on both: old ids of a text are what its new tokens are made of, rows and all."""
+    (tmp_path / "text.txt").write_text(python_text(60_000))
+    report = extend(str(pair[side]), tmp_path / "out", text=[tmp_path / "text.txt"], add=64)
+    assert report.added == 64 and report.tokens_per_byte[1] < report.tokens_per_byte[0]
+    old, new = (TokenizerFiles.open(d).vocabulary() for d in (pair[side], tmp_path / "out"))
+    text, first = python_text(20_000, part=2), len(old)
+    pieces = [new.pieces[i] for i in new.encode(text)]
+    assert "".join(pieces) == "".join(old.pieces[i] for i in old.encode(text)) and len(pieces) < len(old.encode(text))
+    (tmp_path / "new.txt").write_text(" tokensurgery\n pneumonoultramicroscopic\n")
+    extend(str(pair[side]), tmp_path / "given", tokens=tmp_path / "new.txt")
+    given = TokenizerFiles.open(tmp_path / "given").vocabulary()
+    assert len(given.encode("a tokensurgery")) == 2 and given.encode("a tokensurgery")[1] >= first

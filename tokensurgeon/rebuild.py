@@ -27,7 +27,7 @@ from tokensurgeon.segmentation import base_pieces
 from tokensurgeon.sharding import own_device, rank
 from tokensurgeon.states import estimated_suppressing_row, suppressing_row
 
-__all__ = ["Pair", "Rebuilt", "rebuild"]
+__all__ = ["Pair", "Rebuilt", "quiet_row", "read_states", "rebuild"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -95,7 +95,7 @@ def rebuild(
     calibrated = run and goes_by_donor(method) if options.calibrate is None else options.calibrate
     states = loaded = choice = None
     if run and writes and (calibrated or silence or isinstance(method, Auto)):
-        loaded, states = _states(pair.base, device, progress)
+        loaded, states = read_states(pair.base, device, progress)
     if isinstance(method, Auto) and loaded is not None and states is not None:
         choice = choose(
             method, base, donor, plan, pair.donor.vocabulary, loaded, states, texts if options.text else {}, options,
@@ -104,15 +104,7 @@ def rebuild(
         chosen = choice.applied(options)
         method, calibrated = chosen.reconstruction(), choice.best.calibrated
     del loaded
-    quiet = None
-    if silence and writes:
-        quiet = (
-            suppressing_row(states.states, states.log_normaliser, len(dead))
-            if states
-            else estimated_suppressing_row(
-                base.embedding if base.head is None else base.head, _in_text(pair.base, len(base.embedding))
-            )
-        )
+    quiet = quiet_row(pair.base, base, len(dead), states) if silence and writes else None
     by_text = isinstance(method, Subtoken)
     pieces = None
     if by_text or writes:
@@ -168,12 +160,23 @@ def _norms(donor: VocabularyMatrices, plan: Alignment, auxiliary: Auxiliary | No
     return {n: row_norms(m)[ids] for n, m in matrices.items() if m is not None}
 
 
-def _in_text(base: Side, limit: int) -> torch.Tensor:
-    """Ids of the tokens that text can hold, ascending."""
-    return torch.tensor(sorted(base.vocabulary.text_ids(limit).values()), dtype=torch.int64)
+def quiet_row(base: Side, matrices: VocabularyMatrices, n_rows: int, states: HeadStates | None) -> torch.Tensor:
+    """(dim,) float32, the row that ``n_rows`` ids which take no probability get.
+
+    Args:
+        base: Its vocabulary.
+        matrices: Its tensors.
+        n_rows: How many rows will be this one.
+        states: Its states on text; None where it is not run, and the row is estimated from the head.
+    """
+    if states is not None:
+        return suppressing_row(states.states, states.log_normaliser, n_rows)
+    head = matrices.embedding if matrices.head is None else matrices.head
+    in_text = sorted(base.vocabulary.text_ids(len(head)).values())
+    return estimated_suppressing_row(head, torch.tensor(in_text, dtype=torch.int64))
 
 
-def _states(base: Side, device: torch.device, progress: Progress | None) -> tuple[LoadedModel, HeadStates]:
+def read_states(base: Side, device: torch.device, progress: Progress | None) -> tuple[LoadedModel, HeadStates]:
     """The base, and what its LM head sees on text that every Python carries."""
     if progress is not None:
         progress("states", 0, 1)

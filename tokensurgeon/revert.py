@@ -144,6 +144,6 @@ def _card(model: Side, base: Side, plan: Alignment) -> str:
     return (
         f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with its own tokenizer again\n\n"
         f"Body of `{model.name}`, tokenizer of `{base.name}`, from which it was made. {counts['copied']:,} rows are "
-        f"the model's, {counts['restored']:,} that its last tokenizer lacked are the base's. The licence of the base "
-        "applies.\n"
+        f"the model's, {counts.get('restored', 0):,} that its last tokenizer lacked are the base's. The licence "
+        "of the base applies.\n"
     )

@@ -24,10 +24,10 @@ from tokensurgeon.reconstruct.protocol import (
 )
 from tokensurgeon.reconstruct.weights import Weights
 
-__all__ = ["NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
+__all__ = ["SUPPRESSED_BIAS", "NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
 
 Progress = Callable[[str, int, int], None]
-_SUPPRESSED_BIAS = -1e4
+SUPPRESSED_BIAS = -1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def build_rows(
         head = assemble(base.embedding if base.head is None else base.head, "head", silent, 0)
     bias = None
     if base.bias is not None:
-        bias = assemble(base.bias[:, None], "head", torch.tensor([_SUPPRESSED_BIAS]), 0)[:, 0]
+        bias = assemble(base.bias[:, None], "head", torch.tensor([SUPPRESSED_BIAS]), 0)[:, 0]
     return NewRows(
         VocabularyMatrices(embedding, head, bias), coefficients, known if auxiliary is None else auxiliary.ids
     )

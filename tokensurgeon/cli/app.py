@@ -15,6 +15,7 @@ from tokensurgeon.cli import (
     draft_bench,
     evaluate,
     export,
+    extend,
     fisher,
     heal,
     merge,
@@ -58,6 +59,7 @@ app.command("dam")(dam.command)
 app.command("check")(check.command)
 app.command("export")(export.command)
 app.command("draft-bench")(draft_bench.command)
+app.command("extend")(extend.command)
 
 
 def _version(wanted: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["filled_ids", "needed_ids", "trimmed_spec"]
+__all__ = ["filled_ids", "needed_ids", "trimmed_spec", "vocab_of"]
 
 _MODELS = ("BPE", "Unigram", "WordPiece")
 
@@ -33,7 +33,7 @@ def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
     Raises:
         InputError: If the tokenizer is of a kind that cannot be trimmed.
     """
-    vocab = _vocab(spec)
+    vocab = vocab_of(spec)
     pieces = {i: piece for piece, i in vocab.items()}
     kept = set(used) | {int(t["id"]) for t in spec.get("added_tokens", []) if t["special"]}
     prefix = str(spec["model"].get("continuing_subword_prefix") or "")
@@ -60,7 +60,7 @@ def filled_ids(spec: Mapping[str, Any], kept: Iterable[int], size: int, n_tokens
         size: Tokens to have at most.
         n_tokens: Highest id plus one.
     """
-    vocab, ranks, found = _vocab(spec), _ranks(spec), set(kept)
+    vocab, ranks, found = vocab_of(spec), _ranks(spec), set(kept)
     pieces = {i: piece for piece, i in vocab.items()}
     known = range(n_tokens) if spec["model"]["type"] == "Unigram" else pieces
     for i in sorted(set(known) - found):
@@ -81,7 +81,7 @@ def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]
     """
     new = {old: i for i, old in enumerate(kept)}
     model = dict(spec["model"])
-    vocab = _vocab(spec)
+    vocab = vocab_of(spec)
     pieces = {i: piece for piece, i in vocab.items()}
     if model["type"] == "Unigram":
         model["vocab"] = [model["vocab"][i] for i in kept if i in pieces]
@@ -99,7 +99,12 @@ def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]
     return result
 
 
-def _vocab(spec: Mapping[str, Any]) -> dict[str, int]:
+def vocab_of(spec: Mapping[str, Any]) -> dict[str, int]:
+    """Pieces to ids, without added tokens that the model itself does not have.
+
+    Raises:
+        InputError: If the tokenizer is of a kind that cannot be trimmed or extended.
+    """
     model = spec["model"]
     if model["type"] not in _MODELS or model.get("end_of_word_suffix"):
         raise InputError(f"a tokenizer of type {model['type']} with these settings cannot be trimmed or extended")

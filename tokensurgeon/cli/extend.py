@@ -1,0 +1,81 @@
+"""``tokensurgeon extend MODEL (--tokens FILE | --text FILE --add N) --out DIR``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory, .gguf file or hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokens",
+            metavar="FILE",
+            help="New tokens, one per line. A space at the beginning counts: most words come after one.",
+        ),
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option("--text", metavar="FILE", help="Text to learn tokens from, a tenth of it held out (repeatable)."),
+    ] = None,
+    add: Annotated[int | None, typer.Option("--add", metavar="N", help="Tokens to learn from the text.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="How new rows are made: subtoken, mean or normal; with --donor omp, ridge, neighbours, procrustes, "
+            "wechsel or focus.  [default: subtoken, or omp with --donor]",
+        ),
+    ] = None,
+    donor: Annotated[
+        str | None,
+        typer.Option("--donor", metavar="DONOR", help="A model that has the new tokens; those it lacks: subtoken."),
+    ] = None,
+    k: Annotated[int | None, typer.Option("--k", "-k", help="Anchors per new token, for methods that take it.")] = None,
+    method_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Further option of the method, such as head=first. Repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For method normal, which draws.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Add tokens that a text would be shorter with, or given ones.
+
+    They are real tokens (merges, scores, entries), made after all old ones: a text is first cut as before, and then its
+    tokens are joined. Rows of old tokens stay bit for bit. [bold]tokensurgeon revert[/bold] takes the new ones away.
+    """
+    with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.config import TransplantOptions
+        from tokensurgeon.extend import extend
+
+        options = TransplantOptions(
+            method=method or ("omp" if donor else "subtoken"),
+            k=k,
+            method_options=o.parse_pairs(method_option),
+            seed=seed,
+        )
+        with progress_bar(quiet or json_out) as tell:
+            report = extend(
+                model, out, tokens=tokens, text=text or (), add=add, donor=donor, options=options, overwrite=overwrite,
+                progress=tell,
+            )  # fmt: skip
+        if json_out:
+            emit_json({"out": str(report.out), **report.content})
+        elif not quiet:
+            before, after = report.tokens_per_byte
+            console().print(
+                f"[bold]{report.out}[/bold]: {report.added:,} tokens more, {report.rows:,} rows; {after:.4f} tokens "
+                f"per byte of held-out text, {before:.4f} before ({1 - after / before:.1%} fewer)"
+            )
