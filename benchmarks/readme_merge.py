@@ -18,7 +18,20 @@ _SIDES = {
 
 
 def merge(result: dict[str, Any]) -> str:
-    """Bits per byte of models and merges, and the round trip in a sentence."""
+    """The round trip in a sentence, and bits per byte of models and merges where those have been made."""
+    trip = result["round_trip"]
+    first, mean = trip["first"], trip["average"]
+    told = (
+        "The way there and back, SmolLM2 with Gemma-3's tokenizer merged linearly with SmolLM2 into SmolLM2's ids, "
+        f"gives back {first['same_tensors']} of {first['tensors']} tensors bit for bit and loses "
+        f"{first['difference']['mean']:.3f} bits per byte. With `embeddings: average` the "
+        f"{mean['same_anchors']:,} rows of shared tokens come back too, and {mean['difference']['mean']:.3f} are lost "
+        f"by the {mean['merge']['averaged']:,} others. Result file: `benchmarks/results/merge.json`."
+    )
+    return "\n".join([*(_table(result) if "merges" in result else []), told])
+
+
+def _table(result: dict[str, Any]) -> list[str]:
     lines = ["| bits per byte, held out | WikiText-2 | Python's docs | lost by the detour |", "|---|---:|---:|---:|"]
     found = result["merges"]
     lines += [f"| {_NAMES[name]} | {_cells(bits)} | |" for name, bits in found["models"].items()]
@@ -28,22 +41,14 @@ def merge(result: dict[str, Any]) -> str:
             lost = f"{row['over_as_they_are']['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
             cells = _cells(row["bits_per_byte"])
             lines.append(f"| {method}: {_SIDES[side]} | {cells} | {lost if side != 'as they are' else ''} |")
-    first, mean = (result["round_trip"][choice] for choice in ("first", "average"))
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{result['settings']['bytes']['merges'] // 1024} kB of each text; what is lost is the mean of both, with "
-            f"its 95% interval over pieces; mergekit {result['mergekit']}. "
-            "Result file: `benchmarks/results/merge.json`.",
-            "",
-            "The way there and back, SmolLM2 with Gemma-3's tokenizer merged linearly with SmolLM2 into SmolLM2's ids, "
-            f"gives back {first['same_tensors']} of {first['tensors']} tensors bit for bit and loses "
-            f"{first['difference']['mean']:.3f} bits per byte. With `embeddings: average` the "
-            f"{mean['same_anchors']:,} rows of shared tokens come back too, and "
-            f"{mean['difference']['mean']:.3f} are lost by the {mean['merge']['averaged']:,} others.",
-        ]
-    )
+    size = result["settings"]["bytes"]["merges"] // 1024
+    return [
+        *lines,
+        "",
+        f"{size} kB of each text; what is lost is the mean of both, with its 95% interval over pieces; mergekit "
+        f"{result['mergekit']}.",
+        "",
+    ]
 
 
 def _cells(bits: dict[str, Any]) -> str:
