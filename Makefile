@@ -4,7 +4,8 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-scale bench-heal bench-architectures authors clean
+	bench-fidelity bench-lm-eval bench-scale bench-heal bench-architectures bench-drafts bench-llama-cpp authors tools \
+	clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -55,6 +56,15 @@ bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large 
 bench-heal: $(VENV)/.models  ## what ten minutes of training give back
 	$(VENV)/bin/python -m benchmarks.heal benchmarks/experiments/heal.toml
 
+bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, wearing its tokenizer
+	$(VENV)/bin/python -m benchmarks.drafts benchmarks/experiments/drafts.toml
+
+bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real llama.cpp
+	$(VENV)-tools/bin/python -m benchmarks.llama_cpp benchmarks/experiments/llama_cpp.toml
+
+tools: $(VENV)/.tools  ## llama.cpp, TRL and mergekit refuse what `check` says they refuse (compiles llama.cpp: minutes)
+	$(VENV)-tools/bin/python -m pytest -m peers tests/export tests/readiness
+
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml
 
@@ -88,5 +98,13 @@ $(VENV)/.authors: constraints.txt $(INSTALLED)
 	$(VENV)-authors/bin/pip install --disable-pip-version-check -q wechsel==0.0.4 deepfocus==1.0.1 lm-eval==0.4.13 accelerate
 	touch $@
 
+# A .pth file lends this environment what .venv has.
+$(VENV)/.tools: constraints.txt $(INSTALLED)
+	test -x $(VENV)-tools/bin/python || $(PYTHON) -m venv $(VENV)-tools
+	$(VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(VENV)-tools/bin/python -c 'import site; print(site.getsitepackages()[0])')/lent.pth"
+	$(VENV)-tools/bin/pip install --disable-pip-version-check -q --no-deps llama-cpp-python==0.3.36 trl==1.16.0 mergekit==0.1.5
+	$(VENV)-tools/bin/pip install --disable-pip-version-check -q diskcache datasets immutables pydantic scipy click
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors build *.egg-info
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors $(VENV)-tools build *.egg-info
