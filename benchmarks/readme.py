@@ -248,7 +248,8 @@ def drafts(results: list[dict[str, Any]]) -> str:
     lines += [
         "",
         f"{how['prompts']} prompts of {how['prompt_bytes']} bytes, WikiText-2 and GSM8K, {how['new_tokens']} tokens "
-        f"after each, {how['draft_tokens']} drafted at a time; one thread beside other work, {results[0]['hardware']['cpu']}, "
+        f"after each, {how['draft_tokens']} drafted at a time; one thread beside other work, "
+        f"{results[0]['hardware']['cpu']}, "
         f"{results[0]['date']}. Result files: `benchmarks/results/drafts_*.json`.",
     ]
     return "\n".join(lines)
