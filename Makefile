@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-scale bench-heal bench-merge bench-merge-methods bench-trim bench-distil \
-	bench-architectures authors clean
+	bench-architectures bench-drafts bench-llama-cpp authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -70,6 +70,15 @@ bench-trim: $(VENV)/.trimmers  ## trim beside other packages, and extend by meth
 bench-distil: $(VENV)/.models  ## a student that wears its teacher's tokenizer, taught by its logits
 	$(VENV)/bin/python -m benchmarks.distil benchmarks/experiments/distil.toml
 
+bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, wearing its tokenizer
+	$(VENV)/bin/python -m benchmarks.drafts benchmarks/experiments/drafts.toml
+
+bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real llama.cpp
+	$(VENV)-tools/bin/python -m benchmarks.llama_cpp benchmarks/experiments/llama_cpp.toml
+
+tools: $(VENV)/.tools  ## llama.cpp, TRL and mergekit refuse what `check` says they refuse (compiles llama.cpp: minutes)
+	$(VENV)-tools/bin/python -m pytest -m peers tests/export tests/readiness
+
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml
 
@@ -114,5 +123,13 @@ $(VENV)/.trimmers: constraints.txt $(VENV)/.models
 	$(VENV)-trimbed/bin/pip install --disable-pip-version-check -q 'trimbed[model]==0.0.4'
 	touch $@
 
+# A .pth file lends this environment what .venv has.
+$(VENV)/.tools: constraints.txt $(INSTALLED)
+	test -x $(VENV)-tools/bin/python || $(PYTHON) -m venv $(VENV)-tools
+	$(VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(VENV)-tools/bin/python -c 'import site; print(site.getsitepackages()[0])')/lent.pth"
+	$(VENV)-tools/bin/pip install --disable-pip-version-check -q --no-deps llama-cpp-python==0.3.36 trl==1.16.0
+	$(VENV)-tools/bin/pip install --disable-pip-version-check -q diskcache datasets
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors $(VENV)-trimmers $(VENV)-trimbed build *.egg-info
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors $(VENV)-tools $(VENV)-trimmers $(VENV)-trimbed build *.egg-info

@@ -46,7 +46,7 @@ def test_counts_of_a_poor_draft(zoo, tmp_path, text):
         with torch.inference_mode():
             return int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
 
-    passes = drafted = tokens = 0
+    passes = drafted = tokens = nats = 0
     for prompt in prompts:
         ids, made = [target.prefix, *target.encode(prompt)], 0
         while made < SHORT.new_tokens:
@@ -60,9 +60,13 @@ def test_counts_of_a_poor_draft(zoo, tmp_path, text):
                 if ids[-1] != token:
                     break
         tokens += made
+        with torch.inference_mode():
+            scores = target.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        nats -= sum(float(scores[at - 1, ids[at]]) for at in range(len(ids) - made, len(ids)))
     assert 0 < tokens - passes < drafted
     assert found["acceptance"] == pytest.approx((tokens - passes) / drafted)
     assert found["accepted_length"] == pytest.approx((tokens - passes) / passes)
+    assert found["nats_per_token"] == pytest.approx(nats / tokens, rel=1e-4)
     assert found["same_texts"] == 3
 
 

@@ -1,4 +1,4 @@
-"""GGUF files: read back by transformers' own reader, and by llama.cpp where it is installed (`make llama-cpp`)."""
+"""GGUF files: read back by transformers' own reader, and by llama.cpp where it is installed (`make tools`)."""
 
 from __future__ import annotations
 

@@ -58,6 +58,8 @@ class DraftScore:
         passes: Of the target; each accepts some drafted tokens and adds one.
         drafted: Tokens that were proposed to it, in its own vocabulary.
         seconds: Wall time.
+        nats: Negative log-likelihood of the texts under the target alone. Sampling with a draft should leave it where
+            it is without one; where it does not, what was written is not the target's text.
         same: Texts that are, token by token, what the target writes without a draft.
         texts: Texts in all.
     """
@@ -66,6 +68,7 @@ class DraftScore:
     passes: int = 0
     drafted: int = 0
     seconds: float = 0.0
+    nats: float = 0.0
     same: int = 0
     texts: int = 0
 
@@ -78,6 +81,7 @@ class DraftScore:
             "passes_per_token": self.passes / max(1, self.tokens),
             "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
             "speed_up": alone.seconds / max(self.seconds, 1e-9),
+            "nats_per_token": self.nats / max(1, self.tokens),
             "same_texts": self.same,
             "texts": self.texts,
         }
@@ -223,6 +227,10 @@ def _generate(
     score.passes += len(lengths)
     # The first pass reads the prompt and the first draft, every other one the last token and a draft.
     score.drafted += sum(lengths) - start.shape[1] - (len(lengths) - 1)
+    with torch.inference_mode():
+        logits = target.model(input_ids=written).logits[0, start.shape[1] - 1 : -1].float()
+    gold = written[0, start.shape[1] :, None]
+    score.nats -= float(logits.log_softmax(dim=-1).gather(1, gold).sum())
     made: torch.Tensor = written[0, start.shape[1] :].cpu()
     return made
 

@@ -72,16 +72,16 @@ def print_checks(console: Console, checks: Sequence[Check]) -> None:
 
 
 def print_drafts(console: Console, found: Mapping[str, Any]) -> None:
-    """Acceptance and speed, one line a side and mode."""
-    table = Table(title="speculative decoding", title_justify="left")
-    for title in ("", "mode", "acceptance", "accepted at a time", "tokens a second", "speed-up"):
+    """Acceptance and speed, one line a side and mode; the last column says whether the text is the target's."""
+    table = Table(title="speculative decoding (length: drafted tokens accepted at a time)", title_justify="left")
+    for title in ("", "mode", "acceptance", "length", "tokens/s", "speed-up", "nats/token"):
         table.add_column(title, justify="left" if title in ("", "mode") else "right")
     for side, modes in found.items():
         for mode, of in modes.items():
             rate = "" if of["acceptance"] is None else f"{of['acceptance']:.1%}"
             table.add_row(
                 side, mode, rate, f"{of['accepted_length']:.2f}", f"{of['tokens_per_second']:.1f}",
-                f"{of['speed_up']:.2f}",
+                f"{of['speed_up']:.2f}", f"{of['nats_per_token']:.2f}",
             )  # fmt: skip
     console.print(table)
 
