@@ -50,6 +50,7 @@ bench-full: $(VENV)/.models  ## Gemma-3's tokenizer onto SmolLM2, 209,624 tokens
 
 bench-fidelity: $(VENV)/.models $(VENV)/.peers  ## what each method loses; cached, so that a second run makes only what changed
 	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
+	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/auto.toml
 
 bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large models made for the purpose (17 GB of disk)
 	$(VENV)/bin/python -m benchmarks.scale benchmarks/experiments/scale.toml

@@ -54,7 +54,8 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
         settings = {"measures": experiment["measures"], "sides": sides, "mergekit": peer_version()}
         result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": bench.pair(pair)}
         (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        write_page(all_results(path, results), results / f"{path.stem}.html")
+        if experiment["measures"]["items"]:
+            write_page(all_results(path, results), results / f"{path.stem}.html")
 
 
 def all_results(path: Path, results: Path = RESULTS) -> list[dict[str, Any]]:
@@ -127,6 +128,8 @@ class Bench:
                 return made, None
             own = Manifest.read(out)
             again = {**run, "held_out": own.content["held_out"] if own else None, "model": _digest(out)}
+            if own and own.content.get("choice"):
+                again["choice"] = own.content["choice"]
             if made is None or made["model"] != again["model"]:
                 made = again
                 self._write(key, made)

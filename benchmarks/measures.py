@@ -36,7 +36,7 @@ def measure(
 
     Args:
         directory: The model.
-        settings: ``bytes`` of each corpus (0 for none), and ``items`` of each task.
+        settings: ``bytes`` of each corpus (0 for none), and ``items`` of each task, if any.
         rows: Provenance of every row, to split the loss by gold token and to watch dead ids: our own alignment of
             the pair, for peers' models too.
         through: A donor's tokenizer that loses something (case, newlines). All sides of its pair are scored on what
@@ -44,7 +44,7 @@ def measure(
     """
     loaded = load_model(directory)
     result: dict[str, Any] = {"texts": _texts(loaded, loaded.encode, settings["bytes"], rows, through)}
-    if through is not None:
+    if through is not None or not settings["items"]:
         return result
     for task in COMPLETIONS:
         found = completed(loaded, task, settings["items"][task])
