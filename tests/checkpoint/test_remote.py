@@ -18,6 +18,10 @@ from tokensurgeon.checkpoint import Checkpoint, remote
 
 BODY = 3_000_000
 SMALL_PIECES = """
+import time
+from types import SimpleNamespace
+from huggingface_hub.utils import _http
+_http.time = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})  # its retries are not waited for
 from tokensurgeon.checkpoint import remote
 from tokensurgeon.cli.app import main
 remote._PIECE = 20_000
