@@ -77,7 +77,7 @@ def fit(
     """Train one coefficient per model, tensor and column so that the merged model speaks like each on that one's text.
 
     The loss is the sum over models of KL(model || merged) on the model's own text, plus the penalties: cosine
-    similarity between models' coefficients, L1 and L2 (arXiv 2410.08371, section 3). All coefficients start at 1 / n,
+    similarity between models' coefficients, L1 and L2 (arXiv 2410.08371). All coefficients start at 1 / n,
     the plain mean.
 
     Args:

@@ -18,7 +18,7 @@ def fisher_average(
     weights: Sequence[float] | None = None,
     floor: float = 1e-6,
 ) -> torch.Tensor:
-    """Average each parameter by how sure each model is of it: sum(w F theta) / sum(w F), their equation 5.
+    """Average each parameter by how sure each model is of it: sum(w F theta) / sum(w F).
 
     With quadratic losses this is the minimiser of their weighted sum.
 

@@ -42,7 +42,7 @@ def fisher_diagonal(
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Mean over predictions of the squared gradient of a label's log-probability, labels drawn from the model itself.
 
-    Labels are the model's own (Matena and Raffel 2022, arXiv 2111.09832, section 2), not the text's: only that is the
+    Labels are the model's own (Matena and Raffel 2022, arXiv 2111.09832), not the text's: only that is the
     Fisher information. Gradients of labels drawn at different positions have no correlation, so that the square of
     their sum over a row estimates the sum of their squares without bias; one backward pass serves a whole row.
 

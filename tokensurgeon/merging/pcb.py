@@ -14,7 +14,7 @@ __all__ = ["balance", "pcb_merge"]
 
 
 def balance(tasks: torch.Tensor) -> torch.Tensor:
-    """How much each parameter of each model counts: their equations 1 and 2, multiplied.
+    """How much each parameter of each model counts: its weight within its task and across tasks, multiplied.
 
     Args:
         tasks: (n, d) task vectors.
