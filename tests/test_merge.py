@@ -180,6 +180,14 @@ def test_the_same_tokenizer_with_other_padding(models, recipe, tmp_path, gpt):
     assert len(out) == len(gpt) and torch.allclose(out[canonical], ((a + b[: len(gpt)]) / 2)[canonical], atol=1e-6)
 
 
+def test_one_model_under_two_names_is_refused(recipe, tmp_path, models):
+    (tmp_path / models["s"].name).symlink_to(models["s"])
+    twin = {"model": str(tmp_path / models["s"].name), **WEIGHTS}
+    content = {"merge_method": "linear", "models": [*of("a", "s"), twin]}
+    with pytest.raises(InputError, match="have the same content"):
+        merge(recipe(content), tmp_path / "out")
+
+
 def test_an_output_that_is_an_input_is_refused(recipe, copy_of):
     own = copy_of("gpt")
     content = {"merge_method": "linear", "models": [*of("s"), {"model": str(own), **WEIGHTS}]}

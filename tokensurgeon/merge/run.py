@@ -97,6 +97,8 @@ def merge(
 
     aligned = {ref: align_model(model, owner, read.options, progress) for ref, model in opened.items()}
     places = {reference: one.model.directory for reference, one in aligned.items()}
+    if len(set(places.values())) < len(places):  # mergekit knows models by their place
+        raise InputError(f"two of {', '.join(map(str, references))} have the same content. Name one of them once")
     first = aligned[references[0] if read.merge.base_model else slices_of(read.merge)[0][1][0][0]]
     parts = _parts(read, aligned)
     content = describe_run(read.options) | {"merge": _described(read, method, seed, owner, aligned, parts)}
