@@ -255,6 +255,32 @@ def drafts(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def llama_cpp(result: dict[str, Any]) -> str:
+    """Tokens, logits and drafting in llama.cpp."""
+    lines = [
+        "| exported to GGUF | texts cut alike | same best token | divergence, nats | accepted by llama-cpp-python | by "
+        "llama.cpp's own program | untouched as draft |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for of in result["pairs"].values():
+        own = of["own program"] or {"draft": {}, "untouched": {}}
+        counts, other = own["draft"], own["untouched"]
+        rate = f"{counts['n_accept'] / counts['n_drafted']:.0%}" if counts.get("n_drafted") else "not run"
+        lines.append(
+            f"| {of['title']} | {of['cut_alike']} of {of['pieces']} | {of['same_best_token']:.1%} of "
+            f"{of['positions']:,} | {of['kl_nats']:.1e} | {of['drafting']['acceptance']:.0%} | {rate} | "
+            f"{'refused' if other.get('refused') else 'not run' if not other else 'accepted'} |"
+        )
+    how = result["settings"]
+    lines += [
+        "",
+        f"Ridge, float32 for tokens and logits (on four texts), float16 for drafting: greedy, one prompt of 400 bytes, "
+        f"{how['new_tokens']} tokens, {how['draft_tokens']} drafted at a time. llama-cpp-python "
+        f"{result['versions']['llama-cpp-python']}, {result['date']}. Result file: `benchmarks/results/llama_cpp.json`.",
+    ]
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
     "compare_mergekit": compare_mergekit,
     "anchors": anchors,
@@ -266,6 +292,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "scale": scale,
     "heal": heal,
     "drafts": drafts,
+    "llama_cpp": llama_cpp,
 }
 
 
