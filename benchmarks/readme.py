@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.fidelity import all_results
 from benchmarks.readme_merge import merge
+from benchmarks.readme_tools import drafts, llama_cpp
 from benchmarks.tables import distil, extending, trimming
 
 ROOT = Path(__file__).parent.parent
@@ -264,33 +265,6 @@ def lm_eval(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def drafts(results: list[dict[str, Any]]) -> str:
-    """Acceptance and time per side, greedy and sampling."""
-    lines = [
-        "| draft | acceptance, greedy | accepted at a time | time against none | acceptance, sampling | accepted at a "
-        "time | time against none |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for result in results:
-        lines.append(f"| **{result['title']}** | | | | | | |")
-        for side, modes in result["sides"].items():
-            if side == "no draft":
-                continue
-            cells = []
-            for of in (modes["greedy"], modes["sampling"]):
-                cells += [f"{of['acceptance']:.0%}", f"{of['accepted_length']:.2f}", f"{1 / of['speed_up']:.2f} ×"]
-            lines.append(f"| {side} | {' | '.join(cells)} |")
-    how = results[0]["settings"]["generation"]
-    lines += [
-        "",
-        f"{how['prompts']} prompts of {how['prompt_bytes']} bytes, WikiText-2 and GSM8K, {how['new_tokens']} tokens "
-        f"after each, {how['draft_tokens']} drafted at a time; one thread beside other work, "
-        f"{results[0]['hardware']['cpu']}, "
-        f"{results[0]['date']}. Result files: `benchmarks/results/drafts_*.json`.",
-    ]
-    return "\n".join(lines)
-
-
 TABLES: dict[str, Callable[[Any], str]] = {
     "compare_mergekit": compare_mergekit,
     "anchors": anchors,
@@ -308,6 +282,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "extending": extending,
     "distil": distil,
     "drafts": drafts,
+    "llama_cpp": llama_cpp,
 }
 FILES = {"extending": "trimming"}
 """Tables that come from a result file of another name."""
