@@ -1,10 +1,11 @@
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 VENV := .venv
 PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-scale bench-heal bench-architectures authors clean
+	bench-fidelity bench-lm-eval bench-scale bench-heal bench-architectures bench-trim bench-distil authors clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -55,6 +56,12 @@ bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large 
 bench-heal: $(VENV)/.models  ## what ten minutes of training give back
 	$(VENV)/bin/python -m benchmarks.heal benchmarks/experiments/heal.toml
 
+bench-trim: $(VENV)/.trimmers  ## trim beside other packages, and extend by method (trimbed wants Python 3.12: PYTHON312=...)
+	$(VENV)/bin/python -m benchmarks.trimming benchmarks/experiments/trimming.toml
+
+bench-distil: $(VENV)/.models  ## a student that wears its teacher's tokenizer, taught by its logits
+	$(VENV)/bin/python -m benchmarks.distil benchmarks/experiments/distil.toml
+
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml
 
@@ -88,5 +95,16 @@ $(VENV)/.authors: constraints.txt $(INSTALLED)
 	$(VENV)-authors/bin/pip install --disable-pip-version-check -q wechsel==0.0.4 deepfocus==1.0.1 lm-eval==0.4.13 accelerate
 	touch $@
 
+$(VENV)/.trimmers: constraints.txt $(VENV)/.models
+	test -x $(VENV)-trimmers/bin/python || $(PYTHON) -m venv $(VENV)-trimmers
+	$(VENV)-trimmers/bin/pip install --disable-pip-version-check -q -c constraints.txt torch transformers sentencepiece protobuf
+	$(VENV)-trimmers/bin/pip install --disable-pip-version-check -q pandas==2.3.3 tqdm
+	$(VENV)-trimmers/bin/pip install --disable-pip-version-check -q --no-deps hf-trim==3.0.1 \
+		vocabtrimmer==0.0.2 tokenizer-adapter==0.2.0
+	test -x $(VENV)-trimbed/bin/python || $(PYTHON312) -m venv $(VENV)-trimbed
+	$(VENV)-trimbed/bin/pip install --disable-pip-version-check -q torch==2.13.0
+	$(VENV)-trimbed/bin/pip install --disable-pip-version-check -q 'trimbed[model]==0.0.4'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors build *.egg-info
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors $(VENV)-trimmers $(VENV)-trimbed build *.egg-info
