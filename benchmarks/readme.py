@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fidelity import all_results
+from benchmarks.tables import distil
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -238,6 +239,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "lm_eval": lm_eval,
     "scale": scale,
     "heal": heal,
+    "distil": distil,
 }
 
 
