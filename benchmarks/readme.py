@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.fidelity import all_results
 from benchmarks.readme_merge import merge
 from benchmarks.readme_tools import drafts, llama_cpp
-from benchmarks.tables import distil, extending, trimming
+from benchmarks.tables import distil
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -278,25 +278,19 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "merge": merge,
     "merge_methods": merge_methods,
     "merge_steps": merge_steps,
-    "trimming": trimming,
-    "extending": extending,
     "distil": distil,
     "drafts": drafts,
     "llama_cpp": llama_cpp,
 }
-FILES = {"extending": "trimming"}
-"""Tables that come from a result file of another name."""
-
-
-def _read(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def render(readme: str) -> str:
     """The README with every marked block replaced by its table."""
     for name, table in TABLES.items():
         several = name in SEVERAL
-        result = all_results(EXPERIMENTS / f"{name}.toml") if several else _read(FILES.get(name, name))
+        result = (
+            all_results(EXPERIMENTS / f"{name}.toml") if several else json.loads((RESULTS / f"{name}.json").read_text())
+        )
         block = f"<!-- results:{name} -->\n{table(result)}\n<!-- /results:{name} -->"
         pattern = rf"<!-- results:{name} -->.*?<!-- /results:{name} -->"
         readme, found = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)

@@ -1,73 +1,10 @@
-"""README tables on trimming, extending and distillation; `benchmarks.readme` puts them in their places."""
+"""The README's table on distillation; `benchmarks.readme` puts it in its place."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["distil", "extending", "trimming"]
-
-
-def trimming(result: dict[str, Any]) -> str:
-    """Size, exactness and time of whole commands."""
-    lines = [
-        "| | tokens | parameters | text cut as before | logits differ by | other texts changed | wall | memory |",
-        "|---|---:|---:|---|---:|---:|---:|---:|",
-    ]
-    for name, of in result["trim"].items():
-        base = of["untouched"]
-        title = result["settings"]["models"][name]["title"]
-        lines.append(f"| **{title}** | {base['tokens']:,} | {base['parameters'] / 1e6:.1f} M | | | | | |")
-        for side, row in of["sides"].items():
-            if "error" in row:
-                lines.append(f"| {side} | does not run: {row['shown']} | | | | | | |")
-                continue
-            was, now = row["tokens_for_the_text"]
-            differ = row["logits_differ_by"]
-            cells = [
-                f"{row['tokens']:,}",
-                f"{row['parameters'] / 1e6:.1f} M",
-                "yes" if row["text_encoded_as_before"] else f"no: {now / was:.2f} times the tokens",
-                "tokens are gone" if differ is None else f"{differ:.1g}",
-                f"{row['other_texts_changed']} of {row['other_texts']}",
-                f"{row['wall_s']:.0f} s",
-                f"{row['peak_mib'] / 1024:.1f} GiB",
-            ]
-            lines.append(f"| {side} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| | bits per byte of the text | of LAMBADA | tokens per byte there | scored tokens/s | generated tokens/s |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for name, of in result["trim"].items():
-        for side in ("untouched", "tokensurgeon"):
-            row = of["untouched"] if side == "untouched" else of["sides"][side]
-            bits = row["bits"]
-            cells = [
-                f"{bits['wikitext2']['bits_per_byte']:.4f}",
-                f"{bits['lambada']['bits_per_byte']:.4f}",
-                f"{bits['lambada']['tokens_per_byte']:.3f}",
-                f"{row['speed']['scoring']:.0f}",
-                f"{row['speed']['generation']:.1f}",
-            ]
-            trimmed = "trimmed" if side == "tokensurgeon" else "untouched"
-            lines.append(f"| {result['settings']['models'][name]['title']}, {trimmed} | {' | '.join(cells)} |")
-    lines += ["", _ran(result, "trimming")]
-    return "\n".join(lines)
-
-
-def extending(result: dict[str, Any]) -> str:
-    """Tokens and bits per byte of held-out text by method."""
-    of = result["extend"]
-    base = of["untouched"]
-    lines = [
-        f"| {result['settings']['extend']['add']:,} tokens learnt from {of['learnt_from_bytes'] // 1000} kB of arXiv | "
-        "tokens per byte, held out | bits per byte, held out |",
-        "|---|---:|---:|",
-        f"| SmolLM2, untouched | {base['tokens_per_byte']:.4f} | {base['bits_per_byte']:.3f} |",
-    ]
-    for side, row in of["sides"].items():
-        lines.append(f"| {side} | {row['measured']['tokens_per_byte']:.4f} | {row['measured']['bits_per_byte']:.3f} |")
-    return "\n".join(lines)
+__all__ = ["distil"]
 
 
 def distil(result: dict[str, Any]) -> str:
@@ -95,6 +32,6 @@ def distil(result: dict[str, Any]) -> str:
 def _ran(result: dict[str, Any], name: str) -> str:
     hardware = result["hardware"]
     return (
-        f"{hardware['cores']} cores of {hardware['cpu']}, {result['date']}. Result file: "
+        f"{hardware['threads']} of {hardware['cores']} cores of {hardware['cpu']}, {result['date']}. Result file: "
         f"`benchmarks/results/{name}.json`."
     )

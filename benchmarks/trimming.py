@@ -149,16 +149,16 @@ def _size(directory: Path) -> dict[str, Any]:
 def _exactness(old: LoadedModel, new: LoadedModel, text: str) -> dict[str, Any]:
     """Whether the text is cut as before, logits of kept tokens are the same, and any other text comes back."""
     before, after = (loaded.tokenizer.convert_ids_to_tokens(loaded.encode(text)) for loaded in (old, new))
-    kept = {piece: i for piece, i in new.tokenizer.get_vocab().items() if piece in old.tokenizer.get_vocab()}
+    there = old.tokenizer.get_vocab()
+    kept = {piece: i for piece, i in new.tokenizer.get_vocab().items() if piece in there}
     pieces = sorted(kept, key=kept.__getitem__)
     ids = old.encode(text[:_EXCERPT])
     shared = old.tokenizer.convert_ids_to_tokens(ids)
     difference = None
     if all(piece in kept for piece in shared):
-        there, here = old.tokenizer.get_vocab(), kept
         with torch.inference_mode():
             a = old.model(input_ids=torch.tensor([ids])).logits[0][:, [there[p] for p in pieces]].float()
-            b = new.model(input_ids=torch.tensor([[here[p] for p in shared]])).logits[0][:, [here[p] for p in pieces]]
+            b = new.model(input_ids=torch.tensor([[kept[p] for p in shared]])).logits[0][:, [kept[p] for p in pieces]]
         difference = float((a - b.float()).abs().max())
     others = [*_STRANGE, *(piece for of in texts.corpora(16_384).values() for piece in of)]
     faults = [t for t in others if _again(new, t) != _again(old, t)]
