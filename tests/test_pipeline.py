@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tokensurgeon.output as output
 import tokensurgeon.rebuild as rebuild
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.calibrate import counted_prior
 from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.checkpoint.staging import staged
 from tokensurgeon.manifest import Manifest
@@ -163,6 +166,25 @@ def test_calibrated_by_default_where_the_base_is_run_and_the_donors_rows_are_ask
     assert "k=8, calibrated)" in (tmp_path / "default/README.md").read_text()
     one, other = (tmp_path / name / "model.safetensors" for name in ("default", "asked"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_frequent_new_tokens_get_their_share_of_the_text(zoo, tmp_path):
+    """With a text, a new token that makes up much of it comes out likelier than without."""
+    plain = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "plain", TransplantOptions(k=8))
+    spm = plain.donor.vocabulary
+    fresh = [int(i) for i in plain.alignment.ids(Provenance.RECONSTRUCTED) if spm.encode(spm.decode([int(i)])) == [i]]
+    word = spm.decode(fresh[:1])
+    (tmp_path / "mine.txt").write_text("The value of the object is. " * 50 + word * 400)
+    options = TransplantOptions(k=8, text=(str(tmp_path / "mine.txt"),))
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "told", options)
+    ids = torch.tensor([spm.encode("The value of the object is.")])
+    shares = []
+    for name in ("plain", "told"):
+        logits = AutoModelForCausalLM.from_pretrained(tmp_path / name)(ids).logits[0].detach().log_softmax(-1)
+        shares.append(float(logits[:, fresh[0]].mean()))
+    assert counted_prior([5] * 30 + [7] * 9 + [8], 10)[5] == pytest.approx(math.log(0.75))
+    assert counted_prior([5] * 30 + [7] * 9 + [8], 10).isnan().sum() == 9
+    assert shares[1] > shares[0] + 1
 
 
 def test_untie(zoo, tmp_path):

@@ -48,3 +48,18 @@ def test_shifted_rows_have_the_expected_prior():
     assert abs(float(shifts.mean()) + 4) < 0.5
     settled = (loud + shifts[:, None] * direction) @ unseen.T
     torch.testing.assert_close(settled.exp().mean(dim=1).log(), wanted[400:], rtol=0, atol=0.8)
+
+
+def test_a_prior_that_is_known_wins_over_the_regression():
+    """Tokens with a count come to it exactly on the states that were asked; the others stay as they were."""
+    generator = torch.Generator().manual_seed(7)
+    seen = states(1500, 32, 1)
+    direction, zero = common_direction(seen), torch.zeros(1500)
+    donor, head = torch.randn(440, 10, generator=generator), 0.05 * torch.randn(440, 32, generator=generator)
+    new, prior = head[400:], torch.full((40,), torch.nan)
+    prior[:20] = torch.linspace(-9, -4, 20)
+    plain = calibrating_shifts(seen, zero, head[:400], donor[:400], new, donor[400:])
+    known = calibrating_shifts(seen, zero, head[:400], donor[:400], new, donor[400:], prior)
+    assert torch.equal(plain[20:], known[20:])
+    settled = (new + known[:, None] * direction) @ seen.T
+    torch.testing.assert_close(settled.exp().mean(dim=1).log()[:20], prior[:20], rtol=0, atol=0.3)

@@ -110,6 +110,7 @@ def choose(
     tokenizer: Vocabulary,
     loaded: LoadedModel,
     states: HeadStates,
+    prior: torch.Tensor | None,
     texts: Mapping[str, str],
     options: TransplantOptions,
     resources: Resources,
@@ -125,6 +126,7 @@ def choose(
         tokenizer: The donor's.
         loaded: The base. Its vocabulary is replaced: it is of no use afterwards.
         states: Of the base, on text other than what is scored here.
+        prior: For calibration, as `counted_prior` gives it.
         texts: The user's text by name; nothing for Python's own.
         options: Of the transplant.
         resources: For the fits.
@@ -158,7 +160,7 @@ def choose(
             continue
         for moved in (False, True) if options.calibrate is None else (options.calibrate,):
             if moved:
-                calibrate(made.matrices, base, donor, trimmed.plan, states.states, states.log_normaliser)
+                calibrate(made.matrices, base, donor, trimmed.plan, states.states, states.log_normaliser, prior)
             _wear(loaded.model, made.matrices)
             score = score_text(
                 loaded.model, lambda piece: [i for i in encoded[piece] if known[i]], prefix, pieces,

@@ -42,7 +42,8 @@ class TransplantOptions:
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
             the one that their donor rows suggest. None does so where the base is run and the method goes by the donor's
             rows; with method auto, where it helps.
-        text: Files that the report's coverage and fastText vectors are made from; none means Python's own text.
+        text: Files that the report's coverage, priors, the choice of a method and fastText vectors are made from; none
+            means Python's own text.
         seed: For the random choice of held-out anchors that the report scores, and for methods that draw.
     """
 

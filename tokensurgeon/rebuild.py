@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import Alignment, Provenance
-from tokensurgeon.calibrate import calibrate
+from tokensurgeon.calibrate import calibrate, counted_prior
 from tokensurgeon.choose import Choice, choose
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
@@ -30,6 +30,8 @@ from tokensurgeon.states import estimated_suppressing_row, suppressing_row
 __all__ = ["Pair", "Rebuilt", "quiet_row", "read_states", "rebuild"]
 
 Progress = Callable[[str, int, int], None]
+_READ = 16_384
+"""Bytes of text that the base reads for its states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,15 @@ def rebuild(
     calibrated = run and goes_by_donor(method) if options.calibrate is None else options.calibrate
     states = loaded = choice = None
     if run and writes and (calibrated or silence or isinstance(method, Auto)):
-        loaded, states = read_states(pair.base, device, progress)
+        loaded, states = read_states(pair.base, device, progress, texts if options.text else {})
+    prior = None
+    if options.text and states is not None and (calibrated or isinstance(method, Auto)):
+        encoded = [i for text in texts.values() for i in pair.donor.vocabulary.encode(text)]
+        prior = counted_prior(encoded, plan.n_rows)
     if isinstance(method, Auto) and loaded is not None and states is not None:
         choice = choose(
-            method, base, donor, plan, pair.donor.vocabulary, loaded, states, texts if options.text else {}, options,
-            resources, progress,
+            method, base, donor, plan, pair.donor.vocabulary, loaded, states, prior, texts if options.text else {},
+            options, resources, progress,
         )  # fmt: skip
         chosen = choice.applied(options)
         method, calibrated = chosen.reconstruction(), choice.best.calibrated
@@ -134,7 +140,7 @@ def rebuild(
         progress=progress,
     )
     if calibrated and states is not None:
-        calibrate(rows.matrices, base, donor, plan, states.states, states.log_normaliser)
+        calibrate(rows.matrices, base, donor, plan, states.states, states.log_normaliser, prior)
     held_out = None
     if not by_text:  # an anchor's text is the anchor
         atoms = torch.from_numpy(atom_ids(plan, donor))
@@ -176,9 +182,14 @@ def quiet_row(base: Side, matrices: VocabularyMatrices, n_rows: int, states: Hea
     return estimated_suppressing_row(head, torch.tensor(in_text, dtype=torch.int64))
 
 
-def read_states(base: Side, device: torch.device, progress: Progress | None) -> tuple[LoadedModel, HeadStates]:
-    """The base, and what its LM head sees on text that every Python carries."""
+def read_states(
+    base: Side, device: torch.device, progress: Progress | None, texts: Mapping[str, str] | None = None
+) -> tuple[LoadedModel, HeadStates]:
+    """The base, and what its LM head sees on the ends of the texts, or on text that every Python carries."""
     if progress is not None:
         progress("states", 0, 1)
     loaded = load_model(base.directory, device)
-    return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, split_bytes(python_text(16_384)))
+    share = _READ // max(1, len(texts or ()))
+    read = [text[-share:] for text in texts.values()] if texts else [python_text(_READ)]
+    pieces = [piece for text in read for piece in split_bytes(text)]
+    return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)

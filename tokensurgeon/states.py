@@ -89,11 +89,12 @@ def calibrating_shifts(
     donor_anchors: torch.Tensor,
     new: torch.Tensor,
     donor_new: torch.Tensor,
+    log_prior: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """How far each new token's logit has to move for its mean probability to be the expected one.
 
-    Expected is what a ridge regression of the anchors' own mean log-probability on their donor rows
-    predicts from the new token's donor row.
+    Expected is what ``log_prior`` says, and for other tokens what a ridge regression of the anchors' own mean
+    log-probability on their donor rows predicts from the new token's donor row.
 
     Args:
         states: (n_states, dim) inputs of the LM head, float32.
@@ -102,6 +103,7 @@ def calibrating_shifts(
         donor_anchors: (n_anchors, donor dim), the same tokens.
         new: (n_new, dim) reconstructed rows of the head.
         donor_new: (n_new, donor dim), the same tokens.
+        log_prior: (n_new,) float32, NaN where nothing is known.
 
     Returns:
         (n_new,) float32, to be multiplied by `common_direction`.
@@ -115,8 +117,10 @@ def calibrating_shifts(
         product.addmv_(inputs.T, target)
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
     weights = torch.linalg.solve(gram, product)
-    expected = torch.cat([_with_constant(rows) @ weights for rows in torch.split(donor_new, _CHUNK)])
-    return expected.float() - _mean_log_probability(states, log_normaliser, new)
+    expected = torch.cat([_with_constant(rows) @ weights for rows in torch.split(donor_new, _CHUNK)]).float()
+    if log_prior is not None:
+        expected = torch.where(log_prior.isnan(), expected, log_prior)
+    return expected - _mean_log_probability(states, log_normaliser, new)
 
 
 def _mean_log_probability(states: torch.Tensor, log_normaliser: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -78,8 +78,8 @@ def command(
         typer.Option(
             "--text",
             metavar="FILE",
-            help="UTF-8 text like what the model will read: its coverage goes into the "
-            "report, --method auto chooses by it, and space=fasttext trains on it. Repeatable.  "
+            help="UTF-8 text like what the model will read: its coverage goes into the report, frequent new tokens get "
+            "the prior that they have there, --method auto chooses by it, space=fasttext trains on it. Repeatable.  "
             "[default: Python's own documentation]",
         ),
     ] = None,
