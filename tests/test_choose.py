@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
 import tokensurgeon.choose as choose
@@ -15,6 +18,8 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.pair import align_models
+from tokensurgeon.rows import VocabularyMatrices
 
 AUTO = TransplantOptions(method="auto")
 
@@ -77,9 +82,60 @@ def test_candidates_that_take_too_long_or_need_more_anchors_are_left_out(zoo, tm
     left = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", AUTO).content["choice"]["trials"]
     assert left[0]["method"] == "ridge" and "exceeds" in left[-1]["note"] and left[-1]["bits_per_byte"] is None
     hurried = TransplantOptions(method="auto", method_options={"minutes": 1e-9})
-    with pytest.raises(InputError, match=r"no candidate takes less than 1e-09 minutes.*minutes=N"):
+    with pytest.raises(InputError, match=r"no candidate gives finite scores in less than 1e-09 minutes.*minutes=N"):
         transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "never", hurried)
     assert not (tmp_path / "never").exists()
+
+
+def test_a_sample_stands_for_all_new_tokens(zoo, monkeypatch):
+    """However few are drawn, their weights sum to as many tokens as there are."""
+    plan = align_models(str(zoo["gpt"]), str(zoo["spm"]))[2]
+    donor = VocabularyMatrices(torch.ones(plan.n_rows, 4))
+    new = plan.ids(Provenance.RECONSTRUCTED)
+    seen = set(new[:7].tolist()) | set(plan.ids(Provenance.COPIED)[:200].tolist())
+    monkeypatch.setattr(choose, "_SAMPLE", 20)
+    trimmed = choose._trimmed(plan, donor, seen, 0)
+    held = (trimmed.plan.source < 0) & (plan.source >= 0)
+    assert trimmed.new == 7 and held.sum() == trimmed.held_out >= 64 and len(new) > 40
+    drawn = torch.from_numpy((trimmed.plan.provenance == Provenance.RECONSTRUCTED) & ~held)
+    assert int(drawn.sum()) == 27
+    assert float(trimmed.log_weights[drawn].exp().sum()) == pytest.approx(len(new), rel=1e-5)
+    dropped = np.setdiff1d(new, np.flatnonzero(drawn.numpy()))
+    assert bool((trimmed.log_weights[torch.from_numpy(dropped)] == -math.inf).all())
+
+
+def test_a_padding_token_of_the_base_beyond_the_donors_rows(copy_of, zoo, tmp_path):
+    base = copy_of("spm")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"pad_token_id": config["vocab_size"] - 1}))
+    report = transplant(str(base), str(zoo["gpt"]), tmp_path / "out", AUTO)
+    assert report.alignment.n_rows < config["vocab_size"] and report.content["choice"]["trials"]
+
+
+def test_text_is_cut_to_the_context(zoo, copy_of, tmp_path):
+    """Neither the base's states nor the trials read more tokens at once than the model has places for."""
+    base = copy_of("gpt")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 50}))
+    longest = []
+    forward = LlamaForCausalLM.forward
+
+    def watched(self, *args, **kwargs):
+        longest.append(kwargs["input_ids"].shape[1])
+        return forward(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LlamaForCausalLM, "forward", watched)
+        patch.setattr("tokensurgeon.verify.forward_checks", lambda *_: iter(()))
+        transplant(str(base), str(zoo["spm"]), tmp_path / "out", AUTO)
+    assert len(longest) > 1000 and max(longest) == 50
+
+
+def test_a_text_that_says_nothing_is_refused(zoo, tmp_path):
+    (tmp_path / "blank.txt").write_text(" \n" * 5000)
+    with pytest.raises(InputError, match=r"0 bytes are less than the 1,024"):
+        options = TransplantOptions(method="auto", text=(str(tmp_path / "blank.txt"),))
+        transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", options)
 
 
 def test_it_is_refused_among_several_processes(zoo, tmp_path, monkeypatch):

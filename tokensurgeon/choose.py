@@ -22,10 +22,10 @@ from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.model import LoadedModel
 from tokensurgeon.evaluation.score import HeadStates, score_text
-from tokensurgeon.evaluation.texts import python_text, split_bytes
-from tokensurgeon.reconstruct import Resources, make_method
+from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
+from tokensurgeon.reconstruct import Method, Resources, make_method
 from tokensurgeon.reconstruct.auto import Auto
-from tokensurgeon.rows import VocabularyMatrices, atom_ids, build_rows
+from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = ["Choice", "Trial", "choose"]
@@ -37,6 +37,8 @@ _BYTES = 24_576
 _SAMPLE = 1024
 _HELD_OUT = 0.1
 _FEWEST = 64
+_LEAST = 1024
+"""Bytes of text below which nothing is chosen."""
 _PART = 1  # of Python's text; calibration reads part 0
 
 
@@ -49,7 +51,7 @@ class Trial:
         options: Its options.
         calibrated: Whether its rows were calibrated.
         bits_per_byte: Of the text, with some rows held out; None if it was left out.
-        minutes: That it would take for all rows, as far as the sample tells.
+        minutes: That its rows would take, as far as the sample tells.
         note: Why it was left out, or nothing.
     """
 
@@ -133,28 +135,38 @@ def choose(
         progress: Called with (stage, done, total).
 
     Raises:
-        InputError: If no candidate fits into the time.
+        InputError: If the text says too little, or no candidate fits into the time.
     """
-    pieces = _pieces(texts)
+    pieces = fitting(_pieces(texts), tokenizer.encode, loaded.context)
+    scored = sum(len(piece.encode()) for piece in pieces)
+    if scored < _LEAST:
+        raise InputError(
+            f"method auto chooses by text, and {scored} bytes are less than the {_LEAST:,} that it takes. "
+            "Give a longer --text, or none for Python's own documentation"
+        )
     encoded = {piece: tokenizer.encode(piece) for piece in pieces}
     trimmed = _trimmed(plan, donor, {i for ids in encoded.values() for i in ids}, resources.seed)
     prefix = next(iter(np.flatnonzero(trimmed.plan.source == loaded.prefix).tolist()), None)
     # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
     known = np.isfinite(trimmed.log_weights.numpy())
     anchors, trials = len(atom_ids(trimmed.plan, donor)), []
+
+    def made_by(method: Method) -> tuple[NewRows, float]:
+        started = time.perf_counter()
+        quiet = replace(resources, progress=None)
+        made = build_rows(base, donor, trimmed.plan, method=method, untie=options.untie, resources=quiet)
+        return made, (time.perf_counter() - started) / 60
+
+    fixed = made_by(make_method("zero"))[1]  # whatever the method
     for done, (name, given) in enumerate(CANDIDATES):
         if progress is not None:
             progress("trials", done, len(CANDIDATES))
         if given.get("k", 1) > anchors:
             trials.append(Trial(name, given, False, None, 0.0, f"k exceeds the {anchors} anchors"))
             continue
-        started = time.perf_counter()
-        made = build_rows(
-            base, donor, trimmed.plan, method=make_method(name, given), untie=options.untie,
-            resources=replace(resources, progress=None),
-        )  # fmt: skip
-        # omp's work is in the targets; the others' is in the anchors, which are all there
-        minutes = (time.perf_counter() - started) / 60 / (trimmed.share if name == "omp" else 1)
+        made, minutes = made_by(make_method(name, given))
+        if name == "omp":  # whose work is in the targets; the others' is in the anchors, which are all there
+            minutes = fixed + max(0.0, minutes - fixed) / trimmed.share
         if minutes > auto.minutes:
             trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))
             continue
@@ -166,14 +178,15 @@ def choose(
                 loaded.model, lambda piece: [i for i in encoded[piece] if known[i]], prefix, pieces,
                 log_weights=trimmed.log_weights,
             )  # fmt: skip
-            trials.append(Trial(name, given, moved, score.bits_per_byte, minutes))
+            bits = score.bits_per_byte
+            finite = math.isfinite(bits)
+            trials.append(Trial(name, given, moved, bits if finite else None, minutes, "" if finite else "not finite"))
     trials.sort(key=lambda trial: math.inf if trial.bits_per_byte is None else trial.bits_per_byte)
     if trials[0].bits_per_byte is None:
         raise InputError(
-            f"method auto: no candidate takes less than {auto.minutes:g} minutes. "
+            f"method auto: no candidate gives finite scores in less than {auto.minutes:g} minutes. "
             "Give --method-option minutes=N with a larger N, or choose a method"
         )
-    scored = sum(len(piece.encode()) for piece in pieces)
     return Choice(trials[0], tuple(trials), trimmed.held_out, trimmed.new, scored)
 
 
@@ -182,7 +195,7 @@ def _pieces(texts: Mapping[str, str]) -> list[str]:
     if not texts:
         return split_bytes(python_text(_BYTES, _PART))
     share = max(1, _BYTES // len(texts))
-    return [piece for text in texts.values() for piece in split_bytes(text[:share])]
+    return [p for text in texts.values() for p in split_bytes(text.encode()[:share].decode("utf-8", "ignore"))]
 
 
 def _trimmed(plan: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Trimmed:
@@ -219,7 +232,7 @@ def _wear(model: Any, matrices: VocabularyMatrices) -> None:
     def weight(rows: torch.Tensor) -> torch.nn.Parameter:
         return torch.nn.Parameter(rows.to(own.device, own.dtype), requires_grad=False)
 
-    inputs.weight = weight(matrices.embedding)
+    inputs.weight, inputs.padding_idx = weight(matrices.embedding), None  # an id of the old vocabulary
     outputs.weight = inputs.weight if matrices.head is None else weight(matrices.head)
     if matrices.bias is not None:
         outputs.bias = weight(matrices.bias)

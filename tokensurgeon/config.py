@@ -91,7 +91,7 @@ class TransplantOptions:
         if not isinstance(self.method_options, Mapping):
             raise InputError("method_options must be a table of option = value")
         self.reconstruction()  # raises what it has to say
-        if self.method != "omp" and (self.exact or self.memory is not None):
+        if self.method not in ("omp", "auto") and (self.exact or self.memory is not None):
             raise InputError(
                 f"method {self.method} takes no {'exact' if self.exact else 'memory'}; that is for omp's solver"
             )

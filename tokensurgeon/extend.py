@@ -24,6 +24,7 @@ from tokensurgeon.output import Base, seal, write_output
 from tokensurgeon.pair import Side, summarise
 from tokensurgeon.rebuild import quiet_row, read_states
 from tokensurgeon.reconstruct import fasttext_units, goes_by_donor
+from tokensurgeon.reconstruct.auto import Auto
 from tokensurgeon.record import describe_run
 from tokensurgeon.report.page import report_page
 from tokensurgeon.surgery import changed_side, refuse_other_texts
@@ -153,8 +154,9 @@ def _check_options(
     if add is not None and add < 1:
         raise InputError(f"--add {add} must be at least 1")
     method = options.reconstruction()
-    if fasttext_units(method):
-        raise InputError("space=fasttext is for transplants; here --method subtoken, mean or normal need no donor")
+    if fasttext_units(method) or isinstance(method, Auto):
+        wish = "method auto" if isinstance(method, Auto) else "space=fasttext"
+        raise InputError(f"{wish} is for transplants; here --method subtoken, mean or normal need no donor")
     if goes_by_donor(method) != (donor is not None):
         raise InputError(
             f"method {options.method} goes by a donor's embedding. Give --donor, or --method subtoken, mean, normal"

@@ -11,6 +11,7 @@ from typing import Any
 from tokensurgeon.alignment import Alignment, align
 from tokensurgeon.body import why_not_run
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
+from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
@@ -109,6 +110,10 @@ def transplant(
     if isinstance(method, Auto) and world() > 1:
         raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
     asked = True if options.calibrate or isinstance(method, Auto) else options.forward
+    if asked and read_config(left.directory).get("is_encoder_decoder"):
+        raise InputError(
+            f"{base} is an encoder-decoder model, which is not run. Drop --calibrate, --forward, method auto"
+        )
     unrun = why_not_run(left.directory, body.files, base_layout, asked)
     if options.untie and base_layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")

@@ -14,7 +14,7 @@ from tokensurgeon.choose import Choice, choose
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.score import HeadStates, collect_states
-from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
 from tokensurgeon.fasttext import fasttext_space
 from tokensurgeon.heldout import HeldOutScore, score_held_out
 from tokensurgeon.pair import Side
@@ -139,6 +139,7 @@ def rebuild(
         resources=resources,
         progress=progress,
     )
+    calibrated = calibrated and states is not None and bool((plan.provenance == Provenance.RECONSTRUCTED).any())
     if calibrated and states is not None:
         calibrate(rows.matrices, base, donor, plan, states.states, states.log_normaliser, prior)
     held_out = None
@@ -190,6 +191,7 @@ def read_states(
         progress("states", 0, 1)
     loaded = load_model(base.directory, device)
     share = _READ // max(1, len(texts or ()))
-    read = [text[-share:] for text in texts.values()] if texts else [python_text(_READ)]
-    pieces = [piece for text in read for piece in split_bytes(text)]
+    read = [text.encode()[-share:].decode("utf-8", "ignore") for text in texts.values()] if texts else []
+    pieces = [piece for text in read for piece in split_bytes(text)] or split_bytes(python_text(_READ))
+    pieces = fitting(pieces, loaded.encode, loaded.context)
     return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)

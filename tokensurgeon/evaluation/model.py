@@ -27,6 +27,12 @@ class LoadedModel:
     tokenizer: Any
     prefix: int | None
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model reads at most; None where its config says nothing."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
     def encode(self, text: str) -> list[int]:
         """Text to ids, without special tokens."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -15,7 +15,7 @@ class Auto:
     """Whatever loses least on some text.
 
     Attributes:
-        minutes: Candidates whose fit would take longer are left out.
+        minutes: Candidates whose rows would take longer are left out. The trials come on top.
     """
 
     minutes: float = 10.0
