@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.fidelity import all_results
 from benchmarks.readme_merge import merge
 from benchmarks.readme_tools import drafts, llama_cpp
-from benchmarks.tables import distil
+from benchmarks.tables import distil, trimming
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -278,6 +278,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "merge": merge,
     "merge_methods": merge_methods,
     "merge_steps": merge_steps,
+    "trimming": trimming,
     "distil": distil,
     "drafts": drafts,
     "llama_cpp": llama_cpp,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def trimmed(experiment: dict[str, Any], base: Path, text: Path, work: Path) -> d
         try:
             row: dict[str, Any] = timed([part.format(**names) for part in command])
         except RuntimeError as error:
-            found["sides"][side] = {"error": str(error).strip().splitlines()[-1][:300], "shown": _reason(error)}
+            found["sides"][side] = {"error": _reason(error)}
             print(base.name, side, found["sides"][side], flush=True)
             continue
         new = load_model(out)
@@ -118,9 +119,8 @@ def extended(experiment: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of a traceback, without what precedes its message."""
-    line = str(error).strip().splitlines()[-1]
-    return line.replace("|", "/")[:120]
+    """The last line of what a command said, without this machine's paths."""
+    return re.sub(r" \(/[^)]*\)", "", str(error).strip().splitlines()[-1]).replace("|", "/")[:120]
 
 
 def _trimbed_config(base: Path, text: Path, out: Path) -> str:
