@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
+from tokensurgeon.alignment import Provenance
 from tokensurgeon.cli.app import app
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.merge import merge
@@ -123,8 +124,9 @@ def test_linear_is_the_mean_row_by_row(models, recipe, tmp_path):
     report = merge(recipe({"merge_method": "linear", "models": of("a", "s")}), tmp_path / "out")
     transplant(str(models["s"]), str(models["a"]), tmp_path / "moved", TransplantOptions(k=8))
     a, s, out = (load_file(d / "model.safetensors") for d in (models["a"], tmp_path / "moved", tmp_path / "out"))
-    known = Manifest.read(tmp_path / "moved").source >= 0
-    assert 0 < (~known).sum() < len(known)
+    moved = Manifest.read(tmp_path / "moved")
+    known, made = moved.source >= 0, moved.provenance == Provenance.RECONSTRUCTED
+    assert 0 < made.sum() < (~known).sum() < len(known)
     mean = (a[EMBEDDING].double() + s[EMBEDDING].double()) / 2
     assert np.allclose(out[EMBEDDING][known], mean[known], atol=1e-6)
     assert torch.equal(out[EMBEDDING][~known], a[EMBEDDING][~known])
@@ -132,7 +134,7 @@ def test_linear_is_the_mean_row_by_row(models, recipe, tmp_path):
         assert torch.allclose(out[name].double(), (a[name].double() + s[name].double()) / 2, atol=1e-6), name
     rows = report.content["merge"]["rows"]["embedding"]
     assert rows == {
-        "merged": int(known.sum()), "averaged": 0, "differing": int((~known).sum()),
+        "merged": int(known.sum()), "averaged": 0, "differing": int(made.sum()),
         "taken": {models["a"].name: int((~known).sum()), "s": 0},
     }  # fmt: skip
     assert report.content["merge"]["models"][0]["transplant"] is None
@@ -140,7 +142,7 @@ def test_linear_is_the_mean_row_by_row(models, recipe, tmp_path):
 
 
 def test_embeddings_base_and_average(models, recipe, tmp_path):
-    """The base is the transplanted one, so that its rows are the poor ones."""
+    """The base is the transplanted one, so that its rows are the poor ones; it is not listed, and counts in no mean."""
     content = {"merge_method": "task_arithmetic", "base_model": "<s>", "models": of("a", "b")}
     written = {}
     for choice in ("first", "base", "average"):
@@ -148,10 +150,13 @@ def test_embeddings_base_and_average(models, recipe, tmp_path):
         written[choice] = load_file(tmp_path / choice / "model.safetensors")[EMBEDDING]
     transplant(str(models["s"]), str(models["a"]), tmp_path / "moved", TransplantOptions(k=8))
     a, b, s = (load_file(d / "model.safetensors")[EMBEDDING] for d in (models["a"], models["b"], tmp_path / "moved"))
-    unknown = torch.from_numpy(Manifest.read(tmp_path / "moved").source < 0)
+    moved = Manifest.read(tmp_path / "moved")
+    unknown = torch.from_numpy(moved.provenance == Provenance.RECONSTRUCTED)
+    unused = torch.from_numpy(moved.source < 0) & ~unknown
     assert torch.equal(written["first"][unknown], a[unknown])
     assert torch.equal(written["base"][unknown], s[unknown])
-    assert torch.allclose(written["average"][unknown], ((a + b + s) / 3)[unknown], atol=1e-6)
+    assert torch.allclose(written["average"][unknown], ((a + b) / 2)[unknown], atol=1e-6)
+    assert unused.any() and all(torch.equal(w[unused], a[unused]) for w in written.values())  # the owner's, always
     assert all(torch.equal(w[~unknown], written["first"][~unknown]) for w in written.values())
     with pytest.raises(InputError, match="embeddings=base takes rows from base_model, and the recipe has none"):
         merge(recipe({"merge_method": "linear", "models": of("a", "s")}, embeddings="base"), tmp_path / "none")
@@ -425,7 +430,7 @@ def test_the_command(recipe, tmp_path):
     path = recipe({"merge_method": "linear", "models": of("a", "s")})
     arguments = ["merge", str(path), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0 and "26 stand for tokens" in " ".join(done.stdout.split())
+    assert done.exit_code == 0 and "13 stand for tokens" in " ".join(done.stdout.split())
     card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
     assert "merge_method: linear" in card and "merge_method: linear" in page and "26 from gpt" in card
     again = CliRunner().invoke(app, arguments)
