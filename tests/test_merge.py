@@ -452,6 +452,21 @@ def test_models_of_one_directory_name(models, recipe, tmp_path):
     assert list(rows["taken"]) == [str(models["b"]), str(twin)] and rows["taken"][str(models["b"])] > 0
 
 
+def test_all_licences_and_models_are_named(recipe, copy_of, models, tmp_path):
+    places = [copy_of("gpt"), tmp_path / "second", tmp_path / "third"]
+    for place, model in zip(places[1:], ("b", "s"), strict=True):
+        shutil.copytree(models[model], place)
+    for place, text in zip(places, ("one", "two", "one"), strict=True):
+        (place / "LICENSE").write_text(text)
+    (places[2] / "NOTICE.txt").write_text("three")
+    content = {"merge_method": "linear", "models": [{"model": str(place), **WEIGHTS} for place in places]}
+    merge(recipe(content), tmp_path / "out")
+    found = sorted([*(tmp_path / "out").glob("LICENSE*"), *(tmp_path / "out").glob("NOTICE*")])
+    assert sorted(path.read_text() for path in found) == ["one", "three", "two"]
+    front = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    assert front["base_model"] == [place.name for place in places]
+
+
 def test_choosing_rows():
     own, made, silent = 0, 1, 2
     kinds = [np.array(k, dtype=np.int8) for k in ([own, made, made, silent, silent], [own, own, made, made, silent])]

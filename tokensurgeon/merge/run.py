@@ -127,7 +127,7 @@ def merge(
             progress("verify", 0, 1)
         fill_rows(raw, work, parts)
         state_dtype(work)
-        content["tokenizer_sha256"] = write_others(work, first, owner, template)
+        content["tokenizer_sha256"] = write_others(work, first, owner, template, list(given.values()))
         files = Checkpoint.open(work)
         unrun = why_not_run(work, files, find_vocabulary_tensors(work, files.tensors), read.options.forward)
         manifest = manifest_of(parts[0][1], content)

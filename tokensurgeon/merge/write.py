@@ -32,6 +32,7 @@ Part = tuple[list[Aligned], Choice]
 Layers = tuple[str, list[tuple[Path, int]]]
 """A setting's name, and layers as `write_config` takes them."""
 
+_LICENCES = ("LICENSE*", "NOTICE*")
 _DTYPES = ("dtype", "torch_dtype")
 
 _PROVENANCE = {
@@ -92,11 +93,17 @@ def _part(config: dict[str, Any], setting: str) -> tuple[dict[str, Any], str]:
     return config, name
 
 
-def write_others(out: Path, first: Aligned, owner: Owner, template: str | None) -> str:
-    """The tokenizer and what else lies beside the weights; gives the tokenizer's digest."""
+def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, others: Sequence[Path]) -> str:
+    """The tokenizer and what else lies beside the weights, with all models' licences; gives the tokenizer's digest."""
     for path in other_files(first.model.directory):
         if not TokenizerFiles.owns(path) and not (out / path.name).exists():
             shutil.copyfile(path, out / path.name)
+    licences = [path for place in others for pattern in _LICENCES for path in sorted(place.glob(pattern))]
+    for number, path in enumerate(licences, 2):
+        known = [there for pattern in _LICENCES for there in out.glob(pattern)]
+        if all(there.read_bytes() != path.read_bytes() for there in known):
+            name = path.name if not (out / path.name).exists() else f"{path.stem}-{number}{path.suffix}"
+            shutil.copyfile(path, out / name)
     owner.side.files.write(out)
     if template is not None:
         (out / "chat_template.jinja").write_text(template)
