@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from tokensurgeon import InputError
 from tokensurgeon.cli.app import app
+from tokensurgeon.evaluation.texts import split_bytes
 from tokensurgeon.merging.fisher_estimate import estimate_fisher, fisher_diagonal
 
 
@@ -54,6 +55,21 @@ def test_a_language_model(zoo, tmp_path, kind):
     assert all(bool((value >= 0).all()) and value.dtype == torch.float32 for value in found.values())
     again = estimate_fisher(str(zoo[kind]), [tmp_path / "t.txt"], tmp_path / "g.safetensors", pieces=3)
     assert again.mean == report.mean
+
+
+def test_pieces_are_from_all_over_the_text(zoo, tmp_path, monkeypatch):
+    (tmp_path / "t.txt").write_text("".join(f"line {i:06} of a text\n" for i in range(200)))
+    read = []
+
+    def rows(_, pieces):
+        read.extend(pieces)
+        return [torch.ones(1, 2, dtype=torch.int64)]
+
+    monkeypatch.setattr("tokensurgeon.merging.fisher_estimate.token_rows", rows)
+    pieces = split_bytes((tmp_path / "t.txt").read_text(), 1024)
+    assert len(pieces) == 5
+    estimate_fisher(str(zoo["gpt"]), [tmp_path / "t.txt"], tmp_path / "f.safetensors", pieces=3)
+    assert read == [pieces[0], pieces[1], pieces[3]]
 
 
 def test_the_command(zoo, tmp_path):

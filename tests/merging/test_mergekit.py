@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import llama, save
+from mergekit.scripts.run_yaml import main
 from safetensors.torch import load_file, save_file
 
 from tokensurgeon.evaluation.model import load_model
@@ -21,10 +22,6 @@ from tokensurgeon.merging.pcb import pcb_merge
 from tokensurgeon.merging.widen import widen_merge
 
 ROOT = Path(__file__).parents[2]
-PEERS = ROOT / ".venv-peers/bin/python"
-HERE = find_spec("mergekit") is not None
-
-pytestmark = pytest.mark.peers
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +44,9 @@ def models(tmp_path_factory, gpt):
 
 
 def run(root, recipe, out):
-    """``python -m tokensurgeon.merging`` where mergekit is installed."""
-    if not HERE and not PEERS.exists():
-        pytest.fail("run `make install`: .venv-peers is missing")
+    """mergekit-yaml's own command, with our methods."""
     (root / "recipe.yaml").write_text(recipe.replace("ROOT", str(root)))
-    return subprocess.run(
-        [sys.executable if HERE else PEERS, "-m", "tokensurgeon.merging", root / "recipe.yaml", out, "--quiet"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return CliRunner().invoke(main, [str(root / "recipe.yaml"), str(out), "--quiet"])
 
 
 BASED = "merge_method: {}\nbase_model: ROOT/base\nmodels: [{{model: ROOT/one}}, {{model: ROOT/two}}]\nparameters: {}\n"
@@ -91,7 +83,7 @@ RECIPES = {
 def test_recipes(models, tmp_path, method):
     recipe, by_hand = RECIPES[method]
     done = run(models, recipe, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.exception
     merged = load_file(tmp_path / "out/model.safetensors")
     inputs = [load_file(models / name / "model.safetensors") for name in ("base", "one", "two")]
     files = [load_file(models / f"{name}.fisher.safetensors") for name in ("base", "one", "two")]
@@ -114,4 +106,11 @@ def test_what_is_missing_is_named(models, tmp_path):
     }
     for message, recipe in refused.items():
         done = run(models, recipe, tmp_path / "out")
-        assert done.returncode and any(part in done.stderr for part in message.split("|")), done.stderr[-500:]
+        assert done.exit_code and any(part in str(done.exception) for part in message.split("|")), done.exception
+
+
+def test_the_module_is_their_command(models, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(METRICS.replace("ROOT", str(models)))
+    command = [sys.executable, "-m", "tokensurgeon.merging", tmp_path / "recipe.yaml", tmp_path / "out", "--quiet"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert (tmp_path / "out/model.safetensors").is_file()

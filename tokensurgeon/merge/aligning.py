@@ -22,7 +22,7 @@ from tokensurgeon.pair import Side, open_side, output_rows
 from tokensurgeon.pipeline import transplant
 from tokensurgeon.record import describe_side
 
-__all__ = ["Aligned", "Owner", "align_model", "find_owner"]
+__all__ = ["Aligned", "Owner", "align_model", "find_owner", "has_ids_of", "place_of"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -77,6 +77,12 @@ def find_owner(tokenizer: str | None, models: list[Model]) -> Owner:
     return Owner(reference, side, output_rows(side, None), described["sha256"])
 
 
+def has_ids_of(model: Model, owner: Owner) -> bool:
+    """Whether a model has the owner's ids already, and as many rows."""
+    theirs = owner.side.files.tokenizer.get_vocab(with_added_tokens=True)
+    return model.layout.rows == owner.rows and model.ids == theirs
+
+
 def align_model(model: Model, owner: Owner, options: TransplantOptions, progress: Progress | None) -> Aligned:
     """The model itself if its ids are the owner's, otherwise its transplant from the cache, made if need be.
 
@@ -91,7 +97,7 @@ def align_model(model: Model, owner: Owner, options: TransplantOptions, progress
     """
     digest = content_digest(model.directory)
     before = Manifest.read(model.directory)
-    if model.layout.rows == owner.rows and model.ids == owner.side.files.tokenizer.get_vocab(with_added_tokens=True):
+    if has_ids_of(model, owner):
         return Aligned(model, kinds_of(owner.rows, before, None), None, digest)
     out = _cached(model, owner, options, digest, progress)
     manifest = Manifest.read(out)
@@ -103,16 +109,21 @@ def align_model(model: Model, owner: Owner, options: TransplantOptions, progress
     return Aligned(moved, kinds_of(owner.rows, before, manifest), manifest, digest)
 
 
-def _cached(model: Model, owner: Owner, options: TransplantOptions, digest: str, progress: Progress | None) -> Path:
-    from filelock import FileLock
-
+def place_of(model: Model, owner: Owner, options: TransplantOptions, digest: str) -> Path:
+    """Where in the cache the transplant of a model lies, or will lie; ``digest`` is of the model's files."""
     texts = [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in options.text]
     state = [digest, owner.described, owner.rows, {**options.as_dict(), "text": texts}, version("tokensurgeon")]
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
     short = [re.sub(r"[^\w.-]+", "-", name).strip("-") or "model" for name in (model.short, owner.side.name)]
-    out = cache_directory() / "merge" / f"{short[0]}-with-{short[1]}-tokenizer-{key}"
+    return cache_directory() / "merge" / f"{short[0]}-with-{short[1]}-tokenizer-{key}"
+
+
+def _cached(model: Model, owner: Owner, options: TransplantOptions, digest: str, progress: Progress | None) -> Path:
+    from filelock import FileLock
+
+    out = place_of(model, owner, options, digest)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(out.parent / f".{key}.lock"):
+    with FileLock(out.parent / f".{out.name.rpartition('-')[2]}.lock"):
         if not is_kept(out):
             transplant(str(model.directory), owner.reference, out, options, progress=_named(progress, model.short))
     return out

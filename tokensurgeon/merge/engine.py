@@ -15,9 +15,6 @@ from tokensurgeon.merge.recipe import slices_of
 
 __all__ = ["chat_template", "check_plan", "find_method", "layer_setting", "require_mergekit", "run_mergekit"]
 
-OWN_METHODS = "tokensurgeon.merging"
-"""Where merge methods that mergekit lacks are registered, if there are such."""
-
 log = logging.getLogger(__name__)
 
 
@@ -30,8 +27,7 @@ def require_mergekit() -> None:
     if find_spec("mergekit") is None:
         raise MissingDependencyError("mergekit", "merge", "tokensurgeon merge")
     import_module("mergekit.merge_methods")
-    if find_spec(OWN_METHODS) is not None:
-        import_module(OWN_METHODS)
+    import_module("tokensurgeon.merging")
 
 
 def find_method(name: str) -> Any:
@@ -48,12 +44,15 @@ def find_method(name: str) -> Any:
     return known[name]
 
 
-def check_plan(merge: Any, places: Mapping[Any, Path]) -> None:
+def check_plan(merge: Any, places: Mapping[Any, Path]) -> list[Any]:
     """Let mergekit plan the whole merge on the models as they are: it sees what the recipe lacks.
 
     Args:
         merge: The configuration, its models as the recipe names them.
         places: Where they lie.
+
+    Returns:
+        For each tensor of the output, mergekit's task to merge it.
 
     Raises:
         InputError: What mergekit says, or that a slice goes beyond a model's layers.
@@ -79,7 +78,8 @@ def check_plan(merge: Any, places: Mapping[Any, Path]) -> None:
                     if layers is not None and not 0 <= layers[0] < layers[1] <= has:
                         name = next(str(known) for known, place in places.items() if str(place) == model.model.path)
                         raise InputError(f"layer_range {list(layers)} does not lie within the {has} layers of {name}")
-            MergePlanner(moved, architecture, options, config).plan_to_disk(out_path="")  # nothing is written
+            planned = MergePlanner(moved, architecture, options, config).plan_to_disk(out_path="")  # writes nothing
+            return [task.tensor_task for task in planned if hasattr(task, "tensor_task")]
         except (RuntimeError, ValueError, TypeError) as error:
             text = " ".join(str(error).split())
             for model, place in places.items():

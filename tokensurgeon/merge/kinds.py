@@ -15,9 +15,10 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.merge.recipe import Embeddings
 
-__all__ = ["MEAN", "METHOD", "Choice", "Kind", "Kinds", "choose", "filled", "kinds_of"]
+__all__ = ["MEAN", "METHOD", "Choice", "Kind", "Kinds", "choose", "filled", "kinds_of", "never_emitted"]
 
 Kinds = np.ndarray[Any, np.dtype[np.int8]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 METHOD, MEAN = -1, -2
@@ -73,24 +74,41 @@ class Choice:
             mean is taken.
         kinds: (n_rows,) int8, the kind of the row that comes out.
         differing: Rows that some models know and others do not.
+        counted: (n_models, n_rows) bool, whose rows a mean is of.
     """
 
     taken: Ids
     kinds: Kinds
     differing: int
+    counted: Flags
 
 
-def choose(kinds: Sequence[Kinds], embeddings: Embeddings, base: int | None) -> Choice:
+def never_emitted(transplant: Manifest | None) -> Flags | None:
+    """(n_rows,) bool: ids that the owner's tokenizer never gives, as a transplant into them found."""
+    return None if transplant is None else _OF_PROVENANCE[transplant.provenance] == Kind.SILENT
+
+
+def choose(
+    kinds: Sequence[Kinds],
+    embeddings: Embeddings,
+    base: int | None,
+    *,
+    listed: bool = True,
+    unused: Sequence[Flags | None] = (),
+) -> Choice:
     """Decide for every row.
 
     A row of which all models have the same kind is merged by the method; but silent ones are averaged, since
-    methods that drop or flip values would let them speak.
+    methods that drop or flip values would let them speak. A row that is silent only because the owner's tokenizer
+    never gives its id stays what it is in the first model that has the owner's ids, if there is one.
 
     Args:
-        kinds: One array for each model that takes part, the base first.
+        kinds: One array for each model that takes part, in the recipe's order.
         embeddings: ``first``: the first model whose row is of the best kind that there is. ``base``: the base.
-            ``average``: the mean of all.
+            ``average``: the mean of all models that the recipe lists, silent rows left out.
         base: The base's number.
+        listed: Whether the base is one of the recipe's models too; otherwise it is the last one here.
+        unused: For each model what `never_emitted` gives: None for one that was not transplanted.
 
     Raises:
         InputError: If the base shall be taken and there is none.
@@ -98,18 +116,23 @@ def choose(kinds: Sequence[Kinds], embeddings: Embeddings, base: int | None) -> 
     stacked = np.stack(kinds)
     best, worst = stacked.min(axis=0), stacked.max(axis=0)
     differing = best != worst
+    owner = next((number for number, flags in enumerate(unused) if flags is None), None)
+    dead = np.logical_or.reduce([flags for flags in unused if flags is not None] or [np.zeros_like(differing)])
+    kept = differing & dead if owner is not None else np.zeros_like(differing)
+    differing &= ~kept
     if embeddings == "base" and base is None and differing.any():
         raise InputError("embeddings=base takes rows from base_model, and the recipe has none. Use first or average")
+    votes = np.array([listed or number != base for number in range(len(kinds))])
+    counted = votes[:, None] & ((stacked != Kind.SILENT) | (best == Kind.SILENT))
+    counted[~votes] |= ~counted.any(axis=0)  # the base alone can speak
     taken = np.full(stacked.shape[1], METHOD, dtype=np.int64)
     taken[(best == Kind.SILENT) & (len(kinds) > 1)] = MEAN
-    came_out = best.copy()
-    if embeddings == "average":
-        taken[differing], came_out[differing] = MEAN, Kind.MADE
-    else:
-        number = stacked.argmin(axis=0) if base is None or embeddings == "first" else np.full(len(taken), base)
-        taken[differing] = number[differing]
-        came_out[differing] = np.take_along_axis(stacked, number[None], axis=0)[0][differing]
-    return Choice(taken, came_out, int(differing.sum()))
+    number = np.full(len(taken), base) if embeddings == "base" and base is not None else stacked.argmin(axis=0)
+    taken[differing] = MEAN if embeddings == "average" else number[differing]
+    taken[kept] = METHOD if owner is None else owner
+    chosen = np.take_along_axis(stacked, np.maximum(taken, 0)[None], axis=0)[0]
+    came_out = np.where(taken >= 0, chosen, np.where(differing, np.int8(Kind.MADE), best))
+    return Choice(taken, came_out, int(differing.sum()), counted)
 
 
 def filled(merged: torch.Tensor, tensors: Sequence[torch.Tensor], choice: Choice) -> torch.Tensor:
@@ -129,6 +152,9 @@ def filled(merged: torch.Tensor, tensors: Sequence[torch.Tensor], choice: Choice
         out[ids] = tensor[ids].to(out.dtype)
     ids = torch.from_numpy(np.flatnonzero(choice.taken == MEAN))
     if len(ids):
-        total = sum((tensor[ids].float() for tensor in tensors), torch.zeros(len(ids), *merged.shape[1:]))
-        out[ids] = (total / len(tensors)).to(out.dtype)
+        total = torch.zeros(len(ids), *merged.shape[1:])
+        shares = torch.from_numpy(choice.counted[:, ids.numpy()] / choice.counted[:, ids.numpy()].sum(axis=0)).float()
+        for share, tensor in zip(shares, tensors, strict=True):
+            total += tensor[ids].float() * share.reshape(-1, *[1] * (merged.ndim - 1))
+        out[ids] = total.to(out.dtype)
     return out

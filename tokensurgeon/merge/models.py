@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors, resolve
-from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
+from tokensurgeon.checkpoint.cache import cache_directory, copy_if_there, is_kept, kept
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.errors import InputError
+from tokensurgeon.manifest import MANIFEST, Manifest
 from tokensurgeon.output import other_files, refuse_what_would_break
 
-__all__ = ["Model", "content_digest", "glance", "open_model", "refuse_strangers"]
+__all__ = ["Model", "content_digest", "glance", "is_buffer", "open_model", "refuse_strangers"]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,12 @@ class Model:
         """Shapes of what is not vocabulary-sized, by name."""
         layout = self.layout
         own = {layout.embedding, layout.head, layout.bias, *layout.stale, *layout.unclaimed}
-        return {name: info.shape for name, info in self.files.tensors.items() if name not in own}
+        return {n: info.shape for n, info in self.files.tensors.items() if n not in own and not is_buffer(n)}
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is one that old checkpoints hold and models compute anew; mergekit does not write it."""
+    return name.endswith("rotary_emb.inv_freq")
 
 
 def glance(references: Sequence[Any]) -> None:
@@ -94,6 +100,12 @@ def open_model(reference: Any) -> Model:
     if read_config(directory).get("quantization_config"):
         raise InputError(f"{name} is quantised; mergekit merges floating-point tensors. Give the model it was made of")
     refuse_what_would_break(name, files, layout)
+    manifest = Manifest.read(directory)
+    if manifest is not None and len(manifest.provenance) != layout.rows:
+        raise InputError(
+            f"{name} has {layout.rows} rows, and its {MANIFEST} tells of {len(manifest.provenance)}: the model was "
+            f"changed since. Remove {directory / MANIFEST}; all rows count as the model's own then"
+        )
     return Model(name, directory, files, layout, TokenizerFiles.open(directory))
 
 
@@ -117,6 +129,7 @@ def _with_adapter(name: str, directory: Path, adapter: Path) -> Path:
             raise InputError(f"{name}: the adapter does not fit the model ({' '.join(str(error).split())})") from error
         model.save_pretrained(work)
         TokenizerFiles.open(directory).write(work)
+        copy_if_there(directory / MANIFEST, work / MANIFEST)
     return out
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
 
-__all__ = ["BLOCK", "Embeddings", "Recipe", "load_recipe", "mapped", "models_of", "slices_of"]
+__all__ = ["BLOCK", "Embeddings", "Recipe", "lists", "load_recipe", "mapped", "models_of", "slices_of"]
 
 BLOCK = "tokensurgeon"
 Embeddings = Literal["first", "base", "average"]
@@ -185,3 +185,9 @@ def slices_of(merge: Any) -> list[tuple[Any, list[tuple[Any, tuple[int, int] | N
         (out.base_model or merge.base_model, [(source.model, source.layer_range) for source in out.sources])
         for out in part.slices
     ]
+
+
+def lists(merge: Any, base: Any) -> bool:
+    """Whether a base is one of the models that the recipe merges; mergekit adds to them one that is not."""
+    part = next(iter(merge.modules.values())) if merge.modules else merge
+    return bool(part.slices) or base in [entry.model for entry in part.models]

@@ -17,6 +17,7 @@ from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.model import pick_device
+from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.merge.aligning import Aligned, Owner, align_model, find_owner
 from tokensurgeon.merge.engine import (
@@ -27,10 +28,20 @@ from tokensurgeon.merge.engine import (
     require_mergekit,
     run_mergekit,
 )
-from tokensurgeon.merge.kinds import MEAN, METHOD, Kind, choose
+from tokensurgeon.merge.foreseen import refuse_files, refuse_unplanned, refuse_values
+from tokensurgeon.merge.kinds import MEAN, METHOD, Kind, choose, never_emitted
 from tokensurgeon.merge.models import glance, open_model, refuse_strangers
-from tokensurgeon.merge.recipe import Recipe, load_recipe, models_of, slices_of
-from tokensurgeon.merge.write import Layers, Part, fill_rows, manifest_of, verify_merge, write_config, write_others
+from tokensurgeon.merge.recipe import Recipe, lists, load_recipe, models_of, slices_of
+from tokensurgeon.merge.write import (
+    Layers,
+    Part,
+    fill_rows,
+    manifest_of,
+    state_dtype,
+    verify_merge,
+    write_config,
+    write_others,
+)
 from tokensurgeon.record import describe_run
 from tokensurgeon.report.merged import merge_card, merge_page
 from tokensurgeon.verify import Check, accepted
@@ -85,15 +96,19 @@ def merge(
     check_target(target, overwrite, [str(place) for place in inputs])
     template = chat_template(read.merge.chat_template)
     device = str(pick_device(read.options.device))
+    if read.options.text:
+        load_texts([Path(name).expanduser() for name in read.options.text])
     glance(references)
     opened = {reference: open_model(reference) for reference in references}
     whole = slices_of(read.merge)[0][1][0][1] is None
     refuse_strangers(list(opened.values()), whole=whole)
     given = {reference: model.directory for reference, model in opened.items()}
-    check_plan(read.merge, given)
+    _refuse_embeddings(read)
+    planned = check_plan(read.merge, given)
+    refuse_unplanned(planned, list(opened.values()))
+    refuse_values(planned)
     owner = find_owner(read.tokenizer, list(opened.values()))
-    if read.embeddings == "base" and any(base is None for base, _ in slices_of(read.merge)):
-        raise InputError("embeddings=base takes rows from base_model, and the recipe has none. Use first or average")
+    refuse_files(planned, list(opened.values()), owner, read.options)
 
     aligned = {ref: align_model(model, owner, read.options, progress) for ref, model in opened.items()}
     places = {reference: one.model.directory for reference, one in aligned.items()}
@@ -111,7 +126,8 @@ def merge(
         if progress is not None:
             progress("verify", 0, 1)
         fill_rows(raw, work, parts)
-        content["tokenizer_sha256"] = write_others(work, first, owner, template)
+        state_dtype(work)
+        content["tokenizer_sha256"] = write_others(work, first, owner, template, list(given.values()))
         files = Checkpoint.open(work)
         unrun = why_not_run(work, files, find_vocabulary_tensors(work, files.tensors), read.options.forward)
         manifest = manifest_of(parts[0][1], content)
@@ -131,11 +147,27 @@ def _parts(read: Recipe, aligned: Mapping[Any, Aligned]) -> list[Part]:
     slices = slices_of(read.merge)
     for base, sources in (slices[0], slices[-1]):
         models = [model for model, _ in sources]
-        order = [*([base] if base in models else []), *(model for model in models if model != base)]
-        taking_part = [aligned[model] for model in order]
-        number = 0 if base in models else None
-        found.append((taking_part, choose([one.kinds for one in taking_part], read.embeddings, number)))
+        taking_part = [aligned[model] for model in models]
+        number = models.index(base) if base in models else None
+        kinds, unused = zip(*((one.kinds, never_emitted(one.transplant)) for one in taking_part), strict=True)
+        choice = choose(kinds, read.embeddings, number, listed=lists(read.merge, base), unused=unused)
+        found.append((taking_part, choice))
     return found
+
+
+def _refuse_embeddings(read: Recipe) -> None:
+    """The base's rows can be taken only where the base is merged."""
+    slices = slices_of(read.merge)
+    for base, sources in (slices[0], slices[-1]) if read.embeddings == "base" else ():
+        if base is None:
+            raise InputError(
+                "embeddings=base takes rows from base_model, and the recipe has none. Use first or average"
+            )
+        if base not in [model for model, _ in sources]:
+            raise InputError(
+                f"embeddings=base takes rows from {base}, which is no source of the slice that the rows are merged "
+                "in. Name it there, or use first or average"
+            )
 
 
 def _layers(configuration: Any, given: Mapping[Any, Path], places: Mapping[Any, Path]) -> Layers | None:
@@ -156,6 +188,7 @@ def _described(
     read: Recipe, method: Any, seed: int, owner: Owner, aligned: Mapping[Any, Aligned], parts: list[Part]
 ) -> dict[str, Any]:
     """The merge as plain data, for manifest, card and page."""
+    names = _names(list(aligned.values()))
     matrices = ("embedding", "head")[: 1 if parts[0][0][0].model.layout.tied else 2]
     return {
         "method": method.spec.name,
@@ -167,7 +200,7 @@ def _described(
         "recipe": read.text,
         "models": [
             {
-                "name": one.model.short,
+                "name": names[one.model.name],
                 "base": reference == read.merge.base_model,
                 "sha256": one.sha256,
                 "transplant": one.transplant.content["counts"] if one.transplant is not None else None,
@@ -175,15 +208,21 @@ def _described(
             }
             for reference, one in aligned.items()
         ],
-        "rows": {name: _shares(part) for name, part in zip(matrices, parts, strict=False)},
+        "rows": {name: _shares(part, names) for name, part in zip(matrices, parts, strict=False)},
     }
 
 
-def _shares(part: Part) -> dict[str, Any]:
+def _names(models: list[Aligned]) -> dict[str, str]:
+    """What the report calls each model, by its name in the recipe: the short name, where no other has the same."""
+    short = [one.model.short for one in models]
+    return {one.model.name: s if short.count(s) == 1 else one.model.name for one, s in zip(models, short, strict=True)}
+
+
+def _shares(part: Part, names: Mapping[str, str]) -> dict[str, Any]:
     models, choice = part
     return {
         "merged": int((choice.taken == METHOD).sum()),
         "averaged": int((choice.taken == MEAN).sum()),
-        "taken": {one.model.short: int((choice.taken == i).sum()) for i, one in enumerate(models)},
+        "taken": {names[one.model.name]: int((choice.taken == i).sum()) for i, one in enumerate(models)},
         "differing": choice.differing,
     }

@@ -20,16 +20,20 @@ from tokensurgeon.finite import damaged_rows
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.merge.aligning import Aligned, Owner
 from tokensurgeon.merge.kinds import Choice, Kind, filled
+from tokensurgeon.merge.models import is_buffer
 from tokensurgeon.output import other_files
 from tokensurgeon.trial import Check, forward_checks, tokenizer_alone, tokenizer_checks
 
-__all__ = ["Layers", "Part", "fill_rows", "manifest_of", "verify_merge", "write_config", "write_others"]
+__all__ = ["Layers", "Part", "fill_rows", "manifest_of", "state_dtype", "verify_merge", "write_config", "write_others"]
 
 Part = tuple[list[Aligned], Choice]
 """The models that a vocabulary-sized tensor is merged from, and whose row every token gets."""
 
 Layers = tuple[str, list[tuple[Path, int]]]
 """A setting's name, and layers as `write_config` takes them."""
+
+_LICENCES = ("LICENSE*", "NOTICE*")
+_DTYPES = ("dtype", "torch_dtype")
 
 _PROVENANCE = {
     Kind.OWN: Provenance.COPIED, Kind.MADE: Provenance.RECONSTRUCTED, Kind.SILENT: Provenance.UNREACHABLE,
@@ -68,6 +72,19 @@ def write_config(out: Path, first: Aligned, owner: Owner, dtype: str | None, lay
     return removed
 
 
+def state_dtype(out: Path) -> None:
+    """Let ``config.json`` name the dtype that was written: models of several dtypes merge in the widest."""
+    files = Checkpoint.open(out)
+    written = str(files.read(find_vocabulary_tensors(out, files.tensors).embedding).dtype).removeprefix("torch.")
+    config = read_config(out)
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    if not any(name in part for part in parts for name in _DTYPES):
+        config["dtype"] = written
+    for part in parts:
+        part.update({name: written for name in _DTYPES if name in part})
+    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
 def _part(config: dict[str, Any], setting: str) -> tuple[dict[str, Any], str]:
     """The table in which a setting stands, and what it is called there."""
     *way, name = setting.split(".")
@@ -76,11 +93,17 @@ def _part(config: dict[str, Any], setting: str) -> tuple[dict[str, Any], str]:
     return config, name
 
 
-def write_others(out: Path, first: Aligned, owner: Owner, template: str | None) -> str:
-    """The tokenizer and what else lies beside the weights; gives the tokenizer's digest."""
+def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, others: Sequence[Path]) -> str:
+    """The tokenizer and what else lies beside the weights, with all models' licences; gives the tokenizer's digest."""
     for path in other_files(first.model.directory):
         if not TokenizerFiles.owns(path) and not (out / path.name).exists():
             shutil.copyfile(path, out / path.name)
+    licences = [path for place in others for pattern in _LICENCES for path in sorted(place.glob(pattern))]
+    for number, path in enumerate(licences, 2):
+        known = [there for pattern in _LICENCES for there in out.glob(pattern)]
+        if all(there.read_bytes() != path.read_bytes() for there in known):
+            name = path.name if not (out / path.name).exists() else f"{path.stem}-{number}{path.suffix}"
+            shutil.copyfile(path, out / name)
     owner.side.files.write(out)
     if template is not None:
         (out / "chat_template.jinja").write_text(template)
@@ -150,7 +173,7 @@ def _tensors(out: Path, first: Aligned, parts: Sequence[Part], whole: bool) -> I
     layout = find_vocabulary_tensors(out, files.tensors)
     yield Check("tied as before", layout.tied == first.model.layout.tied, "tied" if layout.tied else "two matrices")
     own = {layout.embedding, layout.head, layout.bias}
-    body = {name: info.shape for name, info in files.tensors.items() if name not in own}
+    body = {name: info.shape for name, info in files.tensors.items() if name not in own and not is_buffer(name)}
     if whole:
         theirs = first.model.body
         wrong = sorted(name for name in body.keys() | theirs.keys() if body.get(name) != theirs.get(name))

@@ -15,7 +15,7 @@ from tokensurgeon.evaluation.model import LoadedModel
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.merging.dam_training import DamOptions, Weights, fit
 from tokensurgeon.merging.files import check_file, write_file
-from tokensurgeon.merging.loading import load_trainable, stored_names, token_rows
+from tokensurgeon.merging.loading import ids_of, load_trainable, stored_names, token_rows, weights_digest
 
 __all__ = ["DamReport", "train_dam"]
 
@@ -90,7 +90,12 @@ def train_dam(
             progress("Training coefficients", done, options.steps)
 
     fitted = fit(sources, forward, data, options, tell)
-    write_file(target, stored_names(fitted.coefficients, directory, loaded[0]), {"models": json.dumps(list(models))})
+    metadata = {
+        "models": json.dumps(list(models)),
+        "weights": json.dumps([weights_digest(place) for place, _ in opened]),
+        "ids": ids_of(directory),
+    }
+    write_file(target, stored_names(fitted.coefficients, directory, loaded[0]), metadata)
     tenth = max(1, options.steps // 10)
     first, last = fitted.losses[:tenth], fitted.losses[-tenth:]
     return DamReport(target, tuple(models), options.steps, sum(first) / tenth, sum(last) / tenth)

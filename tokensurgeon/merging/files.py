@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["check_file", "read_tensor", "write_file"]
+__all__ = ["check_file", "read_metadata", "read_tensor", "write_file"]
 
 
 def check_file(path: Path, overwrite: bool) -> None:
@@ -57,6 +57,19 @@ def read_tensor(path: str, name: str) -> torch.Tensor:
         with safe_open(place, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(found)
             return tensor
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read ({error}). tokensurgeon fisher and dam make such files") from error
+
+
+def read_metadata(path: str) -> dict[str, str]:
+    """What a file says of the models that it was made from: ``ids``, ``weights`` (DAM), and others.
+
+    Raises:
+        InputError: If there is no such file.
+    """
+    try:
+        with safe_open(Path(path).expanduser(), framework="pt") as file:
+            return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({error}). tokensurgeon fisher and dam make such files") from error
 

@@ -11,7 +11,7 @@ import torch
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.merging.files import check_file, write_file
-from tokensurgeon.merging.loading import load_trainable, stored_names, token_rows
+from tokensurgeon.merging.loading import ids_of, load_trainable, stored_names, token_rows
 
 __all__ = ["FisherReport", "estimate_fisher", "fisher_diagonal"]
 
@@ -101,7 +101,8 @@ def estimate_fisher(
     if not text or pieces < 1:
         raise InputError("fisher needs a text, and at least one piece of it. Give --text FILE")
     parts = [p for t in load_texts([Path(name) for name in text]).values() for p in split_bytes(t, _PIECE_BYTES)]
-    chosen = parts[:: max(1, len(parts) // pieces)][:pieces]
+    wanted = min(pieces, len(parts))
+    chosen = [parts[i * len(parts) // wanted] for i in range(wanted)]
     directory, loaded = load_trainable(model, device)
 
     def rows() -> Iterable[torch.Tensor]:
@@ -115,7 +116,8 @@ def estimate_fisher(
         raise InputError(
             f"{model} gives gradients that are not finite; its weights are damaged, or its dtype too narrow"
         )
-    write_file(target, stored_names(found, directory, loaded), {"model": model, "tokens": str(count)})
+    metadata = {"model": model, "tokens": str(count), "ids": ids_of(directory)}
+    write_file(target, stored_names(found, directory, loaded), metadata)
     numbers = sum(value.numel() for value in found.values())
     mean = sum(float(value.sum(dtype=torch.float64)) for value in found.values()) / max(1, numbers)
     return FisherReport(target, len(chosen), count, numbers, mean)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from tokensurgeon.checkpoint import Checkpoint, resolve
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
 from tokensurgeon.checkpoint.layout import read_config, stored_name
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
 
-__all__ = ["load_trainable", "stored_names", "token_rows"]
+__all__ = ["ids_digest", "ids_of", "load_trainable", "stored_names", "token_rows", "weights_digest"]
 
 
 def load_trainable(reference: str, device: str) -> tuple[Path, LoadedModel]:
@@ -41,3 +43,24 @@ def token_rows(loaded: LoadedModel, pieces: list[str]) -> list[torch.Tensor]:
     """(1, length) int64 ids of each piece of text, behind what every text starts with."""
     start = [] if loaded.prefix is None else [loaded.prefix]
     return [torch.tensor([[*start, *loaded.encode(piece)]], device=loaded.model.device) for piece in pieces]
+
+
+def ids_digest(tokenizer: TokenizerFiles, rows: int) -> str:
+    """SHA-256 of what the rows of a model stand for: its tokens' ids, and how many rows there are."""
+    ids = sorted(tokenizer.tokenizer.get_vocab(with_added_tokens=True).items())
+    return hashlib.sha256(json.dumps([rows, ids]).encode()).hexdigest()
+
+
+def ids_of(directory: Path) -> str:
+    """`ids_digest` of a model on disk."""
+    layout = find_vocabulary_tensors(directory, Checkpoint.open(directory).tensors)
+    return ids_digest(TokenizerFiles.open(directory), layout.rows)
+
+
+def weights_digest(directory: Path) -> str:
+    """SHA-256 of a model's weights, whatever else lies beside them."""
+    sha = hashlib.sha256()
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -50,6 +51,8 @@ def merge_card(content: Mapping[str, Any]) -> str:
         [
             "---",
             "library_name: transformers",
+            "base_model:",
+            *(f"- {json.dumps(model['name'])}" for model in merge["models"]),
             "tags: [tokensurgeon, mergekit, merge]",
             "---",
             "",
