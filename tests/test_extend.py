@@ -223,6 +223,81 @@ def test_tokens_that_cannot_be(kinds):
         given_tokens(spec, tokenizer, ["日本"])
 
 
+def outside(directory, *contents):
+    """Added tokens that the model's own vocabulary does not have."""
+    spec = json.loads((directory / "tokenizer.json").read_text())
+    for i, content in enumerate(contents, 700):
+        spec["added_tokens"].append(spec["added_tokens"][0] | {"id": i, "content": content})
+    (directory / "tokenizer.json").write_text(json.dumps(spec))
+    return spec
+
+
+def test_added_tokens_keep_their_ids(copy_of, tmp_path, caplog):
+    directory = copy_of("gpt")
+    outside(directory, "<think>")
+    model = save(tmp_path / "model", llama(701), AutoTokenizer.from_pretrained(directory))
+    (tmp_path / "new.txt").write_text("<think>\nsurgeonsurgeon\n")
+    extend(str(model), tmp_path / "out", tokens=tmp_path / "new.txt")
+    old, new = (AutoTokenizer.from_pretrained(d).get_vocab() for d in (model, tmp_path / "out"))
+    assert old.items() <= new.items() and old["<think>"] == 700
+    assert "'<think>' is an added token of the model already" in caplog.text
+
+
+def test_an_added_character_is_not_learnt(kinds):
+    """It is no character in bytes, whatever the model's own vocabulary lacks."""
+    spec, tokenizer = opened(kinds["spm"])
+    spec["added_tokens"].append(spec["added_tokens"][0] | {"id": len(tokenizer.get_vocab()), "content": "日"})
+    (found,) = learnt_tokens(spec, Tokenizer.from_str(json.dumps(spec)), ["日 surgeon " * 50], 1)
+    assert len(found.parts) == 2
+
+
+def test_a_token_that_moves_is_refused(copy_of, tmp_path, text, monkeypatch):
+    directory = copy_of("gpt")
+    outside(directory, "<think>")
+    model = save(tmp_path / "model", llama(701), AutoTokenizer.from_pretrained(directory))
+
+    def twice(spec, additions, first):
+        changed, n = extended_spec(spec, additions, first)
+        return changed | {"model": changed["model"] | {"vocab": changed["model"]["vocab"] | {"<think>": first + n}}}, n
+
+    monkeypatch.setattr("tokensurgeon.extend.extended_spec", twice)
+    with pytest.raises(VerificationError, match="<think> would lose its id 700"):
+        extend(str(model), tmp_path / "out", text=[text], add=5)
+
+
+def test_an_old_merge_is_not_repeated():
+    """A new merge may make what old ones go on from; those keep their places."""
+    spec = {
+        "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None, "post_processor": None,
+        "model": {
+            "type": "BPE", "vocab": {p: i for i, p in enumerate(["a", "b", "c", "d", "ab", "abc"])},
+            "merges": [["ab", "c"]],
+        },
+    }  # fmt: skip
+    found = given_tokens(spec, Tokenizer.from_str(json.dumps(spec)), ["abcd"])
+    assert [a.parts for a in found] == [("a", "b"), ("abc", "d")]
+
+
+def test_truncation_and_padding_stay(copy_of, tmp_path):
+    directory = copy_of("gpt")
+    _, tokenizer = opened(directory)
+    tokenizer.enable_truncation(99)
+    tokenizer.enable_padding(pad_id=2, pad_token="<|im_end|>", length=50)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (tmp_path / "new.txt").write_text("surgeonsurgeon\n")
+    extend(str(directory), tmp_path / "out", tokens=tmp_path / "new.txt")
+    _, new = opened(tmp_path / "out")
+    assert new.truncation == tokenizer.truncation and new.padding == tokenizer.padding
+
+
+def test_words_are_not_joined_with_punctuation_behind_them(kinds):
+    """Pieces of the vocabulary have both, and nothing but this keeps words and commas apart."""
+    spec, tokenizer = opened(kinds["spm"])
+    assert any(p[:1].isalpha() and p[-1] in ",.;:(" for p in spec["model"]["vocab"])
+    joints = [(a.parts[0][-1], a.parts[1][0]) for a in learnt_tokens(spec, tokenizer, [OTHER], 200) if a.parts]
+    assert any(b.isalpha() for _, b in joints) and not any(a.isalnum() and b in ",.;:()='" for a, b in joints)
+
+
 def test_the_command(kinds, tmp_path, text):
     arguments = ["extend", str(kinds["gpt"]), "--text", str(text), "--add", "9", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)

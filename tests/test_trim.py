@@ -83,15 +83,53 @@ def test_nothing_that_is_kept_can_be_left_out(kinds, kind):
 
 def test_size_and_keep(kinds, tmp_path, text):
     needed = trim(str(kinds["gpt"]), [text], tmp_path / "a")
-    (tmp_path / "keep.txt").write_text("<repo>\nquality\n")
+    pieces = [set(AutoTokenizer.from_pretrained(d).get_vocab()) for d in (kinds["gpt"], tmp_path / "a")]
+    dropped = max(filter(str.isalpha, pieces[0] - pieces[1]), key=lambda piece: (len(piece), piece))
+    (tmp_path / "keep.txt").write_text(f"<repo>\n{dropped}\n")
     kept = trim(str(kinds["gpt"]), [text], tmp_path / "b", keep=tmp_path / "keep.txt")
-    assert kept.after >= needed.after
-    tokenizers = [AutoTokenizer.from_pretrained(d) for d in (kinds["gpt"], tmp_path / "b")]
-    assert len({len(t("quality")["input_ids"]) for t in tokenizers}) == 1
+    assert kept.after > needed.after
+    assert dropped in AutoTokenizer.from_pretrained(tmp_path / "b").get_vocab()
     filled = trim(str(kinds["gpt"]), [text], tmp_path / "c", size=needed.after + 40)
     assert needed.after < filled.after <= needed.after + 40
     with pytest.raises(InputError, match=rf"--size 9: the text needs {needed.needed} tokens"):
         trim(str(kinds["gpt"]), [text], tmp_path / "d", size=9)
+
+
+def test_added_tokens_of_the_template_stay(copy_of, tmp_path, text):
+    """Qwen3's <think> is not special; unused added tokens go, and come back where there is room."""
+    directory = copy_of("gpt")
+    (directory / "chat_template.jinja").write_text((directory / "chat_template.jinja").read_text() + "<think>")
+    spec = json.loads((directory / "tokenizer.json").read_text())
+    for name in ("<think>", "<tool>"):  # not in the model's own vocabulary
+        spec["added_tokens"].append(spec["added_tokens"][0] | {"id": 700, "content": name, "special": False})
+        spec["added_tokens"][-1]["id"] += name == "<tool>"
+    (directory / "tokenizer.json").write_text(json.dumps(spec))
+    save(tmp_path / "model", llama(702), AutoTokenizer.from_pretrained(directory))
+    short = trim(str(tmp_path / "model"), [text], tmp_path / "short")
+    known = AutoTokenizer.from_pretrained(tmp_path / "short").get_vocab()
+    assert "<think>" in known and "<tool>" not in known
+    trim(str(tmp_path / "model"), [text], tmp_path / "long", size=short.before)
+    assert "<tool>" in AutoTokenizer.from_pretrained(tmp_path / "long").get_vocab()
+
+
+@pytest.mark.parametrize("kind", ["spm", "unigram"])
+def test_a_text_without_spaces(kinds, tmp_path, kind):
+    (tmp_path / "text.txt").write_text("abcabc")
+    trim(str(kinds[kind]), [tmp_path / "text.txt"], tmp_path / "out")
+    assert "▁" in AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+
+
+def test_truncation_and_padding_stay(copy_of, tmp_path, text):
+    directory = copy_of("gpt")
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    pad, piece = 690, tokenizer.id_to_token(690)
+    tokenizer.enable_truncation(99)
+    tokenizer.enable_padding(pad_id=pad, pad_token=piece, length=50)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    trim(str(directory), [text], tmp_path / "out")
+    small = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
+    assert small.truncation["max_length"] == 99 and small.padding["length"] == 50
+    assert small.padding["pad_id"] == small.token_to_id(piece) != pad
 
 
 def test_the_way_back(kinds, tmp_path, text):

@@ -101,7 +101,7 @@ def extend(
     if first > base.layout.rows:
         raise InputError(f"{model}: token {first - 1} has no row, the embedding has {base.layout.rows}")
     texts = load_texts([Path(name) for name in text])
-    spec = json.loads(left.files.plain().to_str())
+    spec = json.loads(left.files.tokenizer.to_str())
     additions, measured = _additions(spec, left, texts, tokens, add)
     changed, added = extended_spec(spec, additions, first)
     if not added:
@@ -109,6 +109,7 @@ def extend(
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-extend-") as place, staged(target, overwrite) as work:
         right = changed_side(left, changed, {i: i for i in range(first)}, Path(place), "extended")
         new = np.arange(first, first + added)
+        _refuse_moved(left, right)
         _refuse_silent(right, new)
         refuse_other_texts(left, right, texts.values(), "extended")
         plan = _plan(base.layout.rows, new)
@@ -182,6 +183,13 @@ def _additions(
         )
     learnt = ["".join(pieces[i : i + _HELD_OUT - 1]) for i in range(0, len(pieces), _HELD_OUT)]
     return learnt_tokens(spec, model.files.plain(), learnt, add or 0), pieces[_HELD_OUT - 1 :: _HELD_OUT]
+
+
+def _refuse_moved(old: Side, new: Side) -> None:
+    pieces = zip(old.vocabulary.pieces, new.vocabulary.pieces, strict=False)
+    moved = [i for i, (before, after) in enumerate(pieces) if before is not None and before != after]
+    if moved:
+        raise VerificationError(f"token {old.vocabulary.describe(moved[0])} would lose its id {moved[0]}")
 
 
 def _refuse_silent(model: Side, new: Ids) -> None:

@@ -87,14 +87,14 @@ def trim(
     base = Base.open(model)
     left, layout = base.side, base.layout
     texts = load_texts([Path(name) for name in text])
-    spec = json.loads(left.files.plain().to_str())
-    used = {i for content in texts.values() for i in left.vocabulary.encode(content)}
+    spec = json.loads(left.files.tokenizer.to_str())
+    used = _named(left) | {i for content in texts.values() for i in left.vocabulary.encode(content)}
     if keep is not None:
         used |= _asked_for(Path(keep), left)
     needed = needed_ids(spec, used)
     if size is not None and size < len(needed):
         raise InputError(f"--size {size}: the text needs {len(needed)} tokens. Give at least that, or less text")
-    kept = sorted(needed if size is None else filled_ids(spec, needed, size, len(left.vocabulary)))
+    kept = sorted(needed if size is None else filled_ids(spec, needed, size, layout.rows))
     if kept[-1] >= layout.rows:
         raise InputError(f"{model}: token {kept[-1]} is needed, and the embedding has {layout.rows} rows")
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
@@ -117,6 +117,13 @@ def trim(
     matrices = 1 if layout.tied else 2
     saved = (layout.rows - len(kept)) * layout.dim * matrices
     return TrimReport(target, len(left.vocabulary), len(kept), len(needed), saved, content)
+
+
+def _named(side: Side) -> set[int]:
+    """Ids that have a role, or that the chat template writes."""
+    template, pieces = side.files.chat_template or "", side.vocabulary.pieces
+    named = {i for i in side.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
+    return named | set(side.vocabulary.roles.values()) | set(side.files.special_ids().values())
 
 
 def _asked_for(path: Path, side: Side) -> set[int]:

@@ -76,6 +76,27 @@ def test_the_untouched_draft_reencodes_text(zoo, text):
     assert found["untouched"]["greedy"]["same_texts"] == 3 and found["untouched"]["greedy"]["acceptance"] < 0.5
 
 
+def test_what_is_done_once_is_not_timed(zoo, text, monkeypatch):
+    calls = []
+
+    def note(*arguments):
+        _, _, start, _, options, _ = arguments
+        calls.append((options.new_tokens, start.shape[1]))
+        return start[0]
+
+    monkeypatch.setattr("tokensurgeon.evaluation.drafts._generate", note)
+    bench_drafts(str(zoo["gpt"]), str(zoo["gpt"]), [text], options=SHORT)
+    assert [new for new, _ in calls] == [4] * 2 + [12] * 2 * 2 * 3 and [read for _, read in calls[:2]] == [4, 4]
+
+
+def test_an_untouched_draft_of_the_same_size_is_refused(zoo, tmp_path, text):
+    """Transformers would take it for one with the same tokenizer."""
+    other = shutil.copytree(zoo["gpt"], tmp_path / "other")
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text().replace("<repo>", "<other>"))
+    with pytest.raises(InputError, match="has another tokenizer and the target's vocab_size"):
+        bench_drafts(str(zoo["gpt"]), str(zoo["gpt"]), [text], untouched=str(other), options=SHORT)
+
+
 def test_what_cannot_draft_is_refused(zoo, tmp_path, text):
     with pytest.raises(InputError, match="vocab_size is 700, the target's 1"):
         bench_drafts(str(zoo["gpt"]), str(zoo["spm"]), [text])

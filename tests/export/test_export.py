@@ -33,7 +33,7 @@ from tokensurgeon.export import export_gguf, gguf_vocabulary
 from tokensurgeon.export.architectures import ARCHITECTURES
 from tokensurgeon.export.merging import cut_by_score, cut_otherwise
 from tokensurgeon.export.reading import read_gguf_vocabulary
-from tokensurgeon.export.vocabulary import TokenType, pre_tokenizer_name
+from tokensurgeon.export.vocabulary import _LLAMA_3, _QWEN_2, TokenType, pre_tokenizer_name
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4,
@@ -173,11 +173,28 @@ def test_pre_tokenizers(tmp_path):
     assert named(lambda _: None, 9) == "gpt-2"
 
 
+@pytest.mark.parametrize(("digits", "ignores", "name"), [
+    (1, False, "qwen2"), (1, True, None), (3, True, "llama-bpe"), (3, False, None),
+])  # fmt: skip
+def test_a_pre_tokenizer_decides_whether_merges_are_ignored(tmp_path, digits, ignores, name):
+    regex = _QWEN_2 if digits == 1 else _LLAMA_3
+    tokenizer = byte_level(400)
+    split = [pre_tokenizers.Split(Regex(regex), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.model.ignore_merges = ignores
+    assert pre_tokenizer_name(_files(fast(tokenizer), tmp_path)) == name
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
         ("llama", {"model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"]}, "of type 'olmo2' are not written"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "of type 'yarn'"),
+        ("llama", {"hidden_act": "gelu"}, "its activation is 'gelu'"),
+        ("gemma3_text", {"hidden_activation": "silu"}, "computes 'gelu_pytorch_tanh'"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+        ("gemma3_text", {"attention_bias": True}, "its attention has biases"),
+        ("mistral", {"sliding_window": 256}, "attends to a window only"),
         ("llama", {"mlp_bias": True}, "bias, which llama.cpp does not read"),
         (
             "qwen2",

@@ -102,9 +102,10 @@ UNKNOWN = config(model_type="nosuch", architectures=["NoSuchForCausalLM"])
 # What is done to a model of the zoo, and the one rule of the tool that then fails.
 ALONE = [
     ("llama.cpp", "gpt", config(architectures=["NoSuchForCausalLM"]), "architecture is known"),
+    ("llama.cpp", "gpt", config(architectures=["NoSuchForCausalLM", "LlamaForCausalLM"]), "architecture is known"),
     ("llama.cpp", "gpt", config(vocab_size=4000), "vocab_size is the number of rows"),
     ("llama.cpp", "gpt", added("<one more>"), "every token has a row"),
-    ("llama.cpp", "gpt", unigram_files, "kind of tokenizer is known"),
+    ("llama.cpp", "gpt", unigram_files, "export can write its tokenizer"),
     ("llama.cpp", "gpt", SPACED, "pre-tokenizer is known"),
     ("llama.cpp", "gpt", tokenizer(lambda s: s["model"].update(merges=[])), "byte-level BPE has merges"),
     ("llama.cpp", "spm", tokenizer(no_byte), "every byte has a token to fall back to"),
@@ -268,6 +269,15 @@ def test_the_command(zoo, copy_of):
     assert nothing.exit_code == 2 and "does not exist" in nothing.stderr
     with pytest.raises(InputError, match="ollama"):
         check(str(zoo["gpt"]), "ollama")
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_trim_does_not_drop_special_tokens(copy_of, special):
+    directory = copy_of("gpt")
+    added("<one more>")(directory)
+    edit(directory, "tokenizer.json", lambda spec: spec["added_tokens"][-1].update(special=special))
+    (rule,) = (r for r in check(str(directory), "vllm") if not r.ok)
+    assert ("tokensurgeon trim" in rule.remedy) is not special
 
 
 def test_a_hole_and_padding_are_texts_of_their_own(tmp_path, gpt):

@@ -24,7 +24,11 @@ def command(
     ] = None,
     text: Annotated[
         list[Path] | None,
-        typer.Option("--text", metavar="FILE", help="Text to learn tokens from, a tenth of it held out (repeatable)."),
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="Text to learn tokens from, a tenth held out; with --tokens, text to measure on. Repeatable.",
+        ),
     ] = None,
     add: Annotated[int | None, typer.Option("--add", metavar="N", help="Tokens to learn from the text.")] = None,
     method: Annotated[
@@ -53,8 +57,9 @@ def command(
 ) -> None:
     """Add tokens that a text would be shorter with, or given ones.
 
-    They are real tokens (merges, scores, entries), made after all old ones: a text is first cut as before, and then its
-    tokens are joined. Rows of old tokens stay bit for bit. [bold]tokensurgeon revert[/bold] takes the new ones away.
+    They are real tokens. With BPE they are merges after all old ones: a text is first cut as before, and then its
+    tokens are joined. Unigram (scores) and WordPiece (entries) may cut a text anew. Rows of old tokens stay bit for
+    bit. [bold]tokensurgeon revert[/bold] takes the new ones away.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.config import TransplantOptions

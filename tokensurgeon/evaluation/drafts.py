@@ -26,6 +26,8 @@ __all__ = ["MODES", "DraftOptions", "DraftScore", "bench_drafts", "generate_with
 
 MODES = ("greedy", "sampling")
 NO_DRAFT = "no draft"
+_WARM = 4
+"""Tokens read and written once by each side before anything is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,12 @@ def bench_drafts(
     _refuse_other_ids(draft, target, own, main)
     sides: dict[str, LoadedModel | None] = {NO_DRAFT: None, "draft": own}
     if untouched is not None:
-        sides["untouched"] = load_model(resolve(untouched), where)
+        sides["untouched"] = other = load_model(resolve(untouched), where)
+        if _same_size(other, main) and other.tokenizer.get_vocab() != main.tokenizer.get_vocab():
+            raise InputError(
+                f"--untouched {untouched} has another tokenizer and the target's vocab_size; transformers goes by the "
+                "size and would take its ids for the target's. Leave it out"
+            )
     prompts = take_prompts(list(load_texts(text).values()), options)
     return generate_with(main, sides, prompts, options, progress)
 
@@ -184,9 +191,13 @@ def generate_with(
             settings.assistant_confidence_threshold = 0.0
             if not _same_size(draft, target):  # transformers prunes a draft's head in place before it samples from it
                 drafts[side, "sampling"] = replace(draft, model=copy.deepcopy(draft.model))
-    for number, prompt in enumerate(prompts):
-        ids = target.encode(prompt)
-        start = torch.tensor([ids if target.prefix is None else [target.prefix, *ids]], device=target.model.device)
+    starts = [target.encode(prompt) for prompt in prompts]
+    starts = [ids if target.prefix is None else [target.prefix, *ids] for ids in starts]
+    for side in sides:  # what is done once is not timed
+        warm = torch.tensor([starts[0][:_WARM]], device=target.model.device)
+        _generate(target, drafts[side, "greedy"], warm, "greedy", replace(options, new_tokens=_WARM), DraftScore())
+    for number, ids in enumerate(starts):
+        start = torch.tensor([ids], device=target.model.device)
         for mode in MODES:
             alone: torch.Tensor | None = None
             for side in sides:

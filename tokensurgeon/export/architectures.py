@@ -82,7 +82,10 @@ def _ropes(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return rope.get("full_attention", rope), rope.get("sliding_attention", rope)
 
 
-def _refuse_unusual(config: Any) -> str | None:
+def _refuse_unusual(config: Any, activation: str = "silu") -> str | None:
+    own = getattr(config, "hidden_activation", None) or config.hidden_act
+    if own.replace("swish", "silu") != activation:
+        return f"its activation is {own!r}; llama.cpp computes {activation!r} for this architecture"
     kind = _ropes(config)[0].get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
         return f"its rotary embedding is of type {kind!r}; default, linear and llama3 are written"
@@ -92,8 +95,9 @@ def _refuse_unusual(config: Any) -> str | None:
 
 
 def _refuse_window(config: Any) -> str | None:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    kinds = set(getattr(config, "layer_types", None) or [])
+    window = None if kinds else getattr(config, "sliding_window", None)
+    if kinds - {"full_attention"} or (window is not None and window < config.max_position_embeddings):
         return "it attends to a window only, which llama.cpp does not do for this architecture"
     return _refuse_unusual(config)
 
@@ -106,7 +110,11 @@ def _refuse_gemma(config: Any) -> str | None:
         return f"query_pre_attn_scalar={config.query_pre_attn_scalar} is not head_dim={config.head_dim}"
     if getattr(config, "use_bidirectional_attention", False):
         return "its attention is bidirectional"
-    return _refuse_unusual(config)
+    if config.attn_logit_softcapping:
+        return f"attn_logit_softcapping={config.attn_logit_softcapping}, which llama.cpp does not do for Gemma 3"
+    if config.attention_bias:
+        return "its attention has biases, which llama.cpp does not read for Gemma 3"
+    return _refuse_unusual(config, "gelu_pytorch_tanh")
 
 
 def _same(_name: str, tensor: torch.Tensor, _config: Any) -> torch.Tensor:

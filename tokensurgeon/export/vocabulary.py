@@ -30,6 +30,9 @@ _LLAMA_3 = (
 )
 _QWEN_2 = _LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
 
+_IGNORES_MERGES = {"gpt-2": False, "smollm": False, "qwen2": False, "llama-bpe": True}
+"""In src/llama-vocab.cpp, load."""
+
 
 class TokenType(IntEnum):
     """``tokenizer.ggml.token_type``."""
@@ -163,11 +166,15 @@ def pre_tokenizer_name(files: TokenizerFiles) -> str | None:
     """llama.cpp's name for a byte-level tokenizer's pre-tokenizer; None if it has none.
 
     As its own converter does, by the ids of a probe; that fails where ids have changed (a trimmed or extended
-    vocabulary), and then by what the pre-tokenizer consists of.
+    vocabulary), and then by what the pre-tokenizer consists of. A name also says whether a word that is a token is
+    taken before any merge (``ignore_merges``); where the tokenizer does otherwise, there is none like it.
     """
+    spec = json.loads(files.tokenizer.to_str())
     digest = hashlib.sha256(str(files.plain().encode(_table()["probe"]).ids).encode()).hexdigest()
     name: str | None = _table()["pre_tokenizers"].get(digest)
-    return name or _by_structure(json.loads(files.tokenizer.to_str()))
+    name = name or _by_structure(spec)
+    ignores = bool(spec["model"].get("ignore_merges"))
+    return name if name is None or _IGNORES_MERGES.get(name, ignores) == ignores else None
 
 
 def _by_structure(spec: Mapping[str, Any]) -> str | None:
@@ -182,7 +189,7 @@ def _by_structure(spec: Mapping[str, Any]) -> str | None:
         return "smollm"
     if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
         pattern = steps[0]["pattern"].get("Regex")
-        return {_QWEN_2: "qwen2", _LLAMA_3: "llama-bpe" if spec["model"].get("ignore_merges") else None}.get(pattern)
+        return {_QWEN_2: "qwen2", _LLAMA_3: "llama-bpe"}.get(pattern)
     return None
 
 

@@ -20,9 +20,11 @@ def ids_in_range(model: Candidate, source: str) -> Rule:
     """Every id has a row."""
     top = max(model.ids.values(), default=-1)
     rows = model.rows or 0
-    beyond = sum(i >= rows for i in model.ids.values())
-    detail = f"highest id {top}, {rows} rows" + (f": {beyond} tokens have none" if beyond else "")
-    remedy = "resize_token_embeddings to at least the highest id + 1, or drop these tokens: tokensurgeon trim"
+    beyond = {i for i in model.ids.values() if i >= rows}
+    detail = f"highest id {top}, {rows} rows" + (f": {len(beyond)} tokens have none" if beyond else "")
+    special = {i for i, token in model.files.tokenizer.get_added_tokens_decoder().items() if token.special}
+    remedy = "resize_token_embeddings to at least the highest id + 1"
+    remedy += "" if beyond & special else ", or drop these tokens: tokensurgeon trim"
     return Rule("every token has a row", not beyond, detail, remedy, source)
 
 

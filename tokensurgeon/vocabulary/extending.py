@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +20,12 @@ from tokenizers import Tokenizer
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary.readers import PieceReader, piece_reader
-from tokensurgeon.vocabulary.trimming import vocab_of
-from tokensurgeon.vocabulary.words import Word, continuation, own_pieces, symbols, words_of
+from tokensurgeon.vocabulary.trimming import merge_ranks, vocab_of
+from tokensurgeon.vocabulary.words import Word, added_texts, continuation, own_pieces, symbols, words_of
 
 __all__ = ["Addition", "extended_spec", "given_tokens", "learnt_tokens"]
+
+log = logging.getLogger(__name__)
 
 _CONTEXTS = ("", "\n", "a", "(")
 """A tokenizer that puts a space before every text shows a token's own pieces only after something."""
@@ -49,7 +52,8 @@ def learnt_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Iterable
     """The ``n`` most useful joins of neighbouring tokens, each found after the ones before it were made.
 
     Two tokens are joined where the tokenizer could do it: within what it treats as a word, and between kinds of
-    characters that its own pieces join. The most frequent pair comes first (Sennrich et al., arXiv 1508.07909).
+    characters that its own pieces join; where no pre-tokenizer parts words from the punctuation behind them, they are
+    not joined. The most frequent pair comes first (Sennrich et al., arXiv 1508.07909).
 
     Args:
         spec: The parsed ``tokenizer.json``.
@@ -73,6 +77,8 @@ def learnt_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Iterable
 def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[str]) -> list[Addition]:
     """What must be added for each line to become one token: itself, and what it is merged from on the way.
 
+    Lines that the tokenizer has as added tokens are left out: they come out already, and keep their ids.
+
     Args:
         spec: The parsed ``tokenizer.json``.
         tokenizer: The same, without truncation and padding.
@@ -82,10 +88,16 @@ def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[
         InputError: If a line is cut before anything is merged, or cannot be spelled.
     """
     known, prefix, read = set(own_pieces(spec)), continuation(spec), piece_reader(spec)
-    merges = spec["model"]["type"] == "BPE"
-    ranks: dict[Word, int] = {}
+    merges, fallback = spec["model"]["type"] == "BPE", bool(spec["model"].get("byte_fallback"))
+    added = added_texts(spec)
+    ranks: dict[Word, int] = dict(
+        merge_ranks(spec).items()
+    )  # the old ones go on where a new one makes what they begin with
     found: list[Addition] = []
     for line in lines:
+        if line in added:
+            log.warning("token %r is an added token of the model already; it is left as it is", line)
+            continue
         parts = _merged(_cut(spec, tokenizer, line, read), ranks, prefix)
         if not merges:
             if (whole := _joined(parts, prefix)) not in known:
@@ -93,6 +105,9 @@ def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[
                 found.append(Addition(whole, tuple(parts)))
             continue
         unknown = [symbol for symbol in dict.fromkeys(parts) if symbol not in known]
+        for symbol in unknown:
+            if not fallback or len(symbol) > 1 or symbol in added:
+                raise InputError(f"token {line!r} contains {symbol!r}, which this tokenizer does not join with others")
         known |= set(unknown)
         found += [Addition(symbol, ()) for symbol in unknown]
         while len(parts) > 1:
@@ -117,7 +132,8 @@ def extended_spec(spec: Mapping[str, Any], additions: Sequence[Addition], first:
         The new content, and how many tokens are new: their ids are ``first`` and up, in the order given.
     """
     model = dict(spec["model"])
-    old = vocab_of(spec)
+    added = {str(t["content"]): int(t["id"]) for t in spec.get("added_tokens", [])}
+    old = added | vocab_of(spec)  # an added token that the model does not have gets its id from the model's size
     new = list(dict.fromkeys(a.piece for a in additions if a.piece not in old))
     if model["type"] == "Unigram":
         model["vocab"] = _scored(spec, additions, first)

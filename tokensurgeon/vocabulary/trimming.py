@@ -15,8 +15,10 @@ from typing import Any
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["filled_ids", "needed_ids", "trimmed_spec", "vocab_of"]
+__all__ = ["filled_ids", "merge_ranks", "needed_ids", "trimmed_spec", "vocab_of"]
 
+_SPACE = "▁"
+"""SentencePiece puts it where a space is, and may put one before a text; no bytes can stand for it."""
 _MODELS = ("BPE", "Unigram", "WordPiece")
 
 
@@ -28,7 +30,8 @@ def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
         used: Ids that texts are encoded with.
 
     Returns:
-        The used ids, all special tokens, bytes or single characters, and what the used ones are merged from.
+        The used ids, all special tokens and the one that pads, bytes or single characters, and what the used ones are
+        merged from.
 
     Raises:
         InputError: If the tokenizer is of a kind that cannot be trimmed.
@@ -40,30 +43,32 @@ def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
     fallback = bool(spec["model"].get("byte_fallback"))
     for piece, i in vocab.items():
         single = len(piece.removeprefix(prefix)) == 1 and not fallback
-        if single or (fallback and len(piece) == 6 and piece.startswith("<0x")):
+        if single or piece == _SPACE or (fallback and len(piece) == 6 and piece.startswith("<0x")):
             kept.add(i)
+    if spec.get("padding"):
+        kept.add(int(spec["padding"]["pad_id"]))
     unknown = spec["model"].get("unk_token")
     if isinstance(unknown, str) and unknown in vocab:
         kept.add(vocab[unknown])
     if spec["model"].get("unk_id") is not None:
         kept.add(int(spec["model"]["unk_id"]))
-    ranks = _ranks(spec)
+    ranks = merge_ranks(spec)
     return kept.union(*(_made_of(pieces.get(i, ""), vocab, ranks) for i in kept))
 
 
-def filled_ids(spec: Mapping[str, Any], kept: Iterable[int], size: int, n_tokens: int) -> set[int]:
+def filled_ids(spec: Mapping[str, Any], kept: Iterable[int], size: int, n_rows: int) -> set[int]:
     """The ids ``kept`` and, up to a size, further ones: those of lowest id, with what they are merged from.
 
     Args:
         spec: The parsed ``tokenizer.json``.
         kept: As `needed_ids` gives them.
         size: Tokens to have at most.
-        n_tokens: Highest id plus one.
+        n_rows: Of the embedding; an id beyond them is not filled in.
     """
-    vocab, ranks, found = vocab_of(spec), _ranks(spec), set(kept)
+    vocab, ranks, found = vocab_of(spec), merge_ranks(spec), set(kept)
     pieces = {i: piece for piece, i in vocab.items()}
-    known = range(n_tokens) if spec["model"]["type"] == "Unigram" else pieces
-    for i in sorted(set(known) - found):
+    known = pieces.keys() | {int(t["id"]) for t in spec.get("added_tokens", [])}
+    for i in sorted(i for i in known - found if i < n_rows):
         if len(found) >= size:
             break
         more = ({i} | _made_of(pieces.get(i, ""), vocab, ranks)) - found
@@ -89,7 +94,7 @@ def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]
     else:
         model["vocab"] = {pieces[i]: new[i] for i in kept if i in pieces}
     if model["type"] == "BPE":
-        ranks = _ranks(spec)
+        ranks = merge_ranks(spec)
         used = {pair for i in kept for pair in _derivation(pieces.get(i, ""), ranks)}
         model["merges"] = [list(pair) for pair in sorted(used, key=ranks.__getitem__)]
     result = dict(spec) | {"model": model}
@@ -113,7 +118,7 @@ def vocab_of(spec: Mapping[str, Any]) -> dict[str, int]:
     return dict(model["vocab"])
 
 
-def _ranks(spec: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+def merge_ranks(spec: Mapping[str, Any]) -> dict[tuple[str, str], int]:
     """Merges to their places; none for other models than BPE."""
     merges = spec["model"].get("merges", [])
     return {tuple(m) if isinstance(m, list) else tuple(m.split(" ", 1)): rank for rank, m in enumerate(merges)}

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokensurgeon.vocabulary.readers import byte_alphabet, piece_reader
 from tokensurgeon.vocabulary.trimming import vocab_of
 
-__all__ = ["Word", "continuation", "own_pieces", "symbols", "words_of"]
+__all__ = ["Word", "added_texts", "continuation", "own_pieces", "symbols", "words_of"]
 
 Word = tuple[str, ...]
 """Pieces that may become one."""
@@ -25,13 +25,15 @@ _RARE = 1e-4
 def words_of(spec: Mapping[str, Any], tokenizer: Tokenizer, text: str) -> Iterator[Word]:
     """Runs of pieces that may become one, with characters in the place of the bytes that they are spelled in."""
     known, kind, prefix = set(own_pieces(spec)), _kinds(spec), continuation(spec)
-    joins = _joins(known, kind, prefix)
+    joins, added = _joins(known, kind, prefix), added_texts(spec)
+    if not _is_byte_level(spec):  # nothing else keeps "word," from becoming a token
+        joins -= {("letter", "mark"), ("digit", "mark")}
     fallback = spec["model"]["type"] == "BPE" and bool(spec["model"].get("byte_fallback"))
     encoding = tokenizer.encode(text, add_special_tokens=False)
     word: list[str] = []
     before = None
     for symbol, place in symbols(zip(encoding.tokens, encoding.word_ids, strict=True)):
-        usable = symbol in known or (fallback and len(symbol) == 1)
+        usable = symbol in known or (fallback and len(symbol) == 1 and symbol not in added)
         follows = bool(word) and place == before and usable
         if follows and (kind(word[-1][-1]), kind(symbol.removeprefix(prefix)[0])) in joins:
             word.append(symbol)
@@ -57,13 +59,22 @@ def symbols(tokens: Iterable[tuple[str, int | None]]) -> Iterator[tuple[str, int
 
 def own_pieces(spec: Mapping[str, Any]) -> dict[str, int]:
     """Pieces that come out by themselves and can be joined: no bytes, no added tokens, no unknown one."""
-    foreign = {t["content"] for t in spec.get("added_tokens", [])} | {spec["model"].get("unk_token")}
+    foreign = added_texts(spec) | {spec["model"].get("unk_token")}
     fallback = bool(spec["model"].get("byte_fallback"))
     return {p: i for p, i in vocab_of(spec).items() if p not in foreign and not (fallback and _is_byte(p))}
 
 
+def added_texts(spec: Mapping[str, Any]) -> set[str]:
+    """What the added tokens are spelled as; the model may have them or not."""
+    return {str(t["content"]) for t in spec.get("added_tokens", [])}
+
+
 def _is_byte(piece: str) -> bool:
     return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+
+
+def _is_byte_level(spec: Mapping[str, Any]) -> bool:
+    return piece_reader(spec)("Ġ") == b" "
 
 
 def continuation(spec: Mapping[str, Any]) -> str:
@@ -80,7 +91,7 @@ def _joins(pieces: Iterable[str], kind: Callable[[str], str], prefix: str) -> fr
 
 def _kinds(spec: Mapping[str, Any]) -> Callable[[str], str]:
     """A function that tells the kind of a character of a piece; what is not ASCII in a byte-level one is a letter."""
-    byte_level = piece_reader(spec)("Ġ") == b" "
+    byte_level = _is_byte_level(spec)
     table = byte_alphabet()
 
     def kind(character: str) -> str:
