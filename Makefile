@@ -27,7 +27,7 @@ models: $(VENV)/.models  ## fetch the two real models and run the tests that nee
 bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, transplanted and verified
 	$(VENV)/bin/python -m benchmarks.architectures benchmarks/experiments/architectures.toml
 
-authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS and merges against other authors' packages (compiles fastText: minutes)
+authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS (compiles fastText: minutes)
 	$(VENV)/bin/python -m pytest -m peers
 
 bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-tokensurgeon
