@@ -19,9 +19,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tokensurgeon.errors import InputError
+from tokensurgeon.vocabulary.pieces import Word, continuation, joined, merge_ranks, merged, vocab_of
 from tokensurgeon.vocabulary.readers import PieceReader, piece_reader
-from tokensurgeon.vocabulary.trimming import merge_ranks, vocab_of
-from tokensurgeon.vocabulary.words import Word, added_texts, continuation, own_pieces, symbols, words_of
+from tokensurgeon.vocabulary.words import added_texts, own_pieces, symbols, words_of
 
 __all__ = ["Addition", "extended_spec", "given_tokens", "learnt_tokens"]
 
@@ -90,17 +90,15 @@ def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[
     known, prefix, read = set(own_pieces(spec)), continuation(spec), piece_reader(spec)
     merges, fallback = spec["model"]["type"] == "BPE", bool(spec["model"].get("byte_fallback"))
     added = added_texts(spec)
-    ranks: dict[Word, int] = dict(
-        merge_ranks(spec).items()
-    )  # the old ones go on where a new one makes what they begin with
+    ranks = merge_ranks(spec)  # the old ones go on where a new one makes what they begin with
     found: list[Addition] = []
     for line in lines:
         if line in added:
             log.warning("token %r is an added token of the model already; it is left as it is", line)
             continue
-        parts = _merged(_cut(spec, tokenizer, line, read), ranks, prefix)
+        parts, _ = merged(_cut(spec, tokenizer, line, read), ranks, prefix)
         if not merges:
-            if (whole := _joined(parts, prefix)) not in known:
+            if (whole := joined(parts, prefix)) not in known:
                 known.add(whole)
                 found.append(Addition(whole, tuple(parts)))
             continue
@@ -112,11 +110,11 @@ def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[
         found += [Addition(symbol, ()) for symbol in unknown]
         while len(parts) > 1:
             pairs = list(itertools.pairwise(parts))
-            pair = next((p for p in pairs if _joined(p, prefix) in known), pairs[0])  # one that costs no row first
+            pair = next((p for p in pairs if joined(p, prefix) in known), pairs[0])  # one that costs no row first
             ranks[pair] = len(ranks)
-            known.add(_joined(pair, prefix))
-            found.append(Addition(_joined(pair, prefix), pair))
-            parts = _merged(parts, ranks, prefix)
+            known.add(joined(pair, prefix))
+            found.append(Addition(joined(pair, prefix), pair))
+            parts, _ = merged(parts, ranks, prefix)
     return found
 
 
@@ -187,7 +185,7 @@ class _Counts:
             if not heap or heap[0][0] > -2:
                 return
             count, candidate = heapq.heappop(heap)
-            piece = _joined(candidate, self.prefix)
+            piece = joined(candidate, self.prefix)
             self._join(candidate, piece)
             yield Addition(piece, candidate if len(candidate) > 1 else (), -count / self.tokens)
 
@@ -198,7 +196,7 @@ class _Counts:
         self.known.add(piece)
         for i in places:
             if len(candidate) > 1:
-                self.words[i] = _merged(self.words[i], {candidate: 0}, self.prefix)
+                self.words[i], _ = merged(self.words[i], {candidate: 0}, self.prefix)
             self._count(i, 1)
 
     def _count(self, i: int, sign: int) -> None:
@@ -214,7 +212,7 @@ class _Counts:
             if symbol not in self.known:  # a character in bytes: all but one of them are saved
                 yield (symbol,), len(symbol.encode()) - 1
         for pair in itertools.pairwise(word):
-            if pair[0] in self.known and pair[1] in self.known and _joined(pair, self.prefix) not in self.known:
+            if pair[0] in self.known and pair[1] in self.known and joined(pair, self.prefix) not in self.known:
                 yield pair, 1
 
 
@@ -243,20 +241,3 @@ def _cut(spec: Mapping[str, Any], tokenizer: Tokenizer, line: str, read: PieceRe
             )
         return [symbol for symbol, _ in symbols((token, None) for token in tokens)]
     raise InputError(f"token {line!r} cannot be spelled by this tokenizer: it would come out as another text")
-
-
-def _merged(parts: Sequence[str], ranks: Mapping[Word, int], prefix: str) -> list[str]:
-    """Pieces after merges, the one of lowest rank first and from the left, as byte pair encoding does it."""
-    parts = list(parts)
-    while len(parts) > 1:
-        found = [ranks.get(pair, len(ranks)) for pair in itertools.pairwise(parts)]
-        best = min(found)
-        if best == len(ranks):
-            break
-        at = found.index(best)
-        parts[at : at + 2] = [_joined(parts[at : at + 2], prefix)]
-    return parts
-
-
-def _joined(parts: Sequence[str], prefix: str) -> str:
-    return parts[0] + "".join(part.removeprefix(prefix) for part in parts[1:])

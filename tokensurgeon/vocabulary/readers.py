@@ -12,19 +12,18 @@ never from the name of a tokenizer class:
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from tokensurgeon.errors import InputError
+from tokensurgeon.vocabulary.pieces import is_byte
 
 __all__ = ["PieceReader", "byte_alphabet", "piece_reader"]
 
 PieceReader = Callable[[str], bytes]
 """Maps a piece, as spelled in the vocabulary file, to the bytes that it stands for."""
 
-_BYTE_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK = "▁"
 
 
@@ -89,9 +88,8 @@ def _byte_level(piece: str) -> bytes:
 
 def _sentencepiece(mark: str, suffix: str, fallback: bool) -> PieceReader:
     def read(piece: str) -> bytes:
-        byte = _BYTE_FALLBACK.fullmatch(piece) if fallback else None
-        if byte:
-            return bytes([int(byte.group(1), 16)])
+        if fallback and is_byte(piece):
+            return bytes([int(piece[3:5], 16)])
         if suffix and piece.endswith(suffix):
             piece = piece.removesuffix(suffix) + " "
         return (piece.replace(mark, " ") if mark else piece).encode()

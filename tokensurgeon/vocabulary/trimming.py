@@ -9,17 +9,15 @@ likeliest cut; both stay the best among fewer.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tokensurgeon.errors import InputError
+from tokensurgeon.vocabulary.pieces import Word, continuation, is_byte, merge_ranks, merged, vocab_of
 
-__all__ = ["filled_ids", "merge_ranks", "needed_ids", "trimmed_spec", "vocab_of"]
+__all__ = ["filled_ids", "needed_ids", "trimmed_spec"]
 
 _SPACE = "▁"
 """SentencePiece puts it where a space is, and may put one before a text; no bytes can stand for it."""
-_MODELS = ("BPE", "Unigram", "WordPiece")
 
 
 def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
@@ -39,11 +37,10 @@ def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
     vocab = vocab_of(spec)
     pieces = {i: piece for piece, i in vocab.items()}
     kept = set(used) | {int(t["id"]) for t in spec.get("added_tokens", []) if t["special"]}
-    prefix = str(spec["model"].get("continuing_subword_prefix") or "")
-    fallback = bool(spec["model"].get("byte_fallback"))
+    prefix, fallback = continuation(spec), bool(spec["model"].get("byte_fallback"))
     for piece, i in vocab.items():
         single = len(piece.removeprefix(prefix)) == 1 and not fallback
-        if single or piece == _SPACE or (fallback and len(piece) == 6 and piece.startswith("<0x")):
+        if single or piece == _SPACE or (fallback and is_byte(piece)):
             kept.add(i)
     if spec.get("padding"):
         kept.add(int(spec["padding"]["pad_id"]))
@@ -104,43 +101,15 @@ def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]
     return result
 
 
-def vocab_of(spec: Mapping[str, Any]) -> dict[str, int]:
-    """Pieces to ids, without added tokens that the model itself does not have.
-
-    Raises:
-        InputError: If the tokenizer is of a kind that cannot be trimmed or extended.
-    """
-    model = spec["model"]
-    if model["type"] not in _MODELS or model.get("end_of_word_suffix"):
-        raise InputError(f"a tokenizer of type {model['type']} with these settings cannot be trimmed or extended")
-    if model["type"] == "Unigram":
-        return {piece: i for i, (piece, _) in enumerate(model["vocab"])}
-    return dict(model["vocab"])
-
-
-def merge_ranks(spec: Mapping[str, Any]) -> dict[tuple[str, str], int]:
-    """Merges to their places; none for other models than BPE."""
-    merges = spec["model"].get("merges", [])
-    return {tuple(m) if isinstance(m, list) else tuple(m.split(" ", 1)): rank for rank, m in enumerate(merges)}
-
-
-def _made_of(piece: str, vocab: Mapping[str, int], ranks: Mapping[tuple[str, str], int]) -> set[int]:
+def _made_of(piece: str, vocab: Mapping[str, int], ranks: Mapping[Word, int]) -> set[int]:
     """Ids of all that a piece is merged from, its own included; none if it is not merged."""
     return {vocab[part] for pair in _derivation(piece, ranks) for part in (*pair, "".join(pair))}
 
 
-def _derivation(piece: str, ranks: Mapping[tuple[str, str], int]) -> list[tuple[str, str]]:
+def _derivation(piece: str, ranks: Mapping[Word, int]) -> list[Word]:
     """The merges that make a piece out of its characters; none if they do not make it."""
-    parts, used = list(piece), []
-    while len(parts) > 1:
-        pairs = [ranks.get(pair, len(ranks)) for pair in itertools.pairwise(parts)]
-        best = min(pairs)
-        if best == len(ranks):
-            return []
-        at = pairs.index(best)
-        used.append((parts[at], parts[at + 1]))
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return used
+    left, used = merged(piece, ranks)
+    return used if len(left) == 1 else []
 
 
 def _renumbered(part: Any, new: Mapping[int, int]) -> Any:

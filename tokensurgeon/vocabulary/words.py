@@ -10,13 +10,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tokensurgeon.vocabulary.pieces import Word, continuation, is_byte, vocab_of
 from tokensurgeon.vocabulary.readers import byte_alphabet, piece_reader
-from tokensurgeon.vocabulary.trimming import vocab_of
 
-__all__ = ["Word", "added_texts", "continuation", "own_pieces", "symbols", "words_of"]
-
-Word = tuple[str, ...]
-"""Pieces that may become one."""
+__all__ = ["added_texts", "own_pieces", "symbols", "words_of"]
 
 _RARE = 1e-4
 """Share of the pieces that must join two kinds of characters for new ones to do so."""
@@ -48,9 +45,9 @@ def words_of(spec: Mapping[str, Any], tokenizer: Tokenizer, text: str) -> Iterat
 
 def symbols(tokens: Iterable[tuple[str, int | None]]) -> Iterator[tuple[str, int | None]]:
     """Tokens, with runs of byte pieces that spell characters as these characters."""
-    for is_byte, run in itertools.groupby(tokens, key=lambda token: _is_byte(token[0])):
+    for in_bytes, run in itertools.groupby(tokens, key=lambda token: is_byte(token[0])):
         some = list(run)
-        if not is_byte:
+        if not in_bytes:
             yield from some
             continue
         text = bytes(int(piece[3:5], 16) for piece, _ in some).decode("utf-8", "replace")
@@ -61,7 +58,7 @@ def own_pieces(spec: Mapping[str, Any]) -> dict[str, int]:
     """Pieces that come out by themselves and can be joined: no bytes, no added tokens, no unknown one."""
     foreign = added_texts(spec) | {spec["model"].get("unk_token")}
     fallback = bool(spec["model"].get("byte_fallback"))
-    return {p: i for p, i in vocab_of(spec).items() if p not in foreign and not (fallback and _is_byte(p))}
+    return {p: i for p, i in vocab_of(spec).items() if p not in foreign and not (fallback and is_byte(p))}
 
 
 def added_texts(spec: Mapping[str, Any]) -> set[str]:
@@ -69,17 +66,8 @@ def added_texts(spec: Mapping[str, Any]) -> set[str]:
     return {str(t["content"]) for t in spec.get("added_tokens", [])}
 
 
-def _is_byte(piece: str) -> bool:
-    return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
-
-
 def _is_byte_level(spec: Mapping[str, Any]) -> bool:
     return piece_reader(spec)("Ġ") == b" "
-
-
-def continuation(spec: Mapping[str, Any]) -> str:
-    """What pieces that go on with a word begin with, in WordPiece; nothing elsewhere."""
-    return str(spec["model"].get("continuing_subword_prefix") or "")
 
 
 def _joins(pieces: Iterable[str], kind: Callable[[str], str], prefix: str) -> frozenset[Word]:
