@@ -26,8 +26,7 @@ from tokensurgeon.rebuild import quiet_row, read_states
 from tokensurgeon.reconstruct import fasttext_units, goes_by_donor
 from tokensurgeon.reconstruct.auto import Auto
 from tokensurgeon.record import describe_run
-from tokensurgeon.report.page import report_page
-from tokensurgeon.surgery import changed_side, refuse_other_texts
+from tokensurgeon.surgery import changed_side, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.vocabulary.extending import Addition, extended_spec, given_tokens, learnt_tokens
 
 __all__ = ["ExtendReport", "extend"]
@@ -114,7 +113,8 @@ def extend(
         refuse_other_texts(left, right, texts.values(), "extended")
         plan = _plan(base.layout.rows, new)
         unrun = why_not_run(left.directory, base.files, base.layout, None)
-        old, theirs, donated = base.matrices(), 0, base.described() | {"name": right.name}
+        old, theirs, described = base.matrices(), 0, base.described()
+        donated = described | {"name": right.name}
         if donor is None:
             fresh = rows_by_text(base, old, right, new, options.reconstruction(), options.seed)
         else:
@@ -127,7 +127,7 @@ def extend(
         summary = summarise(left, right, plan, [], {"held-out text": "".join(measured)})
         before, after = (_tokens_per_byte(side, measured) for side in (left, right))
         content = describe_run(options) | {
-            "base": base.described(), "donor": donated, "held_out": None, "not_run": unrun,
+            "base": described, "donor": donated, "held_out": None, "not_run": unrun,
             "extended": {
                 "tokens": added, "by_donor": theirs, "examples": [right.vocabulary.describe(i) for i in new[:_SHOWN]],
                 "tokens_per_byte": {"before": before, "after": after, "bytes": sum(len(t.encode()) for t in measured)},
@@ -135,9 +135,8 @@ def extend(
         } | summary  # fmt: skip
         shared = write_output(work, base, right, matrices, plan, content)
         seal(work, left, right, plan, content, shared, started, progress)
-        details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
-        (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
-        (work / "README.md").write_text(_card(left, added, options.method, before, after))
+        told = _told(left.name, added, options.method, before, after)
+        write_pages(work, content, summary, f"{left.name} with more tokens", told)
     return ExtendReport(target, added, plan.n_rows, (before, after), content)
 
 
@@ -171,11 +170,7 @@ def _additions(
 ) -> tuple[list[Addition], list[str]]:
     """New tokens, and the text that they were not learnt from."""
     if tokens is not None:
-        try:
-            lines = Path(tokens).read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--tokens {tokens} cannot be read ({error})") from error
-        return given_tokens(spec, model.files.plain(), filter(None, lines)), list(texts.values())
+        return given_tokens(spec, model.files.plain(), read_lines("--tokens", tokens)), list(texts.values())
     pieces = [piece for content in texts.values() for piece in split_bytes(content)]
     if len(pieces) < _HELD_OUT:
         raise InputError(
@@ -217,11 +212,9 @@ def _tokens_per_byte(model: Side, texts: Sequence[str]) -> float:
     return n_tokens / sum(len(text.encode()) for text in texts)
 
 
-def _card(model: Side, added: int, method: str, before: float, after: float) -> str:
+def _told(model: str, added: int, method: str, before: float, after: float) -> str:
     return (
-        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with more tokens\n\n"
-        f"`{model.name}` with {added:,} more tokens, by tokensurgeon extend. Their rows are estimates "
-        f"(method {method}), all others are as they were. Held-out text takes {after:.4f} tokens per byte, "
-        f"{before:.4f} before. `tokensurgeon revert` takes the new tokens away again. The licence of the model "
-        "applies.\n"
+        f"`{model}` with {added:,} more tokens, by tokensurgeon extend. Their rows are estimates (method {method}), "
+        f"all others are as they were. Held-out text takes {after:.4f} tokens per byte, {before:.4f} before. "
+        "`tokensurgeon revert` takes the new tokens away again."
     )

@@ -10,14 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint.cache import copy_if_there
-from tokensurgeon.errors import VerificationError
+from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.pair import Side, open_side
+from tokensurgeon.report.page import report_page
 
-__all__ = ["changed_side", "refuse_other_texts"]
+__all__ = ["changed_side", "read_lines", "refuse_other_texts", "write_pages"]
 
 _STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
 _CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates")
+
+
+def read_lines(option: str, path: Path | str) -> list[str]:
+    """The lines of a file that an option names, without empty ones.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        return [line for line in Path(path).read_text("utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{option} {path} cannot be read ({error})") from error
 
 
 def changed_side(old: Side, spec: Mapping[str, Any], new_ids: Mapping[int, int], place: Path, what: str) -> Side:
@@ -53,3 +66,21 @@ def refuse_other_texts(old: Side, new: Side, texts: Iterable[str], what: str) ->
     for text in (*texts, _STRANGE, python_text(16_384)):
         if new.vocabulary.decode(new.vocabulary.encode(text)) != old.vocabulary.decode(old.vocabulary.encode(text)):
             raise VerificationError(f"the {what} tokenizer does not give back some text that the old one does")
+
+
+def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, Any], title: str, told: str) -> None:
+    """Write the report, which has no token to show rows of, and the model card.
+
+    Args:
+        work: The model.
+        content: The manifest's.
+        summary: As `summarise` gives it.
+        title: Of the card.
+        told: What was done, in sentences.
+    """
+    details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
+    (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
+    (work / "README.md").write_text(
+        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {title}\n\n{told} The licence of the model "
+        "applies.\n"
+    )

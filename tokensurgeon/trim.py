@@ -22,9 +22,8 @@ from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.output import Base, seal, write_output
 from tokensurgeon.pair import Side, summarise
 from tokensurgeon.record import describe_run
-from tokensurgeon.report.page import report_page
 from tokensurgeon.rows import VocabularyMatrices
-from tokensurgeon.surgery import changed_side, refuse_other_texts
+from tokensurgeon.surgery import changed_side, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.vocabulary.trimming import filled_ids, needed_ids, trimmed_spec
 
 __all__ = ["TrimReport", "trim"]
@@ -90,7 +89,7 @@ def trim(
     spec = json.loads(left.files.tokenizer.to_str())
     used = _named(left) | {i for content in texts.values() for i in left.vocabulary.encode(content)}
     if keep is not None:
-        used |= _asked_for(Path(keep), left)
+        used |= _asked_for(keep, left)
     needed = needed_ids(spec, used)
     if size is not None and size < len(needed):
         raise InputError(f"--size {size}: the text needs {len(needed)} tokens. Give at least that, or less text")
@@ -111,9 +110,8 @@ def trim(
         } | summary  # fmt: skip
         shared = write_output(work, base, right, _rows(base.matrices(), kept), plan, content)
         seal(work, left, right, plan, content, shared, started, progress)
-        details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
-        (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
-        (work / "README.md").write_text(_card(left, len(kept), len(left.vocabulary)))
+        told = _told(left.name, len(kept), len(left.vocabulary))
+        write_pages(work, content, summary, f"{left.name} with fewer tokens", told)
     matrices = 1 if layout.tied else 2
     saved = (layout.rows - len(kept)) * layout.dim * matrices
     return TrimReport(target, len(left.vocabulary), len(kept), len(needed), saved, content)
@@ -126,14 +124,10 @@ def _named(side: Side) -> set[int]:
     return named | set(side.vocabulary.roles.values()) | set(side.files.special_ids().values())
 
 
-def _asked_for(path: Path, side: Side) -> set[int]:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--keep {path} cannot be read ({error})") from error
+def _asked_for(path: Path | str, side: Side) -> set[int]:
     literal = {piece: i for i, piece in enumerate(side.vocabulary.pieces) if piece is not None}
     found: set[int] = set()
-    for line in filter(None, lines):
+    for line in read_lines("--keep", path):
         found |= {literal[line]} if line in literal else set(side.vocabulary.encode(line))
     return found
 
@@ -150,11 +144,8 @@ def _rows(matrices: VocabularyMatrices, kept: Sequence[int]) -> VocabularyMatric
     return VocabularyMatrices(*chosen)  # type: ignore[arg-type]
 
 
-def _card(model: Side, after: int, before: int) -> str:
+def _told(model: str, after: int, before: int) -> str:
     return (
-        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with fewer tokens\n\n"
-        f"{after:,} of the {before:,} tokens of `{model.name}`, with their rows, by tokensurgeon trim. The text that "
-        "they were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the others "
-        "back. "
-        "The licence of the model applies.\n"
+        f"{after:,} of the {before:,} tokens of `{model}`, with their rows, by tokensurgeon trim. The text that they "
+        "were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the others back."
     )
