@@ -23,9 +23,11 @@ from benchmarks import models, texts
 from benchmarks.compare import timed
 from benchmarks.provenance import provenance
 from tokensurgeon.checkpoint.cache import cache_directory, is_kept
+from tokensurgeon.choose import wear
 from tokensurgeon.evaluation.model import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
+from tokensurgeon.rows import VocabularyMatrices
 
 RESULTS = Path(__file__).parent / "results"
 OTHERS = ("lambada", "gsm8k")
@@ -70,8 +72,8 @@ def distil(
     used, small = torch.cat([torch.tensor([student.prefix]), ids, check]).unique(return_inverse=True)
     first, ids, check = small[0], small[1 : 1 + len(ids)], small[1 + len(ids) :]
     whole = student.model.get_input_embeddings().weight.detach().clone()
-    for loaded in (teacher, student):
-        _cut(loaded.model, used)
+    for loaded in (teacher, student):  # both are tied: one matrix is input embedding and head
+        wear(loaded.model, VocabularyMatrices(loaded.model.get_input_embeddings().weight.detach()[used]))
     rows = student.model.get_input_embeddings().weight
     size = float(rows.detach().float().square().mean().sqrt())
     adapted = get_peft_model(student.model, LoraConfig(r=settings["lora"], target_modules="all-linear"))
@@ -107,7 +109,7 @@ def distil(
     curve.append({"minutes": minutes, "tokens": tokens, "loss": _held_out_loss(teacher, adapted, tests)})
     merged = adapted.merge_and_unload()
     whole[used] = merged.get_input_embeddings().weight.detach()
-    _set_rows(merged, whole)
+    wear(merged, VocabularyMatrices(whole))
     return {"steps": step, "rows": len(used), "parameters": sum(p.numel() for p in low_rank), "curve": curve}
 
 
@@ -130,19 +132,6 @@ def _sequences(first: torch.Tensor, ids: torch.Tensor, length: int) -> torch.Ten
 def _held_out_loss(teacher: LoadedModel, student: Any, tests: torch.Tensor) -> float:
     with torch.no_grad():
         return float(torch.stack([_loss(teacher, student, test[None]) for test in tests]).mean())
-
-
-def _cut(model: Any, used: torch.Tensor) -> None:
-    """Keep these rows only."""
-    _set_rows(model, model.get_input_embeddings().weight.detach()[used].clone())
-
-
-def _set_rows(model: Any, rows: torch.Tensor) -> None:
-    """Both models are tied: one matrix is input embedding and head."""
-    shared = torch.nn.Parameter(rows, requires_grad=False)
-    model.get_input_embeddings().weight = shared
-    model.get_output_embeddings().weight = shared
-    model.get_input_embeddings().padding_idx = None  # an id of the whole vocabulary
 
 
 def _bits(loaded: LoadedModel, measured: dict[str, list[str]]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from tokensurgeon.reconstruct.auto import Auto
 from tokensurgeon.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["Choice", "Trial", "choose"]
+__all__ = ["Choice", "Trial", "choose", "wear"]
 
 CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (
     ("ridge", {}), ("omp", {"k": 8}), ("omp", {"k": 64}), ("focus", {}),
@@ -68,18 +68,21 @@ class Choice:
     """What was chosen, and what from.
 
     Attributes:
-        best: The trial with the fewest bits per byte.
         trials: All, best first, those left out last.
         held_out: Anchors that were reconstructed as if they were new.
         new: New tokens in the text.
         n_bytes: Text scored.
     """
 
-    best: Trial
     trials: tuple[Trial, ...]
     held_out: int
     new: int
     n_bytes: int
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the fewest bits per byte."""
+        return self.trials[0]
 
     def applied(self, options: TransplantOptions) -> TransplantOptions:
         """The options with the choice in place of ``auto``."""
@@ -90,7 +93,7 @@ class Choice:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
-        return asdict(self)
+        return {"best": asdict(self.best)} | asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ def choose(
     prefix = next(iter(np.flatnonzero(trimmed.plan.source == loaded.prefix).tolist()), None)
     # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
     known = np.isfinite(trimmed.log_weights.numpy())
+    encoded = {piece: [i for i in ids if known[i]] for piece, ids in encoded.items()}
     anchors, trials = len(atom_ids(trimmed.plan, donor)), []
 
     def made_by(method: Method) -> tuple[NewRows, float]:
@@ -173,11 +177,8 @@ def choose(
         for moved in (False, True) if options.calibrate is None else (options.calibrate,):
             if moved:
                 calibrate(made.matrices, base, donor, trimmed.plan, states.states, states.log_normaliser, prior)
-            _wear(loaded.model, made.matrices)
-            score = score_text(
-                loaded.model, lambda piece: [i for i in encoded[piece] if known[i]], prefix, pieces,
-                log_weights=trimmed.log_weights,
-            )  # fmt: skip
+            wear(loaded.model, made.matrices)
+            score = score_text(loaded.model, encoded.__getitem__, prefix, pieces, log_weights=trimmed.log_weights)
             bits = score.bits_per_byte
             finite = math.isfinite(bits)
             trials.append(Trial(name, given, moved, bits if finite else None, minutes, "" if finite else "not finite"))
@@ -187,7 +188,7 @@ def choose(
             f"method auto: no candidate gives finite scores in less than {auto.minutes:g} minutes. "
             "Give --method-option minutes=N with a larger N, or choose a method"
         )
-    return Choice(trials[0], tuple(trials), trimmed.held_out, trimmed.new, scored)
+    return Choice(tuple(trials), trimmed.held_out, trimmed.new, scored)
 
 
 def _pieces(texts: Mapping[str, str]) -> list[str]:
@@ -224,8 +225,8 @@ def _trimmed(plan: Alignment, donor: VocabularyMatrices, seen: set[int], seed: i
     )
 
 
-def _wear(model: Any, matrices: VocabularyMatrices) -> None:
-    """Give a loaded model other vocabulary-sized tensors, in place."""
+def wear(model: Any, matrices: VocabularyMatrices) -> None:
+    """Give a loaded model other vocabulary-sized tensors, in place; without a head, input and output share one."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     own = inputs.weight
 

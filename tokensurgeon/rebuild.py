@@ -96,16 +96,16 @@ def rebuild(
     silence = len(dead) > 0 and base.bias is None  # a biased head is silenced by its bias
     calibrated = run and goes_by_donor(method) if options.calibrate is None else options.calibrate
     states = loaded = choice = None
+    given = texts if options.text else {}  # without the user's there is Python's own text
     if run and writes and (calibrated or silence or isinstance(method, Auto)):
-        loaded, states = read_states(pair.base, device, progress, texts if options.text else {})
+        loaded, states = read_states(pair.base, device, progress, given)
     prior = None
     if options.text and states is not None and (calibrated or isinstance(method, Auto)):
         encoded = [i for text in texts.values() for i in pair.donor.vocabulary.encode(text)]
         prior = counted_prior(encoded, plan.n_rows)
     if isinstance(method, Auto) and loaded is not None and states is not None:
         choice = choose(
-            method, base, donor, plan, pair.donor.vocabulary, loaded, states, prior, texts if options.text else {},
-            options, resources, progress,
+            method, base, donor, plan, pair.donor.vocabulary, loaded, states, prior, given, options, resources, progress
         )  # fmt: skip
         chosen = choice.applied(options)
         method, calibrated = chosen.reconstruction(), choice.best.calibrated
