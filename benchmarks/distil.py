@@ -37,9 +37,7 @@ def main(path: Path) -> None:
     """Transplant, score, train, score again."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    directory = texts.eval_directory()
-    if directory is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
+    directory = texts.required_directory()
     settings = tomllib.loads(path.read_text())
     data = (directory / "wikitext2_valid.txt").read_bytes()
     train, held_out = (data[slice(*settings[name])].decode("utf-8", "ignore") for name in ("train", "held_out"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -21,10 +20,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks import models, texts
 from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
 from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 
 SETTINGS = {"steps": 48, "pieces": 4, "bytes": 1024, "learning_rate": 1e-4, "seed": 0, "wikitext2_from": 400_000}
 TEXTS = ("wikitext2", "python")
+
+Scores = dict[str, list[dict[str, float]]]
+"""Nats and bytes of every piece, by text."""
 
 
 def finetunes() -> dict[str, Path]:
@@ -46,11 +49,18 @@ def held_out(n_bytes: int) -> dict[str, list[str]]:
     return {name: split_bytes(text) for name, text in pieces.items()}
 
 
+def score(directory: Path, pieces: dict[str, list[str]]) -> Scores:
+    """Score a model on every piece by itself."""
+    loaded = load_model(directory)
+    found = {}
+    for name, of in pieces.items():
+        scored = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece]) for piece in of]
+        found[name] = [{"nats": s.nats, "bytes": s.n_bytes} for s in scored]
+    return found
+
+
 def _wikitext() -> bytes:
-    directory = texts.eval_directory()
-    if directory is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
-    return (directory / "wikitext2_valid.txt").read_bytes()
+    return (texts.required_directory() / "wikitext2_valid.txt").read_bytes()
 
 
 def _made(name: str, out: Path) -> Path:

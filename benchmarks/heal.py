@@ -74,10 +74,7 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
 
 def training_text(work: Path, settings: dict[str, int]) -> list[Path]:
     """WikiText-2 from behind what is measured on, and Python's own documentation."""
-    directory = texts.eval_directory()
-    if directory is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
-    data = (directory / "wikitext2_valid.txt").read_bytes()
+    data = (texts.required_directory() / "wikitext2_valid.txt").read_bytes()
     first, last = settings["wikitext2_from"], settings["wikitext2_to"]
     files = {
         "wikitext2.txt": data[first:last].decode("utf-8", "ignore"),

@@ -46,9 +46,7 @@ TASKS = {"lambada": _LAST_WORD, "arc_easy": _CHOICE, "piqa": _CHOICE}
 def main(path: Path) -> None:
     """Make the models, run the harness and our own scoring on each, write the result."""
     transformers.logging.set_verbosity_error()
-    directory = texts.eval_directory()
-    if directory is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
+    directory = texts.required_directory()
     experiment = tomllib.loads(path.read_text())
     base, donor = (str(getattr(models, experiment[side])()) for side in ("base", "donor"))
     result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "models": {}}

@@ -25,19 +25,15 @@ import transformers
 
 from benchmarks import intervals, models
 from benchmarks.compare import timed
-from benchmarks.finetunes import SETTINGS, finetunes, held_out
+from benchmarks.finetunes import SETTINGS, finetunes, held_out, score
 from benchmarks.provenance import provenance
 from tokensurgeon.checkpoint import Checkpoint
-from tokensurgeon.evaluation.model import load_model
-from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results"
 OURS = [sys.executable, "-m", "tokensurgeon"]
 MERGEKIT = [sys.executable, "-m", "benchmarks.peer_union"]
 PARTS = ("round_trip", "merges")
-
-Scores = dict[str, list[dict[str, float]]]
 
 
 def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
@@ -152,16 +148,6 @@ def merge(content: dict[str, Any], work: Path, block: dict[str, Any] | None) -> 
         timed([*OURS, "merge", str(path), "--out", str(work / "out"), "--quiet"])
     else:
         timed([*MERGEKIT, str(path), str(work / "out"), "--quiet", "--random-seed", "0"])
-
-
-def score(directory: Path, pieces: dict[str, list[str]]) -> Scores:
-    """Nats and bytes of every piece."""
-    loaded = load_model(directory)
-    found = {}
-    for name, of in pieces.items():
-        scored = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece]) for piece in of]
-        found[name] = [{"nats": s.nats, "bytes": s.n_bytes} for s in scored]
-    return found
 
 
 if __name__ == "__main__":

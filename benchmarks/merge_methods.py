@@ -24,11 +24,9 @@ from safetensors.torch import load_file
 
 from benchmarks import intervals, models
 from benchmarks.compare import timed
-from benchmarks.finetunes import SETTINGS, finetunes, held_out, training_text
+from benchmarks.finetunes import SETTINGS, Scores, finetunes, held_out, score, training_text
 from benchmarks.provenance import provenance
 from benchmarks.scale import peer_version
-from tokensurgeon.evaluation.model import load_model
-from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -107,23 +105,13 @@ def recipe(
     } | based  # fmt: skip
 
 
-def score(directory: Path, pieces: dict[str, list[str]]) -> dict[str, list[dict[str, float]]]:
-    """Nats and bytes of every piece."""
-    loaded = load_model(directory)
-    found = {}
-    for name, of in pieces.items():
-        scored = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece]) for piece in of]
-        found[name] = [{"nats": s.nats, "bytes": s.n_bytes} for s in scored]
-    return found
-
-
 def length(directory: Path, base: Path) -> float:
     """Norm of what a merge adds to the base, over all weights."""
     tensors, before = (load_file(of / "model.safetensors") for of in (directory, base))
     return math.sqrt(sum(float((tensor - before[name]).double().square().sum()) for name, tensor in tensors.items()))
 
 
-def figures(found: dict[str, list[dict[str, float]]], base: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def figures(found: Scores, base: Scores) -> dict[str, Any]:
     """Bits per byte on both texts, and what was gained on the base."""
     bits = intervals.bits_per_byte(found)
     before = intervals.bits_per_byte(base)

@@ -25,6 +25,14 @@ def eval_directory() -> Path | None:
     return Path(chosen) if chosen and Path(chosen).is_dir() else None
 
 
+def required_directory() -> Path:
+    """The same; where they are not there, the command ends and says what to set."""
+    directory = eval_directory()
+    if directory is None:
+        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
+    return directory
+
+
 def corpora(n_bytes: int) -> dict[str, list[str]]:
     """Name to pieces of at most 2 kB, in all about ``n_bytes`` of each corpus, from its beginning."""
     return {name: [piece for pieces in of for piece in pieces] for name, of in documents(n_bytes).items()}
@@ -56,22 +64,15 @@ def questions(task: str, n: int) -> list[Question]:
     """The first items of ARC-easy or PIQA, in the form that lm-evaluation-harness gives them."""
     return [
         Question(f"{row['query'].strip()}\nAnswer:", tuple(f" {choice}" for choice in row["choices"]), row["gold"])
-        for row in islice(_rows(_directory() / f"{task}_dev.jsonl"), n)
+        for row in islice(_rows(required_directory() / f"{task}_dev.jsonl"), n)
     ]
 
 
 def completions(task: str, n: int) -> list[tuple[str, str]]:
     """Context and continuation of the first items of LAMBADA or arithmetic."""
     space = " " if task == "lambada" else ""
-    rows = islice(_rows(_directory() / f"{task}_dev.jsonl"), n)
+    rows = islice(_rows(required_directory() / f"{task}_dev.jsonl"), n)
     return [(row["context"], f"{space}{row['continuation']}") for row in rows]
-
-
-def _directory() -> Path:
-    directory = eval_directory()
-    if directory is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
-    return directory
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

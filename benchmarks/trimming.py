@@ -45,9 +45,7 @@ def main(path: Path, parts: Iterable[str] = ()) -> None:
     """Run all parts, or some, and put them into the result file."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    directory = texts.eval_directory()
-    if directory is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
+    directory = texts.required_directory()
     experiment = tomllib.loads(path.read_text())
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{path.stem}.json"
