@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,9 +12,9 @@ from tokensurgeon.cli.common import console, emit_json, guarded
 
 def command(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A PEFT adapter of the base: directory or hub id.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The transplanted model.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    model: o.Transplanted,
+    out: o.Out,
+    overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -12,7 +12,7 @@ from tokensurgeon.cli.common import console, emit_json, guarded
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory, .gguf file or hub id.")],
+    model: o.Model,
     tool: Annotated[str, typer.Option("--for", metavar="TOOL", help="llama.cpp, vllm, transformers, mergekit or trl.")],
     target: Annotated[
         str | None,

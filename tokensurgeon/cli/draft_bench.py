@@ -27,7 +27,7 @@ def command(
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that are generated after each.")] = 64,
     draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that DRAFT proposes at a time.")] = 5,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: o.Device = "cpu",
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -20,7 +20,7 @@ def command(
     max_bytes: Annotated[
         int, typer.Option(min=64, help="Bytes of each text that are scored, from its beginning.")
     ] = 32_768,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: o.Device = "cpu",
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -16,7 +16,7 @@ def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub id.")],
     gguf: Annotated[Path, typer.Option("--gguf", metavar="FILE", help="The file to write, for llama.cpp.")],
     dtype: Annotated[str, typer.Option(help="Matrices as f32, f16 or bf16; vectors are always f32.")] = "f16",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    overwrite: o.OverwriteFile = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -12,8 +12,8 @@ from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory, .gguf file or hub id.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
+    model: o.Model,
+    out: o.Out,
     tokens: Annotated[
         Path | None,
         typer.Option(
@@ -45,12 +45,9 @@ def command(
         typer.Option("--donor", metavar="DONOR", help="A model that has the new tokens; those it lacks: subtoken."),
     ] = None,
     k: Annotated[int | None, typer.Option("--k", "-k", help="Anchors per new token, for methods that take it.")] = None,
-    method_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Further option of the method, such as head=first. Repeatable."),
-    ] = None,
+    method_option: o.MethodOption = None,
     seed: Annotated[int, typer.Option(help="For method normal, which draws.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -16,11 +16,11 @@ def command(
     text: Annotated[
         list[Path], typer.Option("--text", metavar="FILE", help="Text of the kind that it was tuned on (repeatable).")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output, a .safetensors file.")],
+    out: o.OutFile,
     pieces: Annotated[int, typer.Option("--pieces", help="Pieces of 1 kB to read, from all over the text.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="For the labels that are drawn.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    device: o.Device = "cpu",
+    overwrite: o.OverwriteFile = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The transplanted model.")],
+    model: o.Transplanted,
     teacher: Annotated[str, typer.Option("--teacher", metavar="BASE", help="The model that it was made from.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
+    out: o.Out,
     text: Annotated[
         list[Path] | None,
         typer.Option("--text", metavar="FILE", help="Text to train on (repeatable). Default: what Python carries."),
@@ -43,7 +43,7 @@ def command(
     ] = 0.004,
     lora_learning_rate: Annotated[float, typer.Option("--lora-learning-rate", help="Of the low-rank updates.")] = 5e-4,
     seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -13,9 +13,9 @@ from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
 
 def command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
+    out: o.Out,
     seed: Annotated[int, typer.Option("--seed", help="For merge methods that draw, such as DARE.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

@@ -13,6 +13,17 @@ Base = Annotated[
     str, typer.Argument(metavar="BASE", help="Model that keeps its body: directory, .gguf file or hub id.")
 ]
 Donor = Annotated[str, typer.Argument(metavar="DONOR", help="Model that gives the tokenizer.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Directory, .gguf file or hub id.")]
+Transplanted = Annotated[str, typer.Argument(metavar="MODEL", help="The transplanted model.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")]
+OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output, a .safetensors file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Further option of the method, such as head=first. Repeatable."),
+]
 Map = Annotated[
     list[str] | None,
     typer.Option(

@@ -15,7 +15,7 @@ def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A transplanted model, perhaps trained since.")],
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The model that it was made from.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output directory.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,

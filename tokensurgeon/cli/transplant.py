@@ -30,10 +30,7 @@ def command(
     k: Annotated[
         int | None, typer.Option("--k", "-k", help="Anchors per reconstructed token.  [default: 64 for omp]")
     ] = None,
-    method_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Further option of the method, such as head=first. Repeatable."),
-    ] = None,
+    method_option: o.MethodOption = None,
     token_map: o.Map = None,
     config: o.Config = None,
     untie: Annotated[bool | None, typer.Option("--untie", help="Write a separate LM head for a tied base.")] = None,
@@ -83,7 +80,7 @@ def command(
             "[default: Python's own documentation]",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: o.Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Align and plan; write nothing.")] = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,

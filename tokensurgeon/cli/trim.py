@@ -12,8 +12,8 @@ from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory, .gguf file or hub id.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
+    model: o.Model,
+    out: o.Out,
     text: Annotated[
         list[Path], typer.Option("--text", metavar="FILE", help="Text whose tokens are kept (repeatable).")
     ],
@@ -23,7 +23,7 @@ def command(
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="FILE", help="Tokens or texts to keep as well, one per line.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
