@@ -80,13 +80,15 @@ def export_gguf(
     architecture = find_architecture(config)
     files = Checkpoint.open(directory)
     layout = find_vocabulary_tensors(directory, files.tensors)
-    vocabulary = gguf_vocabulary(TokenizerFiles.open(directory), layout.rows)
-    _refuse(model, config, layout, vocabulary, TokenizerFiles.open(directory))
+    tokenizer = TokenizerFiles.open(directory)
+    vocabulary = gguf_vocabulary(tokenizer, layout.rows)
+    _refuse(model, config, layout, vocabulary, tokenizer)
     names = _tensor_names(architecture, config, files, layout)
     handle, partial = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
     os.close(handle)
     try:
-        _write(Path(partial), model, dtype, architecture, config, files, names, vocabulary, progress)
+        template = tokenizer.chat_template
+        _write(Path(partial), model, dtype, architecture, config, files, names, vocabulary, template, progress)
         Path(partial).chmod(0o644)
         Path(partial).replace(target)
     finally:
@@ -174,6 +176,7 @@ def _write(
     files: Checkpoint,
     names: dict[str, str],
     vocabulary: GgufVocabulary,
+    chat_template: str | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     import gguf
@@ -190,7 +193,7 @@ def _write(
     for key, value in architecture.settings(config).items():
         add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
         add(f"{architecture.name}.{key}", value)
-    _add_vocabulary(writer, vocabulary, TokenizerFiles.open(files.directory).chat_template)
+    _add_vocabulary(writer, vocabulary, chat_template)
     factors = architecture.rope_factors(config)
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, np.dtype(np.float32), factors.nbytes)
