@@ -1,15 +1,17 @@
-"""Conversions that are made once and kept."""
+"""What is made once and kept: conversions on disk, and digests of files while the process runs."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-__all__ = ["cache_directory", "copy_if_there", "copy_small_files", "is_kept", "kept"]
+__all__ = ["cache_directory", "copy_if_there", "copy_small_files", "file_digest", "is_kept", "kept"]
 
 
 def cache_directory() -> Path:
@@ -39,6 +41,18 @@ def kept(out: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, which is not read again in this process while size, times and inode stay what they are."""
+    found = path.stat()
+    return _read_digest(path, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+
+
+@cache
+def _read_digest(path: Path, *_state: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_small_files(source: Path, out: Path, weights: Sequence[str]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 from pathlib import Path
 
-from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
+from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept, kept
 from tokensurgeon.errors import InputError, MissingDependencyError
 
 __all__ = ["convert"]
@@ -30,9 +29,7 @@ def convert(path: Path) -> Path:
     """
     if not all(importlib.util.find_spec(package) for package in ("gguf", "accelerate")):
         raise MissingDependencyError("gguf and accelerate", "gguf", f"reading {path.name}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    out = cache_directory() / "gguf" / f"{path.stem}-{digest[:12]}"
+    out = cache_directory() / "gguf" / f"{path.stem}-{file_digest(path)[:12]}"
     if is_kept(out):
         return out
     import torch

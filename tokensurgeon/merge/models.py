@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors, resolve
-from tokensurgeon.checkpoint.cache import cache_directory, copy_if_there, is_kept, kept
+from tokensurgeon.checkpoint.cache import cache_directory, copy_if_there, file_digest, is_kept, kept
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.errors import InputError
 from tokensurgeon.manifest import MANIFEST, Manifest
@@ -138,8 +138,7 @@ def content_digest(directory: Path) -> str:
     sha = hashlib.sha256()
     weights = [path for path in directory.iterdir() if path.match("*.safetensors") or path.match("adapter_model.bin")]
     for path in sorted({*weights, *other_files(directory), *directory.glob("tokensurgeon.json")}):
-        with path.open("rb") as file:
-            sha.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        sha.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return sha.hexdigest()
 
 

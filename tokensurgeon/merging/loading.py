@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
+from tokensurgeon.checkpoint.cache import file_digest
 from tokensurgeon.checkpoint.layout import read_config, stored_name
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
@@ -61,6 +62,5 @@ def weights_digest(directory: Path) -> str:
     """SHA-256 of a model's weights, whatever else lies beside them."""
     sha = hashlib.sha256()
     for path in sorted(directory.glob("*.safetensors")):
-        with path.open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
+        sha.update(bytes.fromhex(file_digest(path)))
     return sha.hexdigest()
