@@ -21,9 +21,10 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import LoadedModel
 from tokensurgeon.heal import HealOptions, heal, loop
 from tokensurgeon.heal.batches import Piece, collate, nth_piece, read_pieces
+from tokensurgeon.heal.inside import continuations, inside_of
 from tokensurgeon.heal.objective import Objective
 from tokensurgeon.heal.rows import TrainedRows, put_in_front
-from tokensurgeon.heal.spans import first_shared, meeting_points, token_bytes
+from tokensurgeon.heal.spans import cut_by, first_shared, meeting_points, token_bytes
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import align_models
 from tokensurgeon.verify import verify
@@ -66,17 +67,27 @@ def test_pieces_meet_at_equal_bytes(zoo):
         tokenizer = AutoTokenizer.from_pretrained(zoo[name])
         sides.append((LoadedModel(None, tokenizer, 1), TokenizerFiles.open(zoo[name]).vocabulary()))
     (student, mine), (teacher, theirs) = sides
-    (piece,) = read_pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs))
+    cut = cut_by(mine, theirs, len(mine))
+    (piece,), known = read_pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs), cut)
     assert len(piece.meet) > 5 and piece.meet[-1] == (len(piece.student) - 1, len(piece.teacher) - 1)
     left, right = token_bytes(mine), token_bytes(theirs)
     for a, b in piece.meet:
         read = b"".join(left[i] for i in piece.student[1 : a + 1])
         assert read and read == b"".join(right[i] for i in piece.teacher[1 : b + 1])
+    assert piece.inside
+    for here, before, which in piece.inside:
+        outside = b"".join(right[i] for i in piece.teacher[1 : before + 1])
+        read = b"".join(left[i] for i in piece.student[1 : here + 1])[len(outside) :]
+        whole = right[piece.teacher[before + 1]]
+        assert read and whole.startswith(read) and len(whole) > len(read)
+        assert piece.teacher[before + 1] in known[which].tokens and piece.student[here + 1] in known[which].pieces
+        assert all(right[token].startswith(read) for token in known[which].tokens.tolist())
 
 
 def test_continuations_begin_with_shared_tokens(zoo):
     teacher, student, plan, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
-    of_teacher, of_student = first_shared(teacher.vocabulary, student.vocabulary, plan)
+    cut = cut_by(student.vocabulary, teacher.vocabulary, len(plan.provenance))
+    of_teacher, of_student = first_shared(teacher.vocabulary, student.vocabulary, plan, cut)
     shared = torch.from_numpy(plan.anchors)
     assert torch.equal(of_student[shared], of_teacher[torch.from_numpy(plan.source[plan.anchors])])
     assert (of_student[shared] == shared).sum() > len(shared) - 4  # several control tokens may have one source
@@ -90,6 +101,35 @@ def test_continuations_begin_with_shared_tokens(zoo):
             assert plan.source[first] >= 0 and key.data.startswith(begins) and begins
             found += key.data != begins
     assert found > 200
+
+
+def test_inside_of_a_token_the_teacher_says_which_piece_comes_next():
+    """The teacher's tokens 0 to 4 are "ab", "abc", "ad", "a" and "b"; the student's 0 to 3 "a", "b", "c" and "d"."""
+    cut = {0: [0, 1], 1: [0, 1, 2], 2: [0, 3], 3: [0], 4: [1]}
+    assert inside_of([9, 0, 1, 2, 1], [(0, 0), (3, 1), (4, 2)]) == [(1, 0, (0,)), (2, 0, (0, 1))]
+    assert inside_of([9, 0, 1, 2, 1], [(0, 0), (3, 2)]) == []  # two of the teacher's: between them, nobody knows
+    known = continuations(cut, [(0,), (0, 1), (1,), (2,)])
+    assert set(known) == {(0,), (0, 1)}  # no token goes on after "b" or begins with "c"
+    logits = torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0])
+    p = logits.exp()
+    assert known[0,].pieces.tolist() == [1, 3] and known[0, 1].pieces.tolist() == [2]
+    expected = torch.stack([p[0] + p[1], p[2], p[3]]) / (p[0] + p[1] + p[2] + p[3])
+    torch.testing.assert_close(known[0,].shares(logits), expected)
+    torch.testing.assert_close(known[0, 1].shares(logits), torch.stack([p[1], p[0]]) / (p[0] + p[1]))
+
+    piece = Piece([9, 0, 1, 2, 1], [9, 1, 4], [(3, 1), (4, 2)], [(1, 0, 0), (2, 0, 1)])
+    objective = Objective(1.0, torch.arange(5), torch.arange(5), list(known.values()), stride=1)
+    student = torch.zeros(1, 5, 5)
+    student[0, 1, [1, 3, 0]] = expected.log() + 5  # "a" stands for whatever comes behind a token that ends
+    student[0, 1, [2, 4]] = -50.0
+    teacher = torch.stack([torch.zeros(5), torch.zeros(5), logits, logits])
+    batch = collate([piece])
+    assert objective.asked(batch)[1].tolist() == [1, 2, 0, 0]
+    terms = objective(batch, (student, torch.zeros(1, 5, 3)), (teacher, torch.zeros(1, 3, 3)))
+    share = p[1] / (p[0] + p[1])
+    apart = share * (share / 0.2).log() + (1 - share) * ((1 - share) / 0.8).log()  # five equal logits
+    torch.testing.assert_close(terms["inside"], apart / 4, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(terms["loss"], sum(terms[name] for name in ("hidden", "next", "inside", "text")))
 
 
 def model_of(kind):
@@ -144,7 +184,7 @@ def test_the_objective_is_a_mean_of_means():
 
         batch = collate(some)
         logits, states = (padded([s[i] for s in students]) for i in (0, 1))
-        piece, _, there = objective.compared(batch)
+        piece, there = objective.asked(batch)
         seen = padded([t[0] for t in teachers])[piece, there]
         return objective(batch, (logits, states), (seen, padded([t[1] for t in teachers])))
 
@@ -154,7 +194,7 @@ def test_the_objective_is_a_mean_of_means():
     students, teachers = [draw(4, 8), draw(6, 8)], [draw(3, 9), draw(4, 9)]
     both = terms(pieces, students, teachers)
     single = [terms([p], [s], [t]) for p, s, t in zip(pieces, students, teachers, strict=True)]
-    for name in ("text", "hidden", "next", "loss"):
+    for name in ("text", "hidden", "next", "inside", "loss"):
         torch.testing.assert_close(both[name], (single[0][name] + single[1][name]) / 2)
     logits, states = students[0]
     apart = sum((states[a] - teachers[0][1][b]).square().mean() for a, b in pieces[0].meet) / 2 / 2.0

@@ -1,19 +1,24 @@
 """What the student is to be like.
 
-Three terms, each a mean over a piece's positions and then over pieces, so that batches of any size add up:
+Four terms, each a mean over a piece's positions and then over pieces, so that batches of any size add up:
 
 * ``hidden``: at positions where both have read the same bytes, squared distance of the states that enter the LM heads,
   in units of the teacher's variance;
 * ``next``: at the same positions, divergence of the next token's distribution from the teacher's, over the shared
   tokens that a continuation begins with (`tokensurgeon.heal.spans.first_shared`);
+* ``inside``: inside of the teacher's tokens, divergence of the next piece's distribution from what the teacher expected
+  before them (`tokensurgeon.heal.inside`), over all positions;
 * ``text``: the student's own next-token loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from tokensurgeon.heal.inside import Continuation
 
 __all__ = ["Objective"]
 
@@ -26,17 +31,21 @@ class Objective:
         variance: Of the teacher's states, mean over coordinates.
         teacher_class: (teacher rows,) int64, see `first_shared`; -1 for none.
         student_class: (student rows,) int64.
+        continuations: What batches speak of.
         hidden: Weight of the first term.
         next: Weight of the second.
-        text: Weight of the third.
+        inside: Weight of the third.
+        text: Weight of the last.
         stride: Distributions are compared at every so many meetings.
     """
 
     variance: float
     teacher_class: torch.Tensor
     student_class: torch.Tensor
+    continuations: Sequence[Continuation] = ()
     hidden: float = 1.0
     next: float = 1.0
+    inside: float = 1.0
     text: float = 1.0
     stride: int = 4
 
@@ -46,29 +55,49 @@ class Objective:
         student: tuple[torch.Tensor, torch.Tensor],
         teacher: tuple[torch.Tensor, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """The three terms, and ``loss``, their weighted sum.
+        """The terms, and ``loss``, their weighted sum.
 
         Args:
             batch: As `collate` makes it.
             student: (pieces, positions, rows) logits and (pieces, positions, dim) states.
-            teacher: (compared meetings, rows) logits and (pieces, positions, dim) states.
+            teacher: (asked, rows) logits and (pieces, positions, dim) states.
         """
         logits, states = student
         n = len(logits)
-        gold, mask = batch["student"][:, 1:], batch["student_mask"][:, 1:].float()
-        per = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), gold, reduction="none")
+        gold, mask = (torch.nn.functional.pad(batch[key][:, 1:], (0, 1)) for key in ("student", "student_mask"))
+        per = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), gold.flatten(), reduction="none")
+        per = per.view_as(gold)
         terms = {"text": ((per * mask).sum(dim=1) / mask.sum(dim=1)).mean()}
         piece, here, there = _met(batch)
         apart = (states[piece, here].float() - teacher[1][piece, there].float()).square().mean(dim=-1)
         terms["hidden"] = _mean_of_means(apart, piece, n) / self.variance
         piece, here, _ = self.compared(batch)
-        terms["next"] = _mean_of_means(self._divergence(logits[piece, here], teacher[0]), piece, n)
+        terms["next"] = _mean_of_means(self._divergence(logits[piece, here], teacher[0][: len(piece)]), piece, n)
+        inside, here, _, which = _inside(batch)
+        apart = self._apart_inside(logits[inside, here], teacher[0][len(piece) :], which.tolist())
+        terms["inside"] = (apart / mask.sum(dim=1)[inside]).sum() / n
         terms["loss"] = sum((getattr(self, name) * term for name, term in terms.items()), torch.zeros(()))
         return terms
 
     def compared(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Piece, student's and teacher's position of those meetings at which distributions are compared: some."""
         return _met(batch, self.stride)
+
+    def asked(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Piece and position at which the teacher's logits are needed: those compared, then those before its tokens."""
+        (piece, _, there), (inside, _, before, _) = self.compared(batch), _inside(batch)
+        return torch.cat([piece, inside]), torch.cat([there, before])
+
+    def _apart_inside(self, mine: torch.Tensor, theirs: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
+        """(positions,) divergences; whatever may come behind a token of the teacher that ends counts as one."""
+        apart = mine.new_zeros(len(which), dtype=torch.float32)
+        for i, own in enumerate(mine.float().log_softmax(dim=-1)):
+            continuation = self.continuations[which[i]]
+            wanted = continuation.shares(theirs[i])
+            got = own[continuation.pieces.to(own.device)]
+            got = torch.cat([got, torch.log1p(-got.exp().sum().clamp(max=1 - 1e-6))[None]])
+            apart[i] = (wanted * ((wanted + 1e-9).log() - got)).sum()
+        return apart
 
     def _divergence(self, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         wanted = _by_class(theirs.float().softmax(dim=-1), self.teacher_class, mine.shape[-1])
@@ -78,11 +107,17 @@ class Objective:
 
 
 def _by_class(probability: torch.Tensor, classes: torch.Tensor, n: int) -> torch.Tensor:
-    """Sums over the columns of each class."""
+    """Sums over the columns of each class; those of none go to a column that is dropped."""
     classes = torch.nn.functional.pad(classes, (0, probability.shape[-1] - len(classes)), value=-1)
-    known = torch.nonzero(classes >= 0).flatten()
-    empty = torch.zeros(len(probability), n, device=probability.device)
-    return empty.index_add(1, classes[known], probability[:, known])
+    empty = torch.zeros(len(probability), n + 1, device=probability.device)
+    return empty.index_add(1, torch.where(classes < 0, n, classes), probability)[:, :n]
+
+
+def _inside(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Piece, student's position, teacher's before its token, and which continuation."""
+    piece, place = torch.nonzero(batch["inside"][:, :, 0] >= 0, as_tuple=True)
+    found = batch["inside"][piece, place]
+    return piece, found[:, 0], found[:, 1], found[:, 2]
 
 
 def _met(batch: dict[str, torch.Tensor], stride: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
