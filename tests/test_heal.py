@@ -19,7 +19,7 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import LoadedModel
-from tokensurgeon.heal import HealOptions, heal, loop
+from tokensurgeon.heal import HealOptions, heal, loop, texts
 from tokensurgeon.heal.batches import Piece, collate, nth_piece, read_pieces
 from tokensurgeon.heal.objective import Objective
 from tokensurgeon.heal.rows import TrainedRows, put_in_front
@@ -38,6 +38,15 @@ def made(zoo, tmp_path_factory):
     for base in ("gpt", "untied"):
         transplant(str(zoo[base]), str(zoo["spm"]), root / base, TransplantOptions(k=8))
     return root
+
+
+@pytest.fixture(autouse=True)
+def little_text():
+    """Most of a run's time would go to reading text that a few steps do not come to."""
+    with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
+        patch.setattr(texts, "_PYTHON_BYTES", 1 << 15)
+        patch.setattr(texts, "_HELD_OUT", 4096)
+        yield patch
 
 
 def quick(**more):
@@ -207,8 +216,9 @@ def float32(monkeypatch):
 
 
 @pytest.mark.usefixtures("float32")
-def test_all_rows_and_the_body(made, zoo, tmp_path):
+def test_all_rows_and_the_body(made, zoo, tmp_path, little_text):
     """The written model is the one that was scored, low-rank updates included."""
+    little_text.undo()
     options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
     gained = report.curve[0]["held_out"] - report.best["held_out"]
