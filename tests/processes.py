@@ -1,11 +1,12 @@
 """Processes of their own for tests, forked from one that has imported what is slow to import.
 
-A new interpreter takes three seconds for the libraries alone. huggingface_hub reads its environment while it is
-imported, so it, and what imports it, is left to each process.
+A new interpreter takes four seconds for the libraries alone. huggingface_hub reads the environment while it is
+imported, so each process lets it do so again.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -16,8 +17,14 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+from huggingface_hub import constants
+
 MAIN = "from tokensurgeon.cli import main; main()"
-_SLOW = ["torch", "torch._dynamo", "sklearn.metrics", "tokenizers", "safetensors.torch", "jinja2", "rich.progress"]
+MODULE = "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+"""``python -m``: the module's name is the first argument."""
+TORCHRUN = "import processes; processes.torchrun(output)"
+"""Its own agent, rendezvous and environment; its workers are forked as all others here."""
+_SLOW = ["transformers.models.llama.modeling_llama", "sklearn.metrics", "accelerate", "tokensurgeon.pipeline"]
 
 
 class Process:
@@ -51,11 +58,30 @@ def run(code: str, *arguments: object, env: Mapping[str, str] | None = None) -> 
 
 def _run(code: str, arguments: list[str], environment: dict[str, str], output: Path) -> None:
     for number, name in enumerate(("stdout", "stderr"), 1):
-        with (output / name).open("wb") as file:
+        with (output / name).open("ab") as file:
             os.dup2(file.fileno(), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["-c", *arguments]
-    assert "huggingface_hub" not in sys.modules
-    exec(code, {"__name__": "__main__"})
+    importlib.reload(constants)
+    exec(code, {"__name__": "__main__", "output": output})
+
+
+def torchrun(output: Path) -> None:
+    """What torchrun does with the arguments of this process, ``-m MODULE`` at their end."""
+    from torch.distributed import run as command
+    from torch.distributed.launcher.api import elastic_launch
+
+    alone = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # what --standalone stands for
+    config, _, arguments = command.config_from_args(command.parse_args([*alone, *sys.argv[1:]]))
+    config.start_method = "forkserver"
+    elastic_launch(config, _work)(arguments[arguments.index("-m") + 1 :], dict(os.environ), output)
+
+
+def _work(arguments: list[str], environment: dict[str, str], output: Path) -> None:
+    try:
+        _run(MODULE, arguments, environment | dict(os.environ), output)
+    except SystemExit as done:
+        if done.code:
+            raise

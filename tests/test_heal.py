@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
+import processes
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -335,17 +334,16 @@ def test_low_rank_updates_alone(zoo, tmp_path, base):
 def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
     """``accelerate launch`` starts several processes for GPUs only; torchrun, which it calls, does so on a CPU too."""
     curves = []
-    for processes, batch in ((1, 4), (2, 2)):
+    for number, batch in ((1, 4), (2, 2)):
         alone = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
-                 "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
-        several = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-        command = [
-            sys.executable, "-m", *(alone if processes == 1 else several), "tokensurgeon", "heal",
-            str(made / "gpt"), "--teacher", str(zoo["gpt"]), "--out", str(tmp_path / str(processes)),
-            "--steps", "4", "--batch", str(batch), "--learning-rate", "0.02", "--json",
-        ]  # fmt: skip
+                 "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+        several = ["--nproc-per-node", "2"]
         own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
-        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
+        done = processes.run(
+            *([processes.MODULE, *alone] if number == 1 else [processes.TORCHRUN, *several]), "-m", "tokensurgeon",
+            "heal", made / "gpt", "--teacher", zoo["gpt"], "--out", tmp_path / str(number),
+            "--steps", "4", "--batch", batch, "--learning-rate", "0.02", "--json", env=os.environ | own,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         curves.append([entry["held_out"] for entry in report["curve"]])
