@@ -75,7 +75,8 @@ def torchrun(output: Path) -> None:
 
     alone = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # what --standalone stands for
     config, _, arguments = command.config_from_args(command.parse_args([*alone, *sys.argv[1:]]))
-    config.start_method = "forkserver"
+    config.start_method = "forkserver"  # one of its own: this process has threads by then
+    multiprocessing.set_forkserver_preload(_SLOW)
     elastic_launch(config, _work)(arguments[arguments.index("-m") + 1 :], dict(os.environ), output)
 
 
