@@ -22,8 +22,6 @@ from huggingface_hub import constants
 MAIN = "from tokensurgeon.cli import main; main()"
 MODULE = "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 """``python -m``: the module's name is the first argument."""
-TORCHRUN = "import processes; processes.torchrun(output)"
-"""Its own agent, rendezvous and environment; its workers are forked as all others here."""
 _SLOW = ["transformers.models.llama.modeling_llama", "sklearn.metrics", "accelerate", "tokensurgeon.pipeline"]
 
 
@@ -65,24 +63,4 @@ def _run(code: str, arguments: list[str], environment: dict[str, str], output: P
     os.environ.update(environment)
     sys.argv = ["-c", *arguments]
     importlib.reload(constants)
-    exec(code, {"__name__": "__main__", "output": output})
-
-
-def torchrun(output: Path) -> None:
-    """What torchrun does with the arguments of this process, ``-m MODULE`` at their end."""
-    from torch.distributed import run as command
-    from torch.distributed.launcher.api import elastic_launch
-
-    alone = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # what --standalone stands for
-    config, _, arguments = command.config_from_args(command.parse_args([*alone, *sys.argv[1:]]))
-    config.start_method = "forkserver"  # one of its own: this process has threads by then
-    multiprocessing.set_forkserver_preload(_SLOW)
-    elastic_launch(config, _work)(arguments[arguments.index("-m") + 1 :], dict(os.environ), output)
-
-
-def _work(arguments: list[str], environment: dict[str, str], output: Path) -> None:
-    try:
-        _run(MODULE, arguments, environment | dict(os.environ), output)
-    except SystemExit as done:
-        if done.code:
-            raise
+    exec(code, {"__name__": "__main__"})

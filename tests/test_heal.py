@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
-import processes
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -18,6 +19,7 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import LoadedModel
+from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.heal import HealOptions, heal, loop, texts
 from tokensurgeon.heal.batches import Piece, collate, nth_piece, read_pieces
 from tokensurgeon.heal.objective import Objective
@@ -333,17 +335,19 @@ def test_low_rank_updates_alone(zoo, tmp_path, base):
 
 def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
     """``accelerate launch`` starts several processes for GPUs only; torchrun, which it calls, does so on a CPU too."""
-    curves = []
-    for number, batch in ((1, 4), (2, 2)):
+    curves, text = [], tmp_path / "text"
+    text.write_text(python_text(1 << 15))
+    for processes, batch in ((1, 4), (2, 2)):
         alone = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
-                 "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
-        several = ["--nproc-per-node", "2"]
+                 "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
+        several = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+        command = [
+            sys.executable, "-m", *(alone if processes == 1 else several), "tokensurgeon", "heal",
+            str(made / "gpt"), "--teacher", str(zoo["gpt"]), "--out", str(tmp_path / str(processes)),
+            "--text", str(text), "--steps", "4", "--batch", str(batch), "--learning-rate", "0.02", "--json",
+        ]  # fmt: skip
         own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
-        done = processes.run(
-            *([processes.MODULE, *alone] if number == 1 else [processes.TORCHRUN, *several]), "-m", "tokensurgeon",
-            "heal", made / "gpt", "--teacher", zoo["gpt"], "--out", tmp_path / str(number),
-            "--steps", "4", "--batch", batch, "--learning-rate", "0.02", "--json", env=os.environ | own,
-        )  # fmt: skip
+        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         curves.append([entry["held_out"] for entry in report["curve"]])
