@@ -3,6 +3,7 @@ PYTHON312 ?= python3.12
 VENV := .venv
 PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
+WORKERS := 2
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-scale bench-heal bench-merge bench-merge-methods bench-trim bench-distil \
@@ -13,8 +14,8 @@ demo: $(VENV)/.models  ## the main job on two real models
 
 install: $(VENV)/.models $(VENV)/.peers  ## .venv with everything that demo, tests and benchmarks need
 
-test: $(INSTALLED)  ## the default test suite, offline once installed
-	$(VENV)/bin/python -m pytest
+test: $(INSTALLED)  ## the default test suite, offline once installed; make WORKERS=8 where there are cores
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -19,7 +19,8 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import LoadedModel
-from tokensurgeon.heal import HealOptions, heal, loop
+from tokensurgeon.evaluation.texts import python_text
+from tokensurgeon.heal import HealOptions, heal, loop, texts
 from tokensurgeon.heal.batches import Piece, collate, nth_piece, read_pieces
 from tokensurgeon.heal.inside import continuations, inside_of
 from tokensurgeon.heal.objective import Objective
@@ -39,6 +40,15 @@ def made(zoo, tmp_path_factory):
     for base in ("gpt", "untied"):
         transplant(str(zoo[base]), str(zoo["spm"]), root / base, TransplantOptions(k=8))
     return root
+
+
+@pytest.fixture(autouse=True)
+def little_text():
+    """Most of a run's time would go to reading text that a few steps do not come to."""
+    with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
+        patch.setattr(texts, "_PYTHON_BYTES", 1 << 15)
+        patch.setattr(texts, "_HELD_OUT", 4096)
+        yield patch
 
 
 def quick(**more):
@@ -247,8 +257,9 @@ def float32(monkeypatch):
 
 
 @pytest.mark.usefixtures("float32")
-def test_all_rows_and_the_body(made, zoo, tmp_path):
+def test_all_rows_and_the_body(made, zoo, tmp_path, little_text):
     """The written model is the one that was scored, low-rank updates included."""
+    little_text.undo()
     options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
     gained = report.curve[0]["held_out"] - report.best["held_out"]
@@ -364,7 +375,8 @@ def test_low_rank_updates_alone(zoo, tmp_path, base):
 
 def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
     """``accelerate launch`` starts several processes for GPUs only; torchrun, which it calls, does so on a CPU too."""
-    curves = []
+    curves, text = [], tmp_path / "text"
+    text.write_text(python_text(1 << 15))
     for processes, batch in ((1, 4), (2, 2)):
         alone = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
                  "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
@@ -372,7 +384,7 @@ def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
         command = [
             sys.executable, "-m", *(alone if processes == 1 else several), "tokensurgeon", "heal",
             str(made / "gpt"), "--teacher", str(zoo["gpt"]), "--out", str(tmp_path / str(processes)),
-            "--steps", "4", "--batch", str(batch), "--learning-rate", "0.02", "--json",
+            "--text", str(text), "--steps", "4", "--batch", str(batch), "--learning-rate", "0.05", "--json",
         ]  # fmt: skip
         own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
         done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)

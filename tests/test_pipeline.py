@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import llama, save
@@ -515,7 +514,7 @@ def test_a_full_disk_leaves_nothing_behind(zoo, tmp_path, share):
         "from tokensurgeon.cli import main; main()"
     )
     arguments = [str(zoo["untied"]), str(zoo["spm"]), "--out", str(tmp_path / "out"), "--k", "8", "--quiet"]
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    done = processes.run(script, *arguments)
     assert done.returncode == 2 and "File too large" in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

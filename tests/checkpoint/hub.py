@@ -27,7 +27,7 @@ class Hub(ThreadingHTTPServer):
         self.sent: Counter[str] = Counter()
         self.budget: int | None = None
         self.ranges = True
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from hub import COMMIT, Hub
@@ -69,8 +68,7 @@ def run(hub, zoo, tmp_path):
         environment.pop("HF_HUB_OFFLINE", None)
         arguments = more.pop("command", [str(base), donor, "--out", str(tmp_path / out), "--k", "8", "--quiet"])
         environment |= more
-        command = [sys.executable, "-c", SMALL_PIECES, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return processes.run(SMALL_PIECES, *arguments, env=environment)
 
     return call
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+import processes
 import pytest
 
 from tokensurgeon import InputError
@@ -34,7 +33,7 @@ def run_offline(code, home):
     import os
 
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    return processes.run(code, env=environment)
 
 
 def fake_cache(home, commit, branch):

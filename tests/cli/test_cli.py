@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tokensurgeon.cli.app import app
 
-runner = CliRunner()
+runner = CliRunner(env={"COLUMNS": "200"})  # no line breaks inside paths
 
 
 def run(*args):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
+import processes
 import pytest
 import torch
 from click.testing import CliRunner
@@ -20,8 +17,6 @@ from tokensurgeon.merging.metrics import metrics_average
 from tokensurgeon.merging.opcm import opcm_merge
 from tokensurgeon.merging.pcb import pcb_merge
 from tokensurgeon.merging.widen import widen_merge
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +106,6 @@ def test_what_is_missing_is_named(models, tmp_path):
 
 def test_the_module_is_their_command(models, tmp_path):
     (tmp_path / "recipe.yaml").write_text(METRICS.replace("ROOT", str(models)))
-    command = [sys.executable, "-m", "tokensurgeon.merging", tmp_path / "recipe.yaml", tmp_path / "out", "--quiet"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    arguments = ("tokensurgeon.merging", tmp_path / "recipe.yaml", tmp_path / "out", "--quiet")
+    processes.run(processes.MODULE, *arguments).check_returncode()
     assert (tmp_path / "out/model.safetensors").is_file()

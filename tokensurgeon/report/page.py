@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from tokensurgeon.report.card import choice_in_words, described, warnings
 
@@ -30,10 +31,7 @@ def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details:
         summary: `alignment_summary` with coverage and examples.
         details: ``reconstructions``, ``control_tokens`` and ``doubtful``, see `tokensurgeon.report.details`.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["spaces"] = _short_spaces
-    template = environment.from_string(files("tokensurgeon.report").joinpath("page.html.j2").read_text("utf-8"))
-    return template.render(
+    return _template().render(
         title=f"{content['base']['name']} with the tokenizer of {content['donor']['name']}",
         method=described(content["method"]) + (", calibrated" if content.get("calibrated") else ""),
         choice=choice_in_words(content["choice"]) if content.get("choice") else "",
@@ -47,6 +45,13 @@ def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details:
         verdict=verdict(content, summary, details),
         notes=warnings(dict(content)),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["spaces"] = _short_spaces
+    return environment.from_string(files("tokensurgeon.report").joinpath("page.html.j2").read_text("utf-8"))
 
 
 def _short_spaces(token: str) -> str:
