@@ -19,7 +19,6 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import LoadedModel
-from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.heal import HealOptions, heal, loop, texts
 from tokensurgeon.heal.batches import Piece, collate, nth_piece, read_pieces
 from tokensurgeon.heal.inside import continuations, inside_of
@@ -375,8 +374,7 @@ def test_low_rank_updates_alone(zoo, tmp_path, base):
 
 def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
     """``accelerate launch`` starts several processes for GPUs only; torchrun, which it calls, does so on a CPU too."""
-    curves, text = [], tmp_path / "text"
-    text.write_text(python_text(1 << 15))
+    curves = []
     for processes, batch in ((1, 4), (2, 2)):
         alone = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
                  "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
@@ -384,7 +382,7 @@ def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
         command = [
             sys.executable, "-m", *(alone if processes == 1 else several), "tokensurgeon", "heal",
             str(made / "gpt"), "--teacher", str(zoo["gpt"]), "--out", str(tmp_path / str(processes)),
-            "--text", str(text), "--steps", "4", "--batch", str(batch), "--learning-rate", "0.05", "--json",
+            "--steps", "4", "--batch", str(batch), "--learning-rate", "0.02", "--json",
         ]  # fmt: skip
         own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
         done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
