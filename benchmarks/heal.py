@@ -2,7 +2,10 @@
 
     python -m benchmarks.heal benchmarks/experiments/heal.toml [PAIR ...]
 
-The control is the untouched base, trained in the same way on the same text: what it gains is no healing.
+Sides are trained on ``other`` text (WikiText-2 and Python's documentation: only the first is of a kind that is
+measured) or on text ``alike`` (other documents of the four corpora that are measured; Python's documentation, ``other``
+in the curves, is held out then). The control is the untouched base, trained in the same way on the same text: what it
+gains is no healing.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results"
+_BEHIND = {"lambada": 300, "arxiv": 8, "gsm8k": 60}
+"""Documents of each corpus from which on nothing is measured."""
+_EACH = 200_000
 
 
 def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
@@ -36,7 +42,7 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
     results.mkdir(exist_ok=True)
     for name in only or experiment["pairs"]:
         pair = experiment["pairs"][name]
-        settings = {key: experiment[key] for key in ("measures", "training", "transplant")} | {"sides": pair["sides"]}
+        settings = {key: experiment[key] for key in ("measures", "transplant")} | {"sides": pair["sides"]}
         with tempfile.TemporaryDirectory(prefix="tokensurgeon-heal-") as work:
             found = run(experiment, pair, Path(work))
         result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": found}
@@ -46,7 +52,6 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
 def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str, Any]:
     """One pair: the base, its transplant, and every side."""
     base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
-    text = training_text(work, experiment["training"])
     start = work / "start"
     timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *experiment["transplant"], "--quiet"])
     manifest = Manifest.read(start)
@@ -57,11 +62,12 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
         "sides": {},
     }
     print("transplant", found["transplant"]["loss"], flush=True)
-    for side, options in pair["sides"].items():
+    for side, how in pair["sides"].items():
         control, out = side.startswith("control"), work / side.replace(" ", "-")
         model = base if control else start
         command = [".venv/bin/tokensurgeon", "heal", str(model), "--teacher", str(base), "--out", str(out), "--quiet"]
-        timing = timed([*command, *(part for file in text for part in ("--text", str(file))), *options])
+        text = training_text(work, how["text"])
+        timing = timed([*command, *(part for file in text for part in ("--text", str(file))), *how["options"]])
         scores = measure(out, experiment["measures"], None if control else manifest, None)
         row = {**timing, **figures(scores, untouched, None)}
         healed = Manifest.read(out)
@@ -72,17 +78,20 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
     return found
 
 
-def training_text(work: Path, settings: dict[str, int]) -> list[Path]:
-    """WikiText-2 from behind what is measured on, and Python's own documentation."""
-    data = (texts.required_directory() / "wikitext2_valid.txt").read_bytes()
-    first, last = settings["wikitext2_from"], settings["wikitext2_to"]
-    files = {
-        "wikitext2.txt": data[first:last].decode("utf-8", "ignore"),
-        "python.txt": "".join(python_text(1 << 20, part) for part in range(3)),
-    }
+def training_text(work: Path, kind: str) -> list[Path]:
+    """Files of text, of documents behind those that are measured."""
+    directory = texts.required_directory()
+    wikitext = (directory / "wikitext2_valid.txt").read_bytes()
+    files = {"wikitext2": wikitext[400_000:1_000_000].decode("utf-8", "ignore")}
+    if kind == "other":
+        files["python"] = "".join(python_text(1 << 20, part) for part in range(3))
+    else:
+        for name, start in _BEHIND.items():
+            files[name] = "\n\n".join("".join(pieces) for pieces in texts.documents(1 << 30)[name][start:])
+        files = {name: content.encode()[:_EACH].decode("utf-8", "ignore") for name, content in files.items()}
     for name, content in files.items():
-        (work / name).write_text(content)
-    return [work / name for name in files]
+        (work / f"{kind}-{name}.txt").write_text(content)
+    return [work / f"{kind}-{name}.txt" for name in files]
 
 
 if __name__ == "__main__":
