@@ -3,8 +3,8 @@
     python -m benchmarks.heal benchmarks/experiments/heal.toml [PAIR ...]
 
 Sides are trained on ``other`` text (WikiText-2 and Python's documentation: only the first is of a kind that is
-measured) or on text ``alike`` (other documents of the four corpora that are measured; Python's documentation, ``other``
-in the curves, is held out then). The control is the untouched base, trained in the same way on the same text: what it
+measured) or on text ``alike`` (other documents of the four corpora that are measured). A part of Python's documentation
+is measured beside; with text alike it is of a kind that was not trained on. The control is the untouched base, trained in the same way on the same text: what it
 gains is no healing.
 """
 
@@ -25,13 +25,16 @@ from benchmarks.compare import timed
 from benchmarks.fidelity import figures
 from benchmarks.measures import measure
 from benchmarks.provenance import provenance
-from tokensurgeon.evaluation.texts import python_text
+from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results"
 _BEHIND = {"lambada": 300, "arxiv": 8, "gsm8k": 60}
 """Documents of each corpus from which on nothing is measured."""
 _EACH = 200_000
+_PYTHON = 12_288
 
 
 def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
@@ -57,8 +60,11 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
     manifest = Manifest.read(start)
     untouched = measure(base, experiment["measures"], None, None)
     found: dict[str, Any] = {
-        "untouched": figures(untouched, untouched, None),
-        "transplant": figures(measure(start, experiment["measures"], manifest, None), untouched, None),
+        "untouched": {**figures(untouched, untouched, None), "python": python_bits(base)},
+        "transplant": {
+            **figures(measure(start, experiment["measures"], manifest, None), untouched, None),
+            "python": python_bits(start),
+        },
         "sides": {},
     }
     print("transplant", found["transplant"]["loss"], flush=True)
@@ -69,13 +75,19 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
         text = training_text(work, how["text"])
         timing = timed([*command, *(part for file in text for part in ("--text", str(file))), *how["options"]])
         scores = measure(out, experiment["measures"], None if control else manifest, None)
-        row = {**timing, **figures(scores, untouched, None)}
+        row = {**timing, **figures(scores, untouched, None), "python": python_bits(out)}
         healed = Manifest.read(out)
         if healed is not None:
             row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
         found["sides"][side] = row
         print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
     return found
+
+
+def python_bits(directory: Path) -> float:
+    """Bits per byte of a part of Python's documentation that no side is trained on."""
+    model = load_model(directory)
+    return score_text(model.model, model.encode, model.prefix, split_bytes(python_text(_PYTHON, 3))).bits_per_byte
 
 
 def training_text(work: Path, kind: str) -> list[Path]:
