@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from tokensurgeon.evaluation.model import LoadedModel
-from tokensurgeon.heal.inside import Continuation, continuations, inside_of
+from tokensurgeon.heal.inside import NextPieces, inside_of
 from tokensurgeon.heal.spans import meeting_points, token_bytes
+from tokensurgeon.segmentation import is_utf8
 from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = ["Piece", "collate", "nth_piece", "read_pieces"]
-
-_INSIDE = 32
-"""At most so many positions of a piece are compared inside of the teacher's tokens: each asks for all its logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Piece:
         teacher: Ids in the base's own, with its prefix.
         meet: (n, 2) positions in both at which the same bytes have been read.
         inside: (n, 3) the student's position inside of a token of the teacher, the teacher's before that token, and
-            which continuation it is.
+            which beginning of it has been read, of those that `NextPieces` has.
     """
 
     student: list[int]
@@ -45,7 +43,7 @@ def read_pieces(
     teacher: LoadedModel,
     vocabularies: tuple[Vocabulary, Vocabulary],
     cut: Mapping[int, Sequence[int]],
-) -> tuple[list[Piece], list[Continuation]]:
+) -> tuple[list[Piece], NextPieces]:
     """Tokenize. Pieces too short to learn from are left out.
 
     Args:
@@ -56,7 +54,7 @@ def read_pieces(
         cut: The teacher's tokens as the student cuts them, see `tokensurgeon.heal.spans.cut_by`.
 
     Returns:
-        The pieces, and the continuations that they speak of.
+        The pieces, and what comes next inside of the teacher's tokens.
     """
     mine, theirs = (token_bytes(v) for v in vocabularies)
     before, before_there = ([m.prefix] if m.prefix is not None else [] for m in (student, teacher))
@@ -68,14 +66,18 @@ def read_pieces(
         here, there = meeting_points([mine[i] for i in left], [theirs[i] for i in right])
         meet = [(i + len(before), j + len(before_there)) for i, j in zip(here, there, strict=True)]
         found.append((before + left, before_there + right, meet))
-    spans = [inside_of(ids, meet) for ids, _, meet in found]
-    known = continuations(cut, {prefix for some in spans for *_, prefix in some})
-    number = {prefix: i for i, prefix in enumerate(known)}
-    pieces = []
-    for (ids, there, meet), some in zip(found, spans, strict=True):
-        inside = [(position, behind, number[prefix]) for position, behind, prefix in some if prefix in number]
-        pieces.append(Piece(ids, there, meet, inside[:: max(1, -(-len(inside) // _INSIDE))]))
-    return pieces, list(known.values())
+    exact = {i: pieces for i, pieces in cut.items() if _spelt(pieces, mine) == theirs[i] and is_utf8(theirs[i])}
+    spans = [inside_of(ids, there, meet, exact) for ids, there, meet in found]
+    number: dict[tuple[int, ...], int] = {}
+    pieces = [
+        Piece(*one, [(here, before, number.setdefault(read, len(number))) for here, before, read in some])
+        for one, some in zip(found, spans, strict=True)
+    ]
+    return pieces, NextPieces.of(exact, number)
+
+
+def _spelt(ids: Sequence[int], spelling: Sequence[bytes]) -> bytes:
+    return b"".join(spelling[i] for i in ids)
 
 
 def nth_piece(n: int, position: int, seed: int) -> int:

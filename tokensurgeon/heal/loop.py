@@ -13,7 +13,7 @@ import torch
 from tokensurgeon.evaluation.model import LoadedModel
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.heal.batches import Piece, collate, nth_piece
-from tokensurgeon.heal.inside import Continuation
+from tokensurgeon.heal.inside import NextPieces
 from tokensurgeon.heal.objective import Objective
 from tokensurgeon.heal.options import HealOptions
 from tokensurgeon.heal.rows import TrainedRows
@@ -112,13 +112,15 @@ class Loop:
         self,
         pieces: Sequence[Piece],
         classes: tuple[torch.Tensor, torch.Tensor],
-        continuations: Sequence[Continuation],
+        next_pieces: NextPieces,
         state: SavedState,
         progress: Progress | None,
     ) -> None:
         """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
         device, writes = self.accelerator.device, self.accelerator.is_main_process
-        objective = Objective(self._variance(pieces), classes[0].to(device), classes[1].to(device), continuations)
+        objective = Objective(
+            self._variance(pieces), classes[0].to(device), classes[1].to(device), next_pieces.to(device)
+        )
         begun = time.perf_counter() - self._resume(state)
         saved = time.perf_counter()
         if not self.report.curve:

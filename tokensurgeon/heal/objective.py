@@ -7,20 +7,19 @@ Four terms, each a mean over a piece's positions and then over pieces, so that b
 * ``next``: at the same positions, divergence of the next token's distribution from the teacher's, over the shared
   tokens that a continuation begins with (`tokensurgeon.heal.spans.first_shared`);
 * ``inside``: inside of the teacher's tokens, divergence of the next piece's distribution from what the teacher expected
-  before them (`tokensurgeon.heal.inside`), over all positions;
+  before them (`tokensurgeon.heal.inside`), nothing at other positions;
 * ``text``: the student's own next-token loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
-from tokensurgeon.heal.inside import Continuation
+from tokensurgeon.heal.inside import NextPieces
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "weights_of_terms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Objective:
         variance: Of the teacher's states, mean over coordinates.
         teacher_class: (teacher rows,) int64, see `first_shared`; -1 for none.
         student_class: (student rows,) int64.
-        continuations: What batches speak of.
+        next_pieces: What comes next inside of the teacher's tokens; batches refer to it.
         hidden: Weight of the first term.
         next: Weight of the second.
         inside: Weight of the third.
@@ -42,7 +41,7 @@ class Objective:
     variance: float
     teacher_class: torch.Tensor
     student_class: torch.Tensor
-    continuations: Sequence[Continuation] = ()
+    next_pieces: NextPieces
     hidden: float = 1.0
     next: float = 1.0
     inside: float = 1.0
@@ -73,9 +72,9 @@ class Objective:
         terms["hidden"] = _mean_of_means(apart, piece, n) / self.variance
         piece, here, _ = self.compared(batch)
         terms["next"] = _mean_of_means(self._divergence(logits[piece, here], teacher[0][: len(piece)]), piece, n)
-        inside, here, _, which = _inside(batch)
-        apart = self._apart_inside(logits[inside, here], teacher[0][len(piece) :], which.tolist())
-        terms["inside"] = (apart / mask.sum(dim=1)[inside]).sum() / n
+        at = _inside(batch)
+        apart = self.next_pieces.apart(at.which, logits[at.piece, at.here], teacher[0][len(piece) :], at.row)
+        terms["inside"] = (apart / mask.sum(dim=1)[at.piece]).sum() / n
         terms["loss"] = sum((getattr(self, name) * term for name, term in terms.items()), torch.zeros(()))
         return terms
 
@@ -85,19 +84,9 @@ class Objective:
 
     def asked(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Piece and position at which the teacher's logits are needed: those compared, then those before its tokens."""
-        (piece, _, there), (inside, _, before, _) = self.compared(batch), _inside(batch)
-        return torch.cat([piece, inside]), torch.cat([there, before])
-
-    def _apart_inside(self, mine: torch.Tensor, theirs: torch.Tensor, which: Sequence[int]) -> torch.Tensor:
-        """(positions,) divergences; whatever may come behind a token of the teacher that ends counts as one."""
-        apart = mine.new_zeros(len(which), dtype=torch.float32)
-        for i, own in enumerate(mine.float().log_softmax(dim=-1)):
-            continuation = self.continuations[which[i]]
-            wanted = continuation.shares(theirs[i])
-            got = own[continuation.pieces.to(own.device)]
-            got = torch.cat([got, torch.log1p(-got.exp().sum().clamp(max=1 - 1e-6))[None]])
-            apart[i] = (wanted * ((wanted + 1e-9).log() - got)).sum()
-        return apart
+        piece, _, there = self.compared(batch)
+        before = _inside(batch).before
+        return torch.cat([piece, before[:, 0]]), torch.cat([there, before[:, 1]])
 
     def _divergence(self, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         wanted = _by_class(theirs.float().softmax(dim=-1), self.teacher_class, mine.shape[-1])
@@ -110,14 +99,38 @@ def _by_class(probability: torch.Tensor, classes: torch.Tensor, n: int) -> torch
     """Sums over the columns of each class; those of none go to a column that is dropped."""
     classes = torch.nn.functional.pad(classes, (0, probability.shape[-1] - len(classes)), value=-1)
     empty = torch.zeros(len(probability), n + 1, device=probability.device)
-    return empty.index_add(1, torch.where(classes < 0, n, classes), probability)[:, :n]
+    return empty.index_add_(1, torch.where(classes < 0, n, classes), probability)[:, :n]
 
 
-def _inside(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Piece, student's position, teacher's before its token, and which continuation."""
+def weights_of_terms() -> dict[str, float]:
+    """What a training goes by; one that was begun with others is not gone on from."""
+    return {field.name: field.default for field in fields(Objective) if isinstance(field.default, (int, float))}
+
+
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """Positions inside of the teacher's tokens.
+
+    Attributes:
+        piece: (n,) int64.
+        here: (n,) int64, the student's position.
+        which: (n,) int64, the beginning that has been read.
+        row: (n,) int64, index into ``before``.
+        before: (m, 2) int64, piece and the teacher's position before each token, every one once.
+    """
+
+    piece: torch.Tensor
+    here: torch.Tensor
+    which: torch.Tensor
+    row: torch.Tensor
+    before: torch.Tensor
+
+
+def _inside(batch: dict[str, torch.Tensor]) -> _Inside:
     piece, place = torch.nonzero(batch["inside"][:, :, 0] >= 0, as_tuple=True)
-    found = batch["inside"][piece, place]
-    return piece, found[:, 0], found[:, 1], found[:, 2]
+    here, there, which = batch["inside"][piece, place].unbind(dim=1)
+    before, row = torch.unique(torch.stack([piece, there], dim=1), dim=0, return_inverse=True)
+    return _Inside(piece, here, which, row, before)
 
 
 def _met(batch: dict[str, torch.Tensor], stride: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -58,10 +58,29 @@ def _common(a: bytes, b: bytes) -> int:
     return int(other[0]) if len(other) else n
 
 
-def cut_by(student: Vocabulary, teacher: Vocabulary, limit: int) -> dict[int, list[int]]:
-    """Every token of the teacher that is text, as the student's ids below ``limit``; without those it cannot spell."""
-    ids = [i for i in range(len(teacher)) if _is_text(teacher, i)]
-    return {i: p for i, p in zip(ids, base_pieces(student, teacher, ids, limit), strict=True) if p}
+def cut_by(student: Vocabulary, teacher: Vocabulary, alignment: Alignment, rows: int) -> dict[int, list[int]]:
+    """The teacher's tokens that are text, as the student's ids. What the student cannot spell is left out of them.
+
+    Args:
+        student: The transplanted model's vocabulary.
+        teacher: The base's.
+        alignment: Of the two, with one provenance per row of the student.
+        rows: Only the teacher's ids below this.
+    """
+    shared = _shared(alignment, rows)
+    cut = {int(i): [int(shared[i])] for i in np.flatnonzero(shared >= 0)}
+    ids = [i for i in np.flatnonzero(shared < 0).tolist() if _is_text(teacher, i)]
+    pieces = base_pieces(student, teacher, ids, len(alignment.provenance))
+    return cut | {i: p for i, p in zip(ids, pieces, strict=True) if p}
+
+
+def _shared(alignment: Alignment, n: int) -> Ids:
+    """For each of the teacher's ids below ``n`` the student's for the same token, of several the first; or -1."""
+    found = np.full(n, -1)
+    anchors = alignment.anchors
+    anchors = anchors[alignment.source[anchors] < n]
+    found[alignment.source[anchors[::-1]]] = anchors[::-1]
+    return found
 
 
 def first_shared(
@@ -83,10 +102,9 @@ def first_shared(
         (teacher ids,) and (student ids,) int64: student ids of shared tokens; -1 where there is none.
     """
     n_teacher = len(teacher)
-    of_teacher, of_student = np.full(n_teacher, -1), np.full(len(alignment.provenance), -1)
+    of_teacher, of_student = _shared(alignment, n_teacher), np.full(len(alignment.provenance), -1)
     anchors = alignment.anchors
     anchors = anchors[alignment.source[anchors] < n_teacher]
-    of_teacher[alignment.source[anchors[::-1]]] = anchors[::-1]  # of several, the first
     of_student[anchors] = of_teacher[alignment.source[anchors]]
     here = [i for i in np.flatnonzero(of_student < 0).tolist() if _is_text(student, i)]
     next_here = {i: p[0] for i, p in zip(here, base_pieces(teacher, student, here, n_teacher), strict=True) if p}
