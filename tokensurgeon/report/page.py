@@ -74,6 +74,9 @@ def verdict(
         base, donor = schemes["numbers"]["examples"][0]
         found.append(("bad", f"Numbers are cut differently ({base} in the base, {donor} in the donor): arithmetic "
                              "will suffer, whatever the rows."))  # fmt: skip
+    if content["numbers"]["changed"]:
+        found.append(("good", "Numbers are cut digit by digit, as in the base; the donor makes tokens of several "
+                              "digits."))  # fmt: skip
     others = [kind for kind in schemes if kind != "numbers"]
     if others:
         found.append(("watch", f"The tokenizers cut {' and '.join(others)} differently."))
