@@ -115,6 +115,7 @@ def test_by_default_nothing_changes(pair, tmp_path):
     assert own.tokenize("365 x12y") == theirs.tokenize("365 x12y") and len(own.tokenize("12")) == 1
     notes = warnings(Manifest.read(tmp_path / "out").content)
     (note,) = [note for note in notes if "--numbers base" in note]
+    assert "Try --numbers base." in (tmp_path / "out" / "report.html").read_text()
     assert "of the donor's tokens have several digits, such as '" in note
 
 
