@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS := 2
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-scale bench-heal bench-merge bench-merge-methods bench-trim bench-distil \
+	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim bench-distil \
 	bench-architectures bench-drafts bench-llama-cpp authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
@@ -52,6 +52,9 @@ bench-full: $(VENV)/.models  ## Gemma-3's tokenizer onto SmolLM2, 209,624 tokens
 bench-fidelity: $(VENV)/.models $(VENV)/.peers  ## what each method loses; cached, so that a second run makes only what changed
 	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
 	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/auto.toml
+
+bench-numbers: $(VENV)/.models  ## what differing number schemes cost, and what --numbers base gives back
+	$(VENV)/bin/python -m benchmarks.numbers benchmarks/experiments/numbers.toml
 
 bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large models made for the purpose (17 GB of disk)
 	$(VENV)/bin/python -m benchmarks.scale benchmarks/experiments/scale.toml

@@ -16,12 +16,12 @@ from typing import Any
 from benchmarks.fidelity import all_results
 from benchmarks.readme_merge import merge
 from benchmarks.readme_tools import drafts, llama_cpp
-from benchmarks.tables import distil, trimming
+from benchmarks.tables import distil, numbers, trimming
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 EXPERIMENTS = Path(__file__).parent / "experiments"
-SEVERAL = ("fidelity", "heal", "drafts")
+SEVERAL = ("fidelity", "heal", "drafts", "numbers")
 """Experiments with one result file per pair."""
 
 
@@ -272,6 +272,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "architectures": architectures,
     "fidelity": fidelity,
     "lm_eval": lm_eval,
+    "numbers": numbers,
     "scale": scale,
     "heal": heal,
     "merge": merge,

@@ -1,10 +1,10 @@
-"""The README's table on distillation; `benchmarks.readme` puts it in its place."""
+"""The README's tables on distillation, trimming and numbers; `benchmarks.readme` puts them in their places."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["distil", "trimming"]
+__all__ = ["distil", "numbers", "trimming"]
 
 
 def trimming(result: dict[str, Any]) -> str:
@@ -75,6 +75,43 @@ def distil(result: dict[str, Any]) -> str:
     minutes, tokens = curve[-1]["minutes"], curve[-1]["tokens"]
     told = f"{minutes:.1f} minutes of training on {tokens:,} tokens of WikiText-2. "
     return "\n".join([*lines, "", told + _ran(result, "distil")])
+
+
+def numbers(results: list[dict[str, Any]]) -> str:
+    """Loss by place, with the donor's way of cutting numbers and with the base's."""
+    lines = [
+        "| loss in bits per byte | GSM8K | 95% interval | in numbers | behind them | elsewhere | one digit each "
+        "| WikiText-2 | sums right | tokens |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        untouched = result["pair"]["untouched"]
+        lines.append(
+            f"| **{result['title']}** | | | | | | | | {_sums(untouched)} | {untouched['tokens']['gsm8k']:,.0f} |"
+        )
+        for side, row in result["pair"]["sides"].items():
+            mean, (low, high) = row["loss"]["gsm8k"]["mean"], row["loss"]["gsm8k"]["interval"]
+            before, after = untouched["by_place"]["gsm8k"], row["by_place"]["gsm8k"]
+            cells = [
+                f"{mean:+.3f}",
+                f"{low:.3f} to {high:.3f}",
+                *(f"{after[place] - before[place]:+.3f}" for place in before),
+                *(f"{row['loss'][name]['mean']:+.3f}" for name in ("gsm8k, one digit", "wikitext2")),
+                _sums(row),
+                f"{row['tokens']['gsm8k']:,.0f}",
+            ]
+            lines.append(f"| {side} | {' | '.join(cells)} |")
+    settings = results[0]["settings"]["measures"]
+    lines += [
+        "",
+        f"{settings['bytes'] / 1024:.0f} kB each; {settings['sums']} sums of two numbers of one digit, behind "
+        "six worked ones; the bold lines are the untouched bases. Result files: `benchmarks/results/numbers_*.json`.",
+    ]
+    return "\n".join(lines)
+
+
+def _sums(row: dict[str, Any]) -> str:
+    return f"{row['sums']['1']['mean']:.0%}" if row["sums"] else ""
 
 
 def _ran(result: dict[str, Any], name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import architectures, compare, growth, merge_methods, solver
+from benchmarks import architectures, compare, growth, merge_methods, numbers, solver
 from benchmarks import merge as merging
 from benchmarks.problems import load_problem
 
@@ -155,3 +155,29 @@ def test_the_gain_of_a_merge_is_over_the_base():
     assert row["bits_per_byte"]["mean"] == pytest.approx(1.5) and row["gain"]["a"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="a merge gives"):
         merge_methods.figures({"a": [{"nats": math.nan, "bytes": 4}]}, base)
+
+
+def test_where_a_loss_sits_in_a_text():
+    text = "I had 12 and 3."
+    assert "".join("nbe"[place] for place in numbers.places(text)) == "eeeeennnbbbbnnb"
+    assert numbers.places("none") == [2, 2, 2, 2]
+
+
+def test_sums_are_right_and_the_same_every_time():
+    asked = numbers.sums(5, 2)
+    assert asked == numbers.sums(5, 2) != numbers.sums(5, 1)
+    for context, answer in asked:
+        lines = f"{context}{answer}".splitlines()
+        assert len(lines) == 7
+        for line in lines:
+            left, right = line.split("=")
+            assert sum(map(int, left.split("+"))) == int(right) and all(len(part) == 2 for part in left.split("+"))
+
+
+def test_one_digit_of_every_number(monkeypatch):
+    read = {"gsm8k": [["<<15*20=300>>300 boxes, 7 more"]], "wikitext2": [["in 1984"]], "arxiv": [["1"]]}
+    monkeypatch.setattr(numbers.texts, "documents", lambda _: read)
+    found = numbers.documents(1, None)
+    assert set(found) == {"gsm8k", "gsm8k, one digit", "wikitext2"}
+    assert found["gsm8k, one digit"] == [["<<5*0=0>>0 boxes, 7 more"]]
+    assert numbers.documents(1, str.upper)["wikitext2"] == [["IN 1984"]]

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tokensurgeon.budget import parse_size
 from tokensurgeon.checkpoint.linking import LINKS, Link
 from tokensurgeon.errors import InputError
 from tokensurgeon.reconstruct import Method, make_method
 
-__all__ = ["TransplantOptions", "load_recipe"]
+__all__ = ["Numbers", "TransplantOptions", "load_recipe"]
 
+Numbers = Literal["donor", "base"]
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -28,6 +29,8 @@ class TransplantOptions:
         k: Anchors per reconstructed token, for methods that take it; None is the method's default.
         method_options: Further options of the method.
         map: Donor token to the base text that it shall stand for.
+        numbers: ``donor`` leaves its tokenizer as it is. ``base`` makes it cut numbers digit by digit, where the base
+            does so and it does not; tokens with several digits are never emitted then.
         untie: Write a separate LM head although the base has none.
         pad_to_multiple_of: Round the number of tokens up to this, instead of the donor's
             ``config.vocab_size``.
@@ -51,6 +54,7 @@ class TransplantOptions:
     k: int | None = None
     method_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    numbers: Numbers = "donor"
     untie: bool = False
     pad_to_multiple_of: int | None = None
     dtype: str | None = None
@@ -82,6 +86,8 @@ class TransplantOptions:
             raise InputError(f"{asks} asks the base for its probabilities, and needs it to be run. Drop one of the two")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
+        if self.numbers not in get_args(Numbers):
+            raise InputError(f"numbers={self.numbers!r} must be one of {', '.join(get_args(Numbers))}")
         if self.link not in LINKS:
             raise InputError(f"link={self.link!r} must be one of {', '.join(LINKS)}")
         if not isinstance(self.map, Mapping) or not all(isinstance(v, str) for v in self.map.values()):

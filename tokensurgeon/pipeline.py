@@ -17,7 +17,7 @@ from tokensurgeon.config import TransplantOptions
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.output import Base, read_matrices, seal, write_output
-from tokensurgeon.pair import Side, open_side, output_rows, summarise
+from tokensurgeon.pair import Side, open_side, output_rows, overrides_for, summarise, with_numbers
 from tokensurgeon.rebuild import Pair, rebuild
 from tokensurgeon.reconstruct import fasttext_units, goes_by_donor
 from tokensurgeon.reconstruct.auto import Auto
@@ -106,6 +106,7 @@ def transplant(
     left, base_layout, right = body.side, body.layout, open_side(donor, "vocabulary")
     donor_files = Checkpoint.open(right.directory)
     donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
+    given, right = right, with_numbers(left, right, options.numbers)
     method = options.reconstruction()
     if isinstance(method, Auto) and world() > 1:
         raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
@@ -123,7 +124,7 @@ def transplant(
         n_rows=output_rows(right, options.pad_to_multiple_of),
         base_rows=base_layout.rows,
         donor_rows=donor_layout.rows,
-        overrides=options.map,
+        overrides=overrides_for(right, options),
     )
     n_atoms, k = int((plan.anchors < donor_layout.rows).sum()), getattr(method, "k", 1)
     if k > n_atoms and goes_by_donor(method):
@@ -134,7 +135,7 @@ def transplant(
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = describe_run(options) | {
         "base": body.described(),
-        "donor": describe_side(right.name, right.directory, right.files, donor_files, donor_layout),
+        "donor": describe_side(given.name, given.directory, given.files, donor_files, donor_layout),
         "not_run": unrun,
     }
     if dry_run:

@@ -22,6 +22,7 @@ CONTENT = {
     "versions": {"tokensurgeon": "0"}, "method": {"name": "omp", "k": 2}, "base": {"name": "<b>", "rows": 10},
     "donor": {"name": "d"}, "counts": {"copied": 8, "reconstructed": 2}, "held_out": None, "scheme_differences": [],
     "unmapped": [], "silenced": [], "verified": {"shape": "good"}, "bos": {"base": False, "donor": False},
+    "numbers": {"digit_by_digit": {"base": True, "donor": True}, "changed": False, "tokens": 0, "examples": []},
 }  # fmt: skip
 DETAILS = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
 
@@ -83,6 +84,7 @@ def test_the_verdict_follows_the_figures():
     assert levels({"held_out": held})[1] == "bad" and levels({"held_out": held | {"cosine": 0.9}})[1] == "good"
     scheme = {"kind": "numbers", "differing": 3, "probes": 9, "examples": [["4 2", "42"]]}
     assert levels({"scheme_differences": [scheme]})[1] == "bad"
+    assert levels({"numbers": CONTENT["numbers"] | {"changed": True}}).count("good") == 4
     assert levels({"unmapped": ["<x>"]})[2] == "watch"
     assert levels(doubtful={"pieces": {"share": 0.5}, "loud": {"count": 1}})[2:4] == ["bad", "watch"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.vocabulary import Vocabulary
+from tokensurgeon.vocabulary.numbers import digitwise_spec
 
 __all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
 
@@ -34,6 +35,11 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 _PATTERNS = ("tokenizer*", "tokenization_*.py", "*.tiktoken", "spm.model", "*.bpe", "*.model")
+_OTHER_SPELLINGS = (
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
+    "tekken.json",
+)  # fmt: skip
+"""Files from which a tokenizer can be made too."""
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
 
@@ -47,6 +53,7 @@ class TokenizerFiles:
         declared: ``tokenizer_config.json`` merged with ``special_tokens_map.json``.
         chat_template: The default chat template, if any.
         converted: A transformers tokenizer, where the files were slow ones; None otherwise.
+        digitwise: Whether the files cut numbers otherwise, and ``tokenizer`` cuts them digit by digit.
     """
 
     directory: Path
@@ -54,6 +61,7 @@ class TokenizerFiles:
     declared: dict[str, Any]
     chat_template: str | None
     converted: Any = None
+    digitwise: bool = False
 
     @classmethod
     def open(cls, directory: Path) -> TokenizerFiles:
@@ -93,6 +101,11 @@ class TokenizerFiles:
         plain.no_padding()
         return plain
 
+    def digit_by_digit(self) -> TokenizerFiles:
+        """The same tokenizer, but that it cuts numbers digit by digit; see `tokensurgeon.vocabulary.numbers`."""
+        changed = digitwise_spec(json.loads(self.tokenizer.to_str()))
+        return replace(self, tokenizer=Tokenizer.from_str(json.dumps(changed)), digitwise=True)
+
     def special_ids(self) -> dict[str, int]:
         """Ids of the declared special tokens, by name (``bos_token``, ``eos_token``, ...)."""
         found = {}
@@ -118,14 +131,25 @@ class TokenizerFiles:
         return bos is not None and self.plain().encode("a").ids[:1] == [bos]
 
     def write(self, out: Path) -> None:
-        """Copy the tokenizer's files, or save the converted ones."""
+        """Copy the tokenizer's files, or save the converted ones; without what would cut text as it did before."""
         if self.converted is not None:
             self.converted.save_pretrained(out)
-            return
-        for name in TOKENIZER_FILES:
-            copy_if_there(self.directory / name, out / name)
-        for code in self.directory.glob("tokenization_*.py"):
-            shutil.copyfile(code, out / code.name)
+        else:
+            for name in TOKENIZER_FILES:
+                if not (self.digitwise and name in _OTHER_SPELLINGS):
+                    copy_if_there(self.directory / name, out / name)
+        if self.digitwise:
+            for name in _OTHER_SPELLINGS:
+                (out / name).unlink(missing_ok=True)
+            (out / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True), "utf-8")
+            settings = _json(out / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
+            settings.pop("auto_map", None)  # classes that build their own way of cutting, like those with a name
+            (out / "tokenizer_config.json").write_text(
+                json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8"
+            )
+        elif self.converted is None:
+            for code in self.directory.glob("tokenization_*.py"):
+                shutil.copyfile(code, out / code.name)
 
     @staticmethod
     def owns(path: Path) -> bool:

@@ -10,6 +10,7 @@ def command(
     base: o.Base,
     donor: o.Donor,
     token_map: o.Map = None,
+    numbers: o.Numbers = None,
     config: o.Config = None,
     text: o.Texts = None,
     pad_to_multiple_of: o.PadTo = None,
@@ -28,7 +29,9 @@ def command(
         from tokensurgeon.report.console import print_alignment
 
         options = load_recipe(config) if config else TransplantOptions()
-        given = {"map": o.parse_map(token_map) or None, "pad_to_multiple_of": pad_to_multiple_of}
+        given = {
+            "map": o.parse_map(token_map) or None, "numbers": numbers, "pad_to_multiple_of": pad_to_multiple_of,
+        }  # fmt: skip
         options = options.updated({name: value for name, value in given.items() if value is not None})
         texts = load_texts(text or [])
         left, right, alignment, schemes = align_models(base, donor, options)

@@ -33,6 +33,16 @@ Map = Annotated[
         "its first piece's row for the head, their mean where the two are one matrix. Repeatable.",
     ),
 ]
+Numbers = Annotated[
+    str | None,
+    typer.Option(
+        "--numbers",
+        metavar="donor|base",
+        help="Whose way of cutting numbers the output has. base: digit by digit, where BASE does so and DONOR makes "
+        "tokens of several digits; those keep their ids and are never emitted. Keeps the arithmetic and takes more "
+        "tokens; not for a draft model or a student, which get ids that DONOR's tokenizer made.  [default: donor]",
+    ),
+]
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML recipe; options given here win over it.")
 ]

@@ -32,6 +32,7 @@ def command(
     ] = None,
     method_option: o.MethodOption = None,
     token_map: o.Map = None,
+    numbers: o.Numbers = None,
     config: o.Config = None,
     untie: Annotated[bool | None, typer.Option("--untie", help="Write a separate LM head for a tied base.")] = None,
     pad_to_multiple_of: o.PadTo = None,
@@ -101,7 +102,8 @@ def command(
         from tokensurgeon.sharding import joined, rank
 
         given = {
-            "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "untie": untie,
+            "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "numbers": numbers,
+            "untie": untie,
             "dtype": dtype, "link": link, "pad_to_multiple_of": pad_to_multiple_of, "device": device,
             "memory": memory, "exact": exact, "seed": seed, "calibrate": calibrate,
             "forward": forward,

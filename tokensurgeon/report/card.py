@@ -7,6 +7,17 @@ from typing import Any
 __all__ = ["choice_in_words", "described", "model_card", "warnings"]
 
 
+def _numbers(numbers: dict[str, Any] | None) -> tuple[str, str]:
+    """What it means that numbers are cut differently, and what can be done."""
+    if numbers is None:
+        return " (the main cause of lost arithmetic)", ""
+    count = f"{numbers['tokens']:,} of the donor's tokens have several digits, such as {', '.join(numbers['examples'])}"
+    if not numbers["digit_by_digit"]["base"] or numbers["digit_by_digit"]["donor"]:
+        return " (the main cause of lost arithmetic)", f" {count}." if numbers["tokens"] else ""
+    remedy = "no row can say which digits follow the first. `--numbers base` cuts numbers digit by digit instead"
+    return " (the main cause of lost arithmetic)", f" {count}: {remedy}."
+
+
 def model_card(content: dict[str, Any]) -> str:
     """Markdown with the front matter that the hub reads.
 
@@ -79,11 +90,20 @@ def warnings(content: dict[str, Any]) -> list[str]:
     found = []
     for scheme in content.get("scheme_differences", []):
         base, donor = scheme["examples"][0]
-        loss = " (the main cause of lost arithmetic)" if scheme["kind"] == "numbers" else ""
+        numbers = _numbers(content.get("numbers")) if scheme["kind"] == "numbers" else ("", "")
         found.append(
-            f"The tokenizers cut {scheme['kind']} differently{loss}, in {scheme['differing']} of "
-            f"{scheme['probes']} probes: base `{base}`, donor `{donor}`."
+            f"The tokenizers cut {scheme['kind']} differently{numbers[0]}, in {scheme['differing']} of "
+            f"{scheme['probes']} probes: base `{base}`, donor `{donor}`.{numbers[1]}"
         )
+    asked = (content.get("options") or {}).get("numbers") == "base"
+    if asked and content["numbers"]["changed"]:
+        found.append(
+            "Numbers are cut digit by digit, as the base was trained to (`--numbers base`), and not as the donor cuts "
+            "them. Tokens with several digits take no probability: do not feed ids that the donor's own tokenizer made "
+            "(as a target does with its draft model, a teacher with its student)."
+        )
+    elif asked:
+        found.append("`--numbers base` had nothing to do: both tokenizers cut numbers alike.")
     if content.get("unmapped"):
         shown = ", ".join(f"`{name}`" for name in content["unmapped"][:12])
         more = len(content["unmapped"]) - 12

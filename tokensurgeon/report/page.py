@@ -77,8 +77,14 @@ def verdict(
     schemes = {s["kind"]: s for s in content["scheme_differences"]}
     if "numbers" in schemes:
         base, donor = schemes["numbers"]["examples"][0]
+        remedy = (
+            " Try --numbers base." if content["numbers"]["digit_by_digit"] == {"base": True, "donor": False} else ""
+        )
         found.append(("bad", f"Numbers are cut differently ({base} in the base, {donor} in the donor): arithmetic "
-                             "will suffer, whatever the rows."))  # fmt: skip
+                             f"will suffer, whatever the rows.{remedy}"))  # fmt: skip
+    if content["numbers"]["changed"]:
+        found.append(("good", "Numbers are cut digit by digit, as in the base; the donor makes tokens of several "
+                              "digits."))  # fmt: skip
     others = [kind for kind in schemes if kind != "numbers"]
     if others:
         found.append(("watch", f"The tokenizers cut {' and '.join(others)} differently."))

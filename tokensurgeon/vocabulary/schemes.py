@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokensurgeon.vocabulary.numbers import PROBES
 from tokensurgeon.vocabulary.vocabulary import Vocabulary
 
 __all__ = ["SchemeDifference", "compare_schemes"]
 
 _PROBES = {
-    "numbers": ("7", "42", "365", "1984", "31415", "1234567", " 2024", "3.14159", "12+345=357"),
+    "numbers": PROBES,
     "whitespace": ("a b", "  x", "    x", "        return", "\tx", "\t\tx", "a  b", "x "),
     "newlines": ("a\nb", "a\n\nb", "a\n\n\nb", "a.\n\nb", "{\n    x\n}", "a\r\nb"),
 }
