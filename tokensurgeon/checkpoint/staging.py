@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +41,9 @@ def staged(target: Path, overwrite: bool) -> Iterator[Path]:
         if not target.exists():
             aside.rename(target)
             aside.parent.rmdir()
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    work = _beside(target, "partial")
     try:
+        work.mkdir(mode=0o700)  # in here: an interrupt may come right behind it
         yield work
         work.chmod(0o755)
         check_target(target, overwrite)
@@ -51,13 +52,19 @@ def staged(target: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _beside(target: Path, what: str) -> Path:
+    """A name that nothing has yet."""
+    return target.with_name(f".{target.name}.{what}-{secrets.token_hex(6)}")
+
+
 def _replace(target: Path, work: Path) -> None:
     """Put ``work`` in the target's place. Between two renames neither is there; `staged` mends what a kill leaves."""
     if not target.is_dir():
         work.rename(target)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    aside = _beside(target, "old")
     try:
+        aside.mkdir(mode=0o700)
         target.rename(aside / "model")
         try:
             work.rename(target)
