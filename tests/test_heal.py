@@ -16,16 +16,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM,
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError, TransplantOptions, transplant
-from tokensurgeon.alignment import Provenance, align
+from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.model import LoadedModel
 from tokensurgeon.heal import HealOptions, heal, loop, run, texts
 from tokensurgeon.heal.batches import Piece, collate, nth_piece, read_pieces
-from tokensurgeon.heal.inside import NextPieces, inside_of
 from tokensurgeon.heal.objective import Objective
 from tokensurgeon.heal.rows import TrainedRows, put_in_front
-from tokensurgeon.heal.spans import cut_by, first_shared, meeting_points, token_bytes
+from tokensurgeon.heal.spans import first_shared, meeting_points, token_bytes
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import align_models
 from tokensurgeon.verify import verify
@@ -77,33 +76,17 @@ def test_pieces_meet_at_equal_bytes(zoo):
         tokenizer = AutoTokenizer.from_pretrained(zoo[name])
         sides.append((LoadedModel(None, tokenizer, 1), TokenizerFiles.open(zoo[name]).vocabulary()))
     (student, mine), (teacher, theirs) = sides
-    plan = align(theirs, mine, n_rows=len(mine), base_rows=len(theirs))
-    cut = cut_by(mine, theirs, plan, len(theirs))
-    (piece,), known = read_pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs), cut)
+    (piece,) = read_pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs))
     assert len(piece.meet) > 5 and piece.meet[-1] == (len(piece.student) - 1, len(piece.teacher) - 1)
     left, right = token_bytes(mine), token_bytes(theirs)
     for a, b in piece.meet:
         read = b"".join(left[i] for i in piece.student[1 : a + 1])
         assert read and read == b"".join(right[i] for i in piece.teacher[1 : b + 1])
-    assert piece.inside
-    for here, before, which in piece.inside:
-        outside = b"".join(right[i] for i in piece.teacher[1 : before + 1])
-        read = b"".join(left[i] for i in piece.student[1 : here + 1])[len(outside) :]
-        whole = right[piece.teacher[before + 1]]
-        assert read and whole.startswith(read) and len(whole) > len(read)
-        tokens, pieces = (
-            values[slice(*starts[which : which + 2])].tolist()
-            for values, starts in ((known.tokens, known.token_starts), (known.pieces, known.piece_starts))
-        )
-        assert piece.teacher[before + 1] in tokens and piece.student[here + 1] in pieces
-        assert all(right[token].startswith(read) for token in tokens)
-        assert all(any(right[t].startswith(read + left[p]) for t in tokens) for p in pieces)
 
 
 def test_continuations_begin_with_shared_tokens(zoo):
     teacher, student, plan, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
-    cut = cut_by(student.vocabulary, teacher.vocabulary, plan, len(teacher.vocabulary))
-    of_teacher, of_student = first_shared(teacher.vocabulary, student.vocabulary, plan, cut)
+    of_teacher, of_student = first_shared(teacher.vocabulary, student.vocabulary, plan)
     shared = torch.from_numpy(plan.anchors)
     assert torch.equal(of_student[shared], of_teacher[torch.from_numpy(plan.source[plan.anchors])])
     assert (of_student[shared] == shared).sum() > len(shared) - 4  # several control tokens may have one source
@@ -117,58 +100,6 @@ def test_continuations_begin_with_shared_tokens(zoo):
             assert plan.source[first] >= 0 and key.data.startswith(begins) and begins
             found += key.data != begins
     assert found > 200
-
-
-CUT = {0: [0, 1], 1: [0, 1, 2], 2: [0, 3], 3: [0], 4: [1], 5: [2, 2]}
-"""The teacher's tokens are "ab", "abc", "ad", "a", "b" and "cc"; the student's 0 to 3 "a", "b", "c" and "d"."""
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "meet", "found"),
-    [
-        ([9, 0, 1, 2, 1], [9, 1, 4], [(0, 0), (3, 1), (4, 2)], [(1, 0, (0,)), (2, 0, (0, 1))]),
-        # of several tokens between two meetings, the first is read as it is cut; then nobody knows
-        ([9, 0, 1, 2, 2], [9, 0, 5], [(0, 0), (4, 2)], [(1, 0, (0,))]),
-        ([9, 0, 1], [9, 8], [(0, 0), (2, 1)], []),  # a control token that the student spells
-        ([9, 0, 2], [9, 0], [(0, 0), (2, 1)], []),  # cut otherwise in this text
-        ([9, 0, 1, 2], [9, 0], [(0, 0), (3, 1)], [(1, 0, (0,))]),
-    ],
-)  # fmt: skip
-def test_positions_inside_of_the_teachers_tokens(student, teacher, meet, found):
-    assert inside_of(student, teacher, meet, CUT) == found
-
-
-def test_inside_of_a_token_the_teacher_says_which_piece_comes_next():
-    """Two texts with different numbers of such positions, against sums over the teacher's tokens by hand."""
-    known = NextPieces.of(CUT, [(0,), (0, 1)])
-    p = torch.softmax(torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, 5.0]), dim=0)
-    after = {0: torch.stack([p[0] + p[1], p[2], p[3]]) / p[:4].sum(), 1: torch.stack([p[1], p[0]]) / p[:2].sum()}
-    pieces = {0: [1, 3], 1: [2]}
-    texts = [
-        Piece([9, 0, 1, 2, 1], [9, 1, 4], [(3, 1), (4, 2)], [(1, 0, 0), (2, 0, 1)]),
-        Piece([9, 1, 0, 3], [9, 4, 2], [(1, 1), (3, 2)], [(2, 1, 0)]),
-    ]
-    objective = Objective(1.0, torch.arange(6), torch.arange(5), known, stride=1)
-    student = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0))
-    batch = collate(texts)
-    asked = list(zip(*(index.tolist() for index in objective.asked(batch)), strict=True))
-    assert asked == [(0, 1), (0, 2), (1, 1), (1, 2), (0, 0), (1, 1)]
-    teacher = torch.cat([torch.zeros(4, 6), p.log()[None] + 7, p.log()[None]])
-    terms = objective(batch, (student, torch.zeros(2, 5, 3)), (teacher, torch.zeros(2, 3, 3)))
-    expected = []
-    for text, (which, here) in ((0, (0, 1)), (0, (1, 2)), (1, (0, 2))):
-        own = student[text, here].softmax(dim=0)
-        own = torch.cat([own[pieces[which]], 1 - own[pieces[which]].sum()[None]])
-        expected.append((after[which] * (after[which] / own).log()).sum())
-    torch.testing.assert_close(terms["inside"], ((expected[0] + expected[1]) / 4 + expected[2] / 3) / 2)
-    torch.testing.assert_close(terms["loss"], sum(terms[name] for name in ("hidden", "next", "inside", "text")))
-
-    same = student.clone()
-    same[0, 1, [1, 3, 0]], same[0, 1, [2, 4]] = after[0].log(), -50.0
-    same[0, 2, [2, 0]], same[0, 2, [1, 3, 4]] = after[1].log(), -50.0
-    same[1, 2, [1, 3, 2]], same[1, 2, [0, 4]] = after[0].log(), -50.0
-    terms = objective(batch, (same, torch.zeros(2, 5, 3)), (teacher, torch.zeros(2, 3, 3)))
-    torch.testing.assert_close(terms["inside"], torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
 def model_of(kind):
@@ -215,8 +146,7 @@ def test_the_objective_is_a_mean_of_means():
     generator = torch.Generator().manual_seed(0)
     pieces = [Piece([1, 2, 3, 4], [1, 5, 6], [(1, 1), (3, 2)]), Piece([1, 2, 3, 4, 5, 6], [1, 3, 2, 4], [(2, 1)])]
     mine, theirs = torch.arange(8), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 7])
-    none = NextPieces.of({}, [])
-    objective = Objective(2.0, theirs, mine, none, stride=1)
+    objective = Objective(2.0, theirs, mine, stride=1)
 
     def terms(some, students, teachers):
         def padded(parts):
@@ -224,7 +154,7 @@ def test_the_objective_is_a_mean_of_means():
 
         batch = collate(some)
         logits, states = (padded([s[i] for s in students]) for i in (0, 1))
-        piece, there = objective.asked(batch)
+        piece, _, there = objective.compared(batch)
         seen = padded([t[0] for t in teachers])[piece, there]
         return objective(batch, (logits, states), (seen, padded([t[1] for t in teachers])))
 
@@ -234,7 +164,7 @@ def test_the_objective_is_a_mean_of_means():
     students, teachers = [draw(4, 8), draw(6, 8)], [draw(3, 9), draw(4, 9)]
     both = terms(pieces, students, teachers)
     single = [terms([p], [s], [t]) for p, s, t in zip(pieces, students, teachers, strict=True)]
-    for name in ("text", "hidden", "next", "inside", "loss"):
+    for name in ("text", "hidden", "next", "loss"):
         torch.testing.assert_close(both[name], (single[0][name] + single[1][name]) / 2)
     logits, states = students[0]
     apart = sum((states[a] - teachers[0][1][b]).square().mean() for a, b in pieces[0].meet) / 2 / 2.0
@@ -243,13 +173,12 @@ def test_the_objective_is_a_mean_of_means():
     there = torch.cat([there[:7], there[7:].sum()[None]])
     first = (there * (there / here).log()).sum()
     assert (
-        single[0]["next"] > 0
-        and (Objective(2.0, theirs, mine, none, stride=2).compared(collate(pieces))[1] == 1).sum() == 1
+        single[0]["next"] > 0 and (Objective(2.0, theirs, mine, stride=2).compared(collate(pieces))[1] == 1).sum() == 1
     )
     torch.testing.assert_close(objective._divergence(logits[1:2], teachers[0][0][1:2])[0], first, atol=1e-5, rtol=1e-4)
     twin = Piece([1, 2, 3], [1, 2, 3], [(1, 1), (2, 2)])
     logits, states = draw(3, 8)
-    same = Objective(1.0, mine, mine, none, stride=1)(
+    same = Objective(1.0, mine, mine, stride=1)(
         collate([twin]), (logits[None], states[None]), (logits[1:], states[None])
     )
     assert float(same["hidden"]) == 0 and abs(float(same["next"])) < 1e-5 and float(same["text"]) > 0
@@ -265,7 +194,6 @@ def test_order_uses_all_text_before_any_again():
 def test_only_new_rows_change(made, zoo, tmp_path, base):
     report = heal(str(made / base), str(zoo[base]), tmp_path / "out", quick(steps=12))
     assert report.best["held_out"] < report.curve[0]["held_out"] and report.steps == 12
-    assert report.curve[-1]["inside"] > 0
     assert all(check.ok for check in verify(tmp_path / "out", zoo[base]))
     old, new = (load_file(place / "model.safetensors") for place in (made / base, tmp_path / "out"))
     changed = (old[EMBEDDING] != new[EMBEDDING]).any(dim=1)
@@ -291,7 +219,7 @@ def float32(monkeypatch):
 @pytest.mark.usefixtures("float32")
 def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
     """The written model is the one that was scored, low-rank updates included; a random teacher would teach nothing."""
-    monkeypatch.setattr(loop, "Objective", partial(Objective, hidden=0.0, next=0.0, inside=0.0))
+    monkeypatch.setattr(loop, "Objective", partial(Objective, hidden=0.0, next=0.0))
     options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
     gained = report.curve[0]["held_out"] - report.best["held_out"]
@@ -459,10 +387,7 @@ def test_bad_input(made, zoo, tmp_path):
 def test_the_control_is_the_base_itself(zoo, tmp_path):
     """The base, trained in the same way on the same text: it has no manifest, and all its tokens are shared."""
     report = heal(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", steps=8))
-    assert (
-        report.curve[1]["inside"] == 0 < report.curve[1]["hidden"] < 0.5
-        and report.best["held_out"] < report.curve[0]["held_out"]
-    )
+    assert 0 < report.curve[1]["hidden"] < 0.5 and report.best["held_out"] < report.curve[0]["held_out"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["base_pieces", "is_utf8"]
+__all__ = ["base_pieces"]
 
 _CONTEXTS = ("", "\n", "a", "(")
 """A tokenizer that puts a space before every text shows a token's own pieces only after something."""
@@ -33,7 +33,7 @@ def base_pieces(base: Vocabulary, donor: Vocabulary, ids: Iterable[int], limit: 
         data = key.data if key is not None else b""
         pieces: list[int] = []
         for part in _runs(data):
-            text = _cut(base, part, before) if is_utf8(part) else None
+            text = _cut(base, part, before) if _is_utf8(part) else None
             pieces += text if text is not None else [single[byte] for byte in part if byte in single]
         found.append([piece for piece in pieces if piece < limit])
     return found
@@ -59,8 +59,7 @@ def _single_bytes(base: Vocabulary, limit: int) -> dict[int, int]:
     return found
 
 
-def is_utf8(data: bytes) -> bool:
-    """Whether these are whole characters."""
+def _is_utf8(data: bytes) -> bool:
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -70,7 +69,7 @@ def is_utf8(data: bytes) -> bool:
 
 def _runs(data: bytes) -> list[bytes]:
     """Valid UTF-8 as long as possible, and the bytes in between one by one."""
-    if is_utf8(data):
+    if _is_utf8(data):
         return [data] if data else []
     parts: list[bytes] = []
     rest = data

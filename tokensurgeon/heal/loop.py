@@ -13,7 +13,6 @@ import torch
 from tokensurgeon.evaluation.model import LoadedModel
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.heal.batches import Piece, collate, nth_piece
-from tokensurgeon.heal.inside import NextPieces
 from tokensurgeon.heal.objective import Objective
 from tokensurgeon.heal.options import HealOptions
 from tokensurgeon.heal.rows import TrainedRows
@@ -112,15 +111,12 @@ class Loop:
         self,
         pieces: Sequence[Piece],
         classes: tuple[torch.Tensor, torch.Tensor],
-        next_pieces: NextPieces,
         state: SavedState,
         progress: Progress | None,
     ) -> None:
         """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
         device, writes = self.accelerator.device, self.accelerator.is_main_process
-        objective = Objective(
-            self._variance(pieces), classes[0].to(device), classes[1].to(device), next_pieces.to(device)
-        )
+        objective = Objective(self._variance(pieces), classes[0].to(device), classes[1].to(device))
         begun = time.perf_counter() - self._resume(state)
         saved = time.perf_counter()
         if not self.report.curve:
@@ -154,7 +150,7 @@ class Loop:
         some = [pieces[nth_piece(len(pieces), start + i, options.seed)] for i in range(options.batch)]
         batch = {name: tensor.to(accelerator.device) for name, tensor in collate(some).items()}
         head = self.teacher.model.get_output_embeddings()
-        head.wanted = objective.asked(batch)  # its product is the largest of all, and asked for at some positions
+        head.wanted = objective.compared(batch)  # its product is the largest of all, and asked for at some positions
         with torch.no_grad():
             logits = self.teacher.model(
                 input_ids=batch["teacher"], attention_mask=batch["teacher_mask"], use_cache=False

@@ -1,13 +1,11 @@
 """What the student is to be like.
 
-Four terms, each a mean over a piece's positions and then over pieces, so that batches of any size add up:
+Three terms, each a mean over a piece's positions and then over pieces, so that batches of any size add up:
 
 * ``hidden``: at positions where both have read the same bytes, squared distance of the states that enter the LM heads,
   in units of the teacher's variance;
 * ``next``: at the same positions, divergence of the next token's distribution from the teacher's, over the shared
   tokens that a continuation begins with (`tokensurgeon.heal.spans.first_shared`);
-* ``inside``: inside of the teacher's tokens, divergence of the next piece's distribution from what the teacher expected
-  before them (`tokensurgeon.heal.inside`), nothing at other positions;
 * ``text``: the student's own next-token loss.
 """
 
@@ -16,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
-
-from tokensurgeon.heal.inside import NextPieces
 
 __all__ = ["Objective", "weights_of_terms"]
 
@@ -30,21 +26,17 @@ class Objective:
         variance: Of the teacher's states, mean over coordinates.
         teacher_class: (teacher rows,) int64, see `first_shared`; -1 for none.
         student_class: (student rows,) int64.
-        next_pieces: What comes next inside of the teacher's tokens; batches refer to it.
         hidden: Weight of the first term.
         next: Weight of the second.
-        inside: Weight of the third.
-        text: Weight of the last.
+        text: Weight of the third.
         stride: Distributions are compared at every so many meetings.
     """
 
     variance: float
     teacher_class: torch.Tensor
     student_class: torch.Tensor
-    next_pieces: NextPieces
     hidden: float = 1.0
     next: float = 1.0
-    inside: float = 1.0
     text: float = 1.0
     stride: int = 4
 
@@ -54,12 +46,12 @@ class Objective:
         student: tuple[torch.Tensor, torch.Tensor],
         teacher: tuple[torch.Tensor, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """The terms, and ``loss``, their weighted sum.
+        """The three terms, and ``loss``, their weighted sum.
 
         Args:
             batch: As `collate` makes it.
             student: (pieces, positions, rows) logits and (pieces, positions, dim) states.
-            teacher: (asked, rows) logits and (pieces, positions, dim) states.
+            teacher: (compared meetings, rows) logits and (pieces, positions, dim) states.
         """
         logits, states = student
         n = len(logits)
@@ -71,22 +63,13 @@ class Objective:
         apart = (states[piece, here].float() - teacher[1][piece, there].float()).square().mean(dim=-1)
         terms["hidden"] = _mean_of_means(apart, piece, n) / self.variance
         piece, here, _ = self.compared(batch)
-        terms["next"] = _mean_of_means(self._divergence(logits[piece, here], teacher[0][: len(piece)]), piece, n)
-        at = _inside(batch)
-        apart = self.next_pieces.apart(at.which, logits[at.piece, at.here], teacher[0][len(piece) :], at.row)
-        terms["inside"] = (apart / mask.sum(dim=1)[at.piece]).sum() / n
+        terms["next"] = _mean_of_means(self._divergence(logits[piece, here], teacher[0]), piece, n)
         terms["loss"] = sum((getattr(self, name) * term for name, term in terms.items()), torch.zeros(()))
         return terms
 
     def compared(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Piece, student's and teacher's position of those meetings at which distributions are compared: some."""
         return _met(batch, self.stride)
-
-    def asked(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Piece and position at which the teacher's logits are needed: those compared, then those before its tokens."""
-        piece, _, there = self.compared(batch)
-        before = _inside(batch).before
-        return torch.cat([piece, before[:, 0]]), torch.cat([there, before[:, 1]])
 
     def _divergence(self, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         wanted = _by_class(theirs.float().softmax(dim=-1), self.teacher_class, mine.shape[-1])
@@ -95,42 +78,16 @@ class Objective:
         return (wanted * ((wanted + 1e-9).log() - (got + 1e-9).log())).sum(dim=-1)
 
 
-def _by_class(probability: torch.Tensor, classes: torch.Tensor, n: int) -> torch.Tensor:
-    """Sums over the columns of each class; those of none go to a column that is dropped."""
-    classes = torch.nn.functional.pad(classes, (0, probability.shape[-1] - len(classes)), value=-1)
-    empty = torch.zeros(len(probability), n + 1, device=probability.device)
-    return empty.index_add_(1, torch.where(classes < 0, n, classes), probability)[:, :n]
-
-
 def weights_of_terms() -> dict[str, float]:
     """What a training goes by; one that was begun with others is not gone on from."""
     return {field.name: field.default for field in fields(Objective) if isinstance(field.default, (int, float))}
 
 
-@dataclass(frozen=True, slots=True)
-class _Inside:
-    """Positions inside of the teacher's tokens.
-
-    Attributes:
-        piece: (n,) int64.
-        here: (n,) int64, the student's position.
-        which: (n,) int64, the beginning that has been read.
-        row: (n,) int64, index into ``before``.
-        before: (m, 2) int64, piece and the teacher's position before each token, every one once.
-    """
-
-    piece: torch.Tensor
-    here: torch.Tensor
-    which: torch.Tensor
-    row: torch.Tensor
-    before: torch.Tensor
-
-
-def _inside(batch: dict[str, torch.Tensor]) -> _Inside:
-    piece, place = torch.nonzero(batch["inside"][:, :, 0] >= 0, as_tuple=True)
-    here, there, which = batch["inside"][piece, place].unbind(dim=1)
-    before, row = torch.unique(torch.stack([piece, there], dim=1), dim=0, return_inverse=True)
-    return _Inside(piece, here, which, row, before)
+def _by_class(probability: torch.Tensor, classes: torch.Tensor, n: int) -> torch.Tensor:
+    """Sums over the columns of each class; those of none go to a column that is dropped."""
+    classes = torch.nn.functional.pad(classes, (0, probability.shape[-1] - len(classes)), value=-1)
+    empty = torch.zeros(len(probability), n + 1, device=probability.device)
+    return empty.index_add_(1, torch.where(classes < 0, n, classes), probability)[:, :n]
 
 
 def _met(batch: dict[str, torch.Tensor], stride: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -70,7 +70,7 @@ class AskedHead(nn.Module):
 
     Attributes:
         seen: (pieces, positions, dim) states of the last call.
-        wanted: Indices of piece and position at which logits are wanted; None for all.
+        wanted: Indices of piece and position at which logits are wanted, in the first and last place; None for all.
     """
 
     seen: torch.Tensor
@@ -79,7 +79,7 @@ class AskedHead(nn.Module):
         """Stand in front of ``inner``."""
         super().__init__()
         self.inner = inner
-        self.wanted: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.wanted: tuple[torch.Tensor, ...] | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -96,7 +96,7 @@ class AskedHead(nn.Module):
         """Logits, of all positions or (1, wanted, rows)."""
         self.seen = hidden
         if self.wanted is not None:
-            hidden = hidden[self.wanted][None]
+            hidden = hidden[self.wanted[0], self.wanted[-1]][None]
         logits: torch.Tensor = self.inner(hidden)
         return logits
 

@@ -22,7 +22,7 @@ from tokensurgeon.heal.loop import HealReport, Loop, Progress
 from tokensurgeon.heal.objective import weights_of_terms
 from tokensurgeon.heal.options import HealOptions
 from tokensurgeon.heal.rows import AskedHead, TrainedRows, put_in_front
-from tokensurgeon.heal.spans import cut_by, first_shared
+from tokensurgeon.heal.spans import first_shared
 from tokensurgeon.heal.state import SavedState, key_of
 from tokensurgeon.heal.texts import divide
 from tokensurgeon.heal.write import write_healed
@@ -75,9 +75,7 @@ def heal(
     widths = [loaded.model.get_input_embeddings().weight.shape[1] for loaded in (student, master)]
     if widths[0] != widths[1]:
         raise InputError(f"{model} is {widths[0]} wide, {teacher} {widths[1]}: it is not what it was made from")
-    rows = master.model.get_output_embeddings().weight.shape[0]
-    cut = cut_by(right.vocabulary, left.vocabulary, plan, rows)
-    pieces, next_pieces = read_pieces(train, student, master, (right.vocabulary, left.vocabulary), cut)
+    pieces = read_pieces(train, student, master, (right.vocabulary, left.vocabulary))
     wanted = (Provenance.RECONSTRUCTED,) if options.rows == "new" else tuple(Provenance)
     ids = _used(pieces, plan.ids(*wanted).tolist(), layout.rows)
     if not len(ids) and options.lora is None:
@@ -97,11 +95,9 @@ def heal(
     loop = Loop(accelerator, options, student, master, trained, (scored[0], scored[1]))
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     text = hashlib.sha256("\0".join(train).encode()).hexdigest()
-    state = SavedState(
-        target, key_of(settings, weights_of_terms(), text, ids.tolist(), _identity(right), _identity(left))
-    )
-    classes = first_shared(left.vocabulary, right.vocabulary, plan, cut)
-    loop.train(pieces, classes, next_pieces, state, progress)
+    identities = [_identity(side) for side in (right, left)]
+    state = SavedState(target, key_of(settings, weights_of_terms(), text, ids.tolist(), *identities))
+    loop.train(pieces, first_shared(left.vocabulary, right.vocabulary, plan), state, progress)
     if accelerator.is_main_process:
         body = {
             stored: student.model.get_submodule(module).get_delta_weight("default").cpu()

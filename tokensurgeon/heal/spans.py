@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from tokensurgeon.alignment import Alignment, Ids
 from tokensurgeon.segmentation import base_pieces
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["cut_by", "first_shared", "meeting_points", "token_bytes"]
+__all__ = ["first_shared", "meeting_points", "token_bytes"]
 
 
 def token_bytes(vocabulary: Vocabulary) -> list[bytes]:
@@ -58,34 +58,7 @@ def _common(a: bytes, b: bytes) -> int:
     return int(other[0]) if len(other) else n
 
 
-def cut_by(student: Vocabulary, teacher: Vocabulary, alignment: Alignment, rows: int) -> dict[int, list[int]]:
-    """The teacher's tokens that are text, as the student's ids. What the student cannot spell is left out of them.
-
-    Args:
-        student: The transplanted model's vocabulary.
-        teacher: The base's.
-        alignment: Of the two, with one provenance per row of the student.
-        rows: Only the teacher's ids below this.
-    """
-    shared = _shared(alignment, rows)
-    cut = {int(i): [int(shared[i])] for i in np.flatnonzero(shared >= 0)}
-    ids = [i for i in np.flatnonzero(shared < 0).tolist() if _is_text(teacher, i)]
-    pieces = base_pieces(student, teacher, ids, len(alignment.provenance))
-    return cut | {i: p for i, p in zip(ids, pieces, strict=True) if p}
-
-
-def _shared(alignment: Alignment, n: int) -> Ids:
-    """For each of the teacher's ids below ``n`` the student's for the same token, of several the first; or -1."""
-    found = np.full(n, -1)
-    anchors = alignment.anchors
-    anchors = anchors[alignment.source[anchors] < n]
-    found[alignment.source[anchors[::-1]]] = anchors[::-1]
-    return found
-
-
-def first_shared(
-    teacher: Vocabulary, student: Vocabulary, alignment: Alignment, cut: Mapping[int, Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def first_shared(teacher: Vocabulary, student: Vocabulary, alignment: Alignment) -> tuple[torch.Tensor, torch.Tensor]:
     """For every token of either model, the shared token that a text which continues with it begins with.
 
     A shared token is its own class. One that only the student has begins with the first of its pieces in the teacher's
@@ -96,22 +69,23 @@ def first_shared(
         teacher: The base's vocabulary.
         student: The transplanted model's.
         alignment: Of the two, with one provenance per row of the student.
-        cut: The teacher's tokens as `cut_by` gives them.
 
     Returns:
         (teacher ids,) and (student ids,) int64: student ids of shared tokens; -1 where there is none.
     """
-    n_teacher = len(teacher)
-    of_teacher, of_student = _shared(alignment, n_teacher), np.full(len(alignment.provenance), -1)
+    n_teacher, n_student = len(teacher), len(alignment.provenance)
+    of_teacher, of_student = np.full(n_teacher, -1), np.full(n_student, -1)
     anchors = alignment.anchors
     anchors = anchors[alignment.source[anchors] < n_teacher]
+    of_teacher[alignment.source[anchors[::-1]]] = anchors[::-1]  # of several, the first
     of_student[anchors] = of_teacher[alignment.source[anchors]]
     here = [i for i in np.flatnonzero(of_student < 0).tolist() if _is_text(student, i)]
+    there = [i for i in np.flatnonzero(of_teacher < 0).tolist() if _is_text(teacher, i)]
     next_here = {i: p[0] for i, p in zip(here, base_pieces(teacher, student, here, n_teacher), strict=True) if p}
-    next_there = {i: cut[i][0] for i in np.flatnonzero(of_teacher < 0).tolist() if i in cut}
+    next_there = {i: p[0] for i, p in zip(there, base_pieces(student, teacher, there, n_student), strict=True) if p}
     for token in here:
         of_student[token] = _follow(token, next_here, next_there, of_student, of_teacher)
-    for token in next_there:
+    for token in there:
         of_teacher[token] = _follow(token, next_there, next_here, of_teacher, of_student)
     return torch.from_numpy(of_teacher), torch.from_numpy(of_student)
 
