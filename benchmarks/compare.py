@@ -51,8 +51,7 @@ def main(path: Path) -> None:
     """Run the experiment file and write its result."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if texts.eval_directory() is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the four evaluation sets")
+    texts.required_directory()
     experiment = tomllib.loads(path.read_text())
     base, donor = getattr(models, experiment["base"])(), getattr(models, experiment["donor"])()
     result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "sides": {}}

@@ -8,38 +8,27 @@ transformers' universal assisted decoding.
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from benchmarks import models, texts
 from benchmarks.compare import timed
-from benchmarks.provenance import provenance
+from benchmarks.pairs import run_pairs
 from tokensurgeon.evaluation.drafts import DraftOptions, generate_with, take_prompts
 from tokensurgeon.evaluation.model import LoadedModel, load_model
 
-RESULTS = Path(__file__).parent / "results"
 
-
-def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
+def main(path: Path, only: Iterable[str] = ()) -> None:
     """Run the pairs and write one result file each."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    experiment = tomllib.loads(path.read_text())
-    results.mkdir(exist_ok=True)
-    for name in only or experiment["pairs"]:
-        pair = experiment["pairs"][name]
-        with tempfile.TemporaryDirectory(prefix="tokensurgeon-drafts-") as work:
-            found = run(pair, experiment["generation"], experiment["texts"], Path(work))
-        settings = {key: experiment[key] for key in ("generation", "texts")} | {"methods": pair["methods"]}
-        result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "sides": found}
-        (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    run_pairs(path, only, one)
+
+
+def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and sides of a pair."""
+    settings = {key: experiment[key] for key in ("generation", "texts")} | {"methods": pair["methods"]}
+    return settings, {"sides": run(pair, experiment["generation"], experiment["texts"], work)}
 
 
 def run(pair: dict[str, Any], generation: dict[str, Any], corpora: list[str], work: Path) -> dict[str, Any]:

@@ -10,46 +10,36 @@ in the same way on the same text: what it gains is no healing.
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import transformers
 
 from benchmarks import models, texts
 from benchmarks.compare import timed
 from benchmarks.fidelity import figures
 from benchmarks.measures import measure
-from benchmarks.provenance import provenance
+from benchmarks.pairs import run_pairs
 from tokensurgeon.evaluation.model import load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.manifest import Manifest
 
-RESULTS = Path(__file__).parent / "results"
 _BEHIND = {"lambada": 300, "arxiv": 8, "gsm8k": 60}
 """Documents of each corpus from which on nothing is measured."""
 _EACH = 200_000
 _PYTHON = 12_288
 
 
-def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
+def main(path: Path, only: Iterable[str] = ()) -> None:
     """Run the pairs and write one result file each."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    experiment = tomllib.loads(path.read_text())
-    results.mkdir(exist_ok=True)
-    for name in only or experiment["pairs"]:
-        pair = experiment["pairs"][name]
-        settings = {key: experiment[key] for key in ("measures", "transplant")} | {"sides": pair["sides"]}
-        with tempfile.TemporaryDirectory(prefix="tokensurgeon-heal-") as work:
-            found = run(experiment, pair, Path(work))
-        result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": found}
-        (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    run_pairs(path, only, one)
+
+
+def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and figures of a pair."""
+    settings = {key: experiment[key] for key in ("measures", "transplant")} | {"sides": pair["sides"]}
+    return settings, {"pair": run(experiment, pair, work)}
 
 
 def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -98,8 +88,9 @@ def training_text(work: Path, kind: str) -> list[Path]:
     if kind == "other":
         files["python"] = "".join(python_text(1 << 20, part) for part in range(3))
     else:
+        documents = texts.documents(1 << 30)
         for name, start in _BEHIND.items():
-            files[name] = "\n\n".join("".join(pieces) for pieces in texts.documents(1 << 30)[name][start:])
+            files[name] = "\n\n".join("".join(pieces) for pieces in documents[name][start:])
         files = {name: content.encode()[:_EACH].decode("utf-8", "ignore") for name, content in files.items()}
     for name, content in files.items():
         (work / f"{kind}-{name}.txt").write_text(content)

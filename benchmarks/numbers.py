@@ -12,12 +12,9 @@ are run with it.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sys
-import tempfile
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,13 +26,12 @@ from benchmarks import intervals, models, texts
 from benchmarks.anchors import npm_tokenizer
 from benchmarks.compare import timed
 from benchmarks.measures import lossy
-from benchmarks.provenance import provenance
+from benchmarks.pairs import run_pairs
 from tokensurgeon.evaluation.continuations import score_continuations
 from tokensurgeon.evaluation.model import LoadedModel, load_model
 from tokensurgeon.manifest import Manifest
 from tokensurgeon.pair import open_side
 
-RESULTS = Path(__file__).parent / "results"
 PLACES = ("number", "behind", "elsewhere")
 _NUMBER = re.compile(r" ?[0-9]+")
 _BEHIND, _SHOTS = 8, 6
@@ -43,19 +39,16 @@ _BEHIND, _SHOTS = 8, 6
 Texts = Mapping[str, Sequence[Sequence[str]]]
 
 
-def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
+def main(path: Path, only: Iterable[str] = ()) -> None:
     """Run the pairs and write one result file each."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    experiment = tomllib.loads(path.read_text())
-    results.mkdir(exist_ok=True)
-    for name in only or experiment["pairs"]:
-        pair = experiment["pairs"][name]
-        with tempfile.TemporaryDirectory(prefix="tokensurgeon-numbers-") as work:
-            found = run(experiment, pair, Path(work))
-        settings = {"measures": experiment["measures"], "pair": pair, "npm": experiment["npm"]}
-        result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": found}
-        (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    texts.required_directory()
+    run_pairs(path, only, one)
+
+
+def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and figures of a pair."""
+    settings = {"measures": experiment["measures"], "pair": pair, "npm": experiment["npm"]}
+    return settings, {"pair": run(experiment, pair, work)}
 
 
 def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -178,6 +171,4 @@ def figures(scores: dict[str, Any], untouched: dict[str, Any]) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    if texts.eval_directory() is None:
-        sys.exit("set TOKENSURGEON_EVAL to the directory with the evaluation sets")
     main(Path(sys.argv[1]), sys.argv[2:])

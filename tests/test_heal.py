@@ -47,7 +47,7 @@ def little_text():
     with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
         patch.setattr(texts, "_PYTHON_BYTES", 1 << 15)
         patch.setattr(texts, "_HELD_OUT", 4096)
-        yield patch
+        yield
 
 
 def quick(**more):

@@ -69,11 +69,11 @@ def with_numbers(base: Side, donor: Side, numbers: Numbers) -> Side:
     Raises:
         InputError: If the base does not do so, or the donor cannot.
     """
-    if numbers == "donor" or _numbers_differ(base, donor) is None:
+    if numbers == "donor" or (differing := _numbers_differ(base, donor)) is None:
         return donor
     if not is_digitwise(base.vocabulary):
         raise InputError(
-            f"--numbers base: {base.name} does not cut numbers digit by digit itself ({_numbers_differ(base, donor)}), "
+            f"--numbers base: {base.name} does not cut numbers digit by digit itself ({differing}), "
             "and no other way can be given to a tokenizer. Leave it out"
         )
     files = donor.files.digit_by_digit()

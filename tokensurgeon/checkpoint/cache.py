@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+from tokensurgeon.checkpoint.staging import beside
 
 __all__ = ["cache_directory", "copy_if_there", "copy_small_files", "file_digest", "is_kept", "kept"]
 
@@ -30,8 +31,9 @@ def is_kept(out: Path) -> bool:
 def kept(out: Path) -> Iterator[Path]:
     """A directory beside ``out`` that takes its place if all goes well, and vanishes otherwise."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    work = beside(out, "partial")
     try:
+        work.mkdir(mode=0o700)
         yield work
         work.chmod(0o755)
         try:

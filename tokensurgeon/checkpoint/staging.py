@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["check_target", "staged"]
+__all__ = ["beside", "check_target", "staged"]
 
 
 def check_target(target: Path, overwrite: bool, inputs: Sequence[str] = ()) -> None:
@@ -41,7 +41,7 @@ def staged(target: Path, overwrite: bool) -> Iterator[Path]:
         if not target.exists():
             aside.rename(target)
             aside.parent.rmdir()
-    work = _beside(target, "partial")
+    work = beside(target, "partial")
     try:
         work.mkdir(mode=0o700)  # in here: an interrupt may come right behind it
         yield work
@@ -52,8 +52,8 @@ def staged(target: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _beside(target: Path, what: str) -> Path:
-    """A name that nothing has yet."""
+def beside(target: Path, what: str) -> Path:
+    """A name in the target's directory that nothing has yet; what an interrupt may follow is made in a try block."""
     return target.with_name(f".{target.name}.{what}-{secrets.token_hex(6)}")
 
 
@@ -62,7 +62,7 @@ def _replace(target: Path, work: Path) -> None:
     if not target.is_dir():
         work.rename(target)
         return
-    aside = _beside(target, "old")
+    aside = beside(target, "old")
     try:
         aside.mkdir(mode=0o700)
         target.rename(aside / "model")

@@ -35,12 +35,9 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 _PATTERNS = ("tokenizer*", "tokenization_*.py", "*.tiktoken", "spm.model", "*.bpe", "*.model")
-_OTHER_SPELLINGS = (
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
-    "tekken.json",
-)  # fmt: skip
-"""Files from which a tokenizer can be made too."""
 _SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+_OTHER_SPELLINGS = (*_SLOW_FILES, "merges.txt", "tekken.json")
+"""Files from which a tokenizer can be made too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +133,20 @@ class TokenizerFiles:
             self.converted.save_pretrained(out)
         else:
             for name in TOKENIZER_FILES:
-                if not (self.digitwise and name in _OTHER_SPELLINGS):
-                    copy_if_there(self.directory / name, out / name)
-        if self.digitwise:
-            for name in _OTHER_SPELLINGS:
-                (out / name).unlink(missing_ok=True)
-            (out / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True), "utf-8")
-            settings = _json(out / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
-            settings.pop("auto_map", None)  # classes that build their own way of cutting, like those with a name
-            (out / "tokenizer_config.json").write_text(
-                json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8"
-            )
-        elif self.converted is None:
+                copy_if_there(self.directory / name, out / name)
             for code in self.directory.glob("tokenization_*.py"):
                 shutil.copyfile(code, out / code.name)
+        if self.digitwise:
+            self._replace(out)
+
+    def _replace(self, out: Path) -> None:
+        """Put the changed tokenizer in the place of the files as they were."""
+        for path in (*(out / name for name in _OTHER_SPELLINGS), *out.glob("tokenization_*.py")):
+            path.unlink(missing_ok=True)
+        (out / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True), "utf-8")
+        settings = _json(out / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        settings.pop("auto_map", None)  # classes that build their own way of cutting, like those with a name
+        (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     @staticmethod
     def owns(path: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
 from tokensurgeon.checkpoint.layout import VocabularyTensors
+from tokensurgeon.checkpoint.staging import beside
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.export.architectures import Architecture, find_architecture
 from tokensurgeon.export.merging import cut_otherwise
@@ -84,15 +84,14 @@ def export_gguf(
     vocabulary = gguf_vocabulary(tokenizer, layout.rows)
     _refuse(model, config, layout, vocabulary, tokenizer)
     names = _tensor_names(architecture, config, files, layout)
-    handle, partial = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
-    os.close(handle)
+    partial = beside(target, "partial")
     try:
         template = tokenizer.chat_template
-        _write(Path(partial), model, dtype, architecture, config, files, names, vocabulary, template, progress)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(target)
+        _write(partial, model, dtype, architecture, config, files, names, vocabulary, template, progress)
+        partial.chmod(0o644)
+        partial.replace(target)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return ExportReport(
         target, architecture.name, vocabulary.model, vocabulary.pre or "", layout.rows, len(names), dtype,
         target.stat().st_size,

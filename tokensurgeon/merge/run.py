@@ -119,8 +119,8 @@ def merge(
     content = describe_run(read.options) | {"merge": _described(read, method, seed, owner, aligned, parts)}
     content["versions"]["mergekit"] = version("mergekit")
     with staged(target, overwrite) as work, tempfile.TemporaryDirectory(prefix=".mergekit-", dir=work) as place:
-        raw, dtype = Path(place), read.merge.out_dtype or read.merge.dtype
-        content["removed_settings"] = write_config(work, first, owner, dtype, _layers(read.merge, given, places))
+        raw = Path(place)
+        content["removed_settings"] = write_config(work, first, owner, _layers(read.merge, given, places))
         shutil.copyfile(work / "config.json", raw / "config.json")
         run_mergekit(read.merge, places, raw, seed=seed, device=device, progress=progress)
         if progress is not None:

@@ -40,14 +40,13 @@ _PROVENANCE = {
 }  # fmt: skip
 
 
-def write_config(out: Path, first: Aligned, owner: Owner, dtype: str | None, layers: Layers | None) -> list[str]:
+def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None) -> list[str]:
     """``config.json`` and ``generation_config.json``: the first model's, with the owner's special ids.
 
     Args:
         out: An existing directory.
         first: Base of the recipe, or its first model.
         owner: Whose tokenizer it gets.
-        dtype: What the recipe says of the output's dtype.
         layers: The setting that counts layers (dots lead into nested tables), and for each of the output's the
             directory of the model that it is from and its number there; None where the layers stay.
 
@@ -57,7 +56,7 @@ def write_config(out: Path, first: Aligned, owner: Owner, dtype: str | None, lay
     same = {i: [i] for i in range(owner.rows)}
     tied = first.model.layout.tied
     removed = write_settings(
-        first.model.directory, owner.side.directory, out, owner.side.files, same, owner.rows, tied=tied, dtype=dtype
+        first.model.directory, owner.side.directory, out, owner.side.files, same, owner.rows, tied=tied, dtype=None
     )
     if layers is not None:
         setting, chosen = layers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def read_tensor(path: str, name: str) -> torch.Tensor:
         InputError: If there is no such file or no such tensor.
     """
     place = Path(path).expanduser()
-    try:
+    with _readable(path):
         names = _names(place, place.stat().st_mtime_ns)
         tails = [found for found in names if found.endswith(f".{name}") or name.endswith(f".{found}")]
         found = name if name in names else tails[0] if len(tails) == 1 else None
@@ -57,8 +58,6 @@ def read_tensor(path: str, name: str) -> torch.Tensor:
         with safe_open(place, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(found)
             return tensor
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read ({error}). tokensurgeon fisher and dam make such files") from error
 
 
 def read_metadata(path: str) -> dict[str, str]:
@@ -67,9 +66,14 @@ def read_metadata(path: str) -> dict[str, str]:
     Raises:
         InputError: If there is no such file.
     """
+    with _readable(path), safe_open(Path(path).expanduser(), framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
     try:
-        with safe_open(Path(path).expanduser(), framework="pt") as file:
-            return dict(file.metadata() or {})
+        yield
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({error}). tokensurgeon fisher and dam make such files") from error
 

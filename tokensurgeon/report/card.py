@@ -7,17 +7,6 @@ from typing import Any
 __all__ = ["choice_in_words", "described", "model_card", "warnings"]
 
 
-def _numbers(numbers: dict[str, Any] | None) -> tuple[str, str]:
-    """What it means that numbers are cut differently, and what can be done."""
-    if numbers is None:
-        return " (the main cause of lost arithmetic)", ""
-    count = f"{numbers['tokens']:,} of the donor's tokens have several digits, such as {', '.join(numbers['examples'])}"
-    if not numbers["digit_by_digit"]["base"] or numbers["digit_by_digit"]["donor"]:
-        return " (the main cause of lost arithmetic)", f" {count}." if numbers["tokens"] else ""
-    remedy = "no row can say which digits follow the first. `--numbers base` cuts numbers digit by digit instead"
-    return " (the main cause of lost arithmetic)", f" {count}: {remedy}."
-
-
 def model_card(content: dict[str, Any]) -> str:
     """Markdown with the front matter that the hub reads.
 
@@ -90,10 +79,12 @@ def warnings(content: dict[str, Any]) -> list[str]:
     found = []
     for scheme in content.get("scheme_differences", []):
         base, donor = scheme["examples"][0]
-        numbers = _numbers(content.get("numbers")) if scheme["kind"] == "numbers" else ("", "")
+        about_numbers = scheme["kind"] == "numbers"
+        loss = " (the main cause of lost arithmetic)" if about_numbers else ""
+        tokens = _number_tokens(content["numbers"]) if about_numbers and "numbers" in content else ""
         found.append(
-            f"The tokenizers cut {scheme['kind']} differently{numbers[0]}, in {scheme['differing']} of "
-            f"{scheme['probes']} probes: base `{base}`, donor `{donor}`.{numbers[1]}"
+            f"The tokenizers cut {scheme['kind']} differently{loss}, in {scheme['differing']} of "
+            f"{scheme['probes']} probes: base `{base}`, donor `{donor}`.{tokens}"
         )
     asked = (content.get("options") or {}).get("numbers") == "base"
     if asked and content["numbers"]["changed"]:
@@ -134,3 +125,15 @@ def warnings(content: dict[str, Any]) -> list[str]:
         )
     found += [f"Removed from {setting}." for setting in content.get("removed_settings", [])]
     return found
+
+
+def _number_tokens(numbers: dict[str, Any]) -> str:
+    """Which of the donor's tokens it is about that numbers are cut differently, and what can be done."""
+    if not numbers["tokens"]:
+        return ""
+    told = f" {numbers['tokens']:,} of the donor's tokens have several digits, such as {', '.join(numbers['examples'])}"
+    if not numbers["digit_by_digit"]["base"] or numbers["digit_by_digit"]["donor"]:
+        return f"{told}."
+    return (
+        f"{told}: no row can say which digits follow the first. `--numbers base` cuts numbers digit by digit instead."
+    )
