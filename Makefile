@@ -6,8 +6,8 @@ INSTALLED := $(VENV)/.installed
 WORKERS := 2
 
 .PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim bench-distil \
-	bench-architectures bench-drafts bench-llama-cpp authors tools clean
+	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
+	bench-extend bench-distil bench-architectures bench-drafts bench-llama-cpp authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m benchmarks.demo
@@ -59,8 +59,10 @@ bench-numbers: $(VENV)/.models  ## what differing number schemes cost, and what 
 bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large models made for the purpose (17 GB of disk)
 	$(VENV)/bin/python -m benchmarks.scale benchmarks/experiments/scale.toml
 
-bench-heal: $(VENV)/.models  ## what ten minutes of training give back
+bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give back (three hours)
 	$(VENV)/bin/python -m benchmarks.heal benchmarks/experiments/heal.toml
+	$(VENV)/bin/python -m benchmarks.heal_curves
+	$(VENV)/bin/python -m benchmarks.heal_processes benchmarks/experiments/heal_processes.toml
 
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.merge benchmarks/experiments/merge.toml
@@ -69,8 +71,11 @@ bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside
 	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_methods.toml
 	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_steps.toml
 
-bench-trim: $(VENV)/.trimmers  ## trim beside other packages, and extend by method (trimbed wants Python 3.12: PYTHON312=...)
+bench-trim: $(VENV)/.trimmers  ## trim beside other packages (trimbed wants Python 3.12: PYTHON312=...)
 	$(VENV)/bin/python -m benchmarks.trimming benchmarks/experiments/trimming.toml
+
+bench-extend: $(VENV)/.models  ## more tokens, by method
+	$(VENV)/bin/python -m benchmarks.extending benchmarks/experiments/extending.toml
 
 bench-distil: $(VENV)/.models  ## a student that wears its teacher's tokenizer, taught by its logits
 	$(VENV)/bin/python -m benchmarks.distil benchmarks/experiments/distil.toml

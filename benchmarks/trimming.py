@@ -1,6 +1,6 @@
-"""Fewer tokens, and more: ``tokensurgeon trim`` beside other packages, ``tokensurgeon extend`` by method.
+"""Fewer tokens: ``tokensurgeon trim`` beside other packages.
 
-    python -m benchmarks.trimming benchmarks/experiments/trimming.toml [MODEL|extend ...]
+    python -m benchmarks.trimming benchmarks/experiments/trimming.toml [MODEL ...]
 
 Peers live in environments of their own (`make bench-trim`). What a peer says when it cannot do it is kept.
 """
@@ -29,7 +29,6 @@ from benchmarks.provenance import provenance
 from tokensurgeon.evaluation.model import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
-from tokensurgeon.manifest import Manifest
 
 RESULTS = Path(__file__).parent / "results"
 _STRANGE = (
@@ -41,8 +40,8 @@ _EXCERPT = 1500
 """Characters of the text on which logits are compared."""
 
 
-def main(path: Path, parts: Iterable[str] = ()) -> None:
-    """Run all parts, or some, and put them into the result file."""
+def main(path: Path, only: Iterable[str] = ()) -> None:
+    """Run all models, or some, and put them into the result file."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     directory = texts.required_directory()
@@ -56,10 +55,8 @@ def main(path: Path, parts: Iterable[str] = ()) -> None:
         text.write_bytes((directory / "wikitext2_valid.txt").read_bytes())
         result.setdefault("trim", {})
         for name in experiment["models"]:
-            if not parts or name in parts:
+            if not only or name in only:
                 result["trim"][name] = trimmed(experiment, getattr(models, name)(), text, Path(work) / name)
-        if not parts or "extend" in parts:
-            result["extend"] = extended(experiment, Path(work))
     target.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -91,28 +88,6 @@ def trimmed(experiment: dict[str, Any], base: Path, text: Path, work: Path) -> d
         of |= _scores(written[side], experiment)
         of["speed"] = _speed(written[side], text.read_text("utf-8"), experiment["generate"])
         print(base.name, side, of["bits"], of["speed"], flush=True)
-    return found
-
-
-def extended(experiment: dict[str, Any], work: Path) -> dict[str, Any]:
-    """Tokens per byte, and bits per byte of text that the tokens were not learnt from, by method."""
-    settings = experiment["extend"]
-    base, donor = (getattr(models, settings[name])() for name in ("model", "donor"))
-    whole = "\n".join(piece for document in texts.documents(1 << 20)["arxiv"] for piece in document)
-    pieces = split_bytes(whole)
-    learn = work / "arxiv.txt"
-    learn.write_text("".join(pieces[: -len(pieces) // 6]))
-    measured = pieces[-len(pieces) // 6 :][: experiment["bytes"] // 2048]
-    found: dict[str, Any] = {"learnt_from_bytes": learn.stat().st_size, "untouched": _bits(load_model(base), measured)}
-    found["sides"] = {}
-    for side, options in settings["sides"].items():
-        out = work / f"extended-{side}"
-        command = [".venv/bin/tokensurgeon", "extend", str(base), "--text", str(learn), "--add", str(settings["add"])]
-        row: dict[str, Any] = timed([*command, "--out", str(out), "--quiet", *(o.format(donor=donor) for o in options)])
-        manifest = Manifest.read(out)
-        row |= {"measured": _bits(load_model(out), measured), "told": manifest.content["extended"] if manifest else {}}
-        found["sides"][side] = row
-        print(side, row, flush=True)
     return found
 
 
@@ -176,10 +151,11 @@ def _again(loaded: LoadedModel, text: str) -> str:
 
 def _scores(loaded: LoadedModel, experiment: dict[str, Any]) -> dict[str, Any]:
     corpora = texts.corpora(experiment["bytes"])
-    return {"bits": {name: _bits(loaded, corpora[name]) for name in ("wikitext2", "lambada")}}
+    return {"bits": {name: bits(loaded, corpora[name]) for name in ("wikitext2", "lambada")}}
 
 
-def _bits(loaded: LoadedModel, pieces: list[str]) -> dict[str, float]:
+def bits(loaded: LoadedModel, pieces: list[str]) -> dict[str, float]:
+    """Bits and tokens per byte."""
     score = score_text(loaded.model, loaded.encode, loaded.prefix, pieces)
     return {"bits_per_byte": score.bits_per_byte, "tokens_per_byte": score.positions / max(1, score.n_bytes)}
 

@@ -1,0 +1,40 @@
+"""Loss against minutes, drawn from the results of `benchmarks.heal`.
+
+python -m benchmarks.heal_curves
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.fidelity import all_results
+
+HERE = Path(__file__).parent
+PANELS = {"held_out": "held-out text of the training's kinds", "other": "text of another kind (Python's documentation)"}
+
+
+def main() -> None:
+    """One line per side: bits per byte since the start, on both of the texts that healing scores as it goes."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, len(PANELS), sharey=True)
+    for result in all_results(HERE / "experiments/heal.toml"):
+        for side, of in result["pair"]["sides"].items():
+            curve = of.get("healed", {}).get("curve")
+            if not curve:
+                continue
+            for panel, key in zip(panels, PANELS, strict=True):
+                gained = [entry[key] - curve[0][key] for entry in curve]
+                panel.plot([entry["minutes"] for entry in curve], gained, "o-", label=f"{result['title']}: {side}")
+    for panel, title in zip(panels, PANELS.values(), strict=True):
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("minutes")
+        panel.grid(True, alpha=0.3)
+    panels[0].set_ylabel("bits per byte, since the start")
+    panels[0].legend(fontsize=7)
+    figure.savefig(HERE / "results/heal.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
