@@ -1,4 +1,4 @@
-"""What a few minutes of healing give back, on text of the kind that was trained on and of others.
+"""What ten minutes of healing give back, or more, on text of the kind that was trained on and of others.
 
     python -m benchmarks.heal benchmarks/experiments/heal.toml [PAIR ...]
 

@@ -1,4 +1,4 @@
-"""Loss against minutes, drawn from the results of `benchmarks.heal`.
+"""Loss against minutes, drawn from the results of `benchmarks.heal`. A control, which has no manifest, has no curve.
 
 python -m benchmarks.heal_curves
 """
@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from benchmarks.fidelity import all_results
 
 HERE = Path(__file__).parent
-PANELS = {"held_out": "held-out text of the training's kinds", "other": "text of another kind (Python's documentation)"}
+PANELS = {"held_out": "held out of the text that is trained on", "other": "Python's documentation"}
 
 
-def main() -> None:
+def main(results: Path = HERE / "results") -> None:
     """One line per side: bits per byte since the start, on both of the texts that healing scores as it goes."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, len(PANELS), sharey=True)
-    for result in all_results(HERE / "experiments/heal.toml"):
+    for result in all_results(HERE / "experiments/heal.toml", results):
         for side, of in result["pair"]["sides"].items():
             curve = of.get("healed", {}).get("curve")
             if not curve:
@@ -33,7 +33,7 @@ def main() -> None:
         panel.grid(True, alpha=0.3)
     panels[0].set_ylabel("bits per byte, since the start")
     panels[0].legend(fontsize=7)
-    figure.savefig(HERE / "results/heal.png", dpi=110)
+    figure.savefig(results / "heal.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def main(path: Path) -> None:
     """Train both from the same transplant, and write both curves."""
     experiment = tomllib.loads(path.read_text())
     base, donor = (str(getattr(models, experiment[side])()) for side in ("base", "donor"))
-    curves: dict[str, Any] = {}
+    result, curves = provenance(path.stem), dict[str, Any]()
+    result["hardware"]["threads"] = int(_OWN["OMP_NUM_THREADS"])
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-heal-") as work:
         start = str(Path(work) / "start")
         timed([".venv/bin/tokensurgeon", base, donor, "--out", start, *experiment["transplant"], "--quiet"])
@@ -43,7 +44,7 @@ def main(path: Path) -> None:
             print(processes, [entry["held_out"] for entry in curves[f"{processes} x {each}"]], flush=True)
     one, two = curves.values()
     apart = max(abs(a[key] - b[key]) for a, b in zip(one, two, strict=True) for key in ("held_out", "other"))
-    result = provenance(path.stem) | {"settings": experiment, "curves": curves, "largest_difference": apart}
+    result |= {"settings": experiment, "curves": curves, "largest_difference": apart}
     (RESULTS / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -26,8 +26,8 @@ def run_pairs(path: Path, only: Iterable[str], one: One) -> None:
     experiment = tomllib.loads(path.read_text())
     RESULTS.mkdir(exist_ok=True)
     for name in only or experiment["pairs"]:
-        pair = experiment["pairs"][name]
+        pair, begun = experiment["pairs"][name], provenance(path.stem)
         with tempfile.TemporaryDirectory(prefix=f"tokensurgeon-{path.stem}-") as work:
             settings, found = one(experiment, pair, Path(work))
-        result = provenance(path.stem) | {"settings": settings, "title": pair["title"]} | found
+        result = begun | {"settings": settings, "title": pair["title"]} | found
         (RESULTS / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")

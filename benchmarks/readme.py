@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +202,15 @@ def heal(results: list[dict[str, Any]]) -> str:
         "| | WikiText-2 | LAMBADA | arXiv | GSM8K | mean | Python's docs | LAMBADA, % | ARC-easy, % | PIQA, % |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for result in results:
-        pair = result["pair"]
-        base = pair["untouched"]["bits_per_byte"]
-        lines.append(f"| **{result['title']}** | | | | | | | | | |")
-        bits = [*(base[name] for name in (*corpora, "mean")), pair["untouched"]["python"]]
+    for title, blocks in groupby(results, key=lambda result: result["title"].partition(", ")[0]):
+        pairs = [result["pair"] for result in blocks]
+        untouched = pairs[0]["untouched"]
+        lines.append(f"| **{title}** | | | | | | | | | |")
+        bits = [*(untouched["bits_per_byte"][name] for name in (*corpora, "mean")), untouched["python"]]
         cells = " | ".join(f"{value:.3f}" for value in bits)
-        lines.append(f"| untouched base, bits per byte | {cells} | {_tasks(pair['untouched'])} |")
-        for side, of in {"transplant": pair["transplant"], **pair["sides"]}.items():
+        lines.append(f"| untouched base, bits per byte | {cells} | {_tasks(untouched)} |")
+        sides = [("transplant", pairs[0]["transplant"]), *(side for pair in pairs for side in pair["sides"].items())]
+        for side, of in sides:
             own = [*(of["bits_per_byte"][name] for name in (*corpora, "mean")), of["python"]]
             cells = " | ".join(f"{value - before:+.3f}" for value, before in zip(own, bits, strict=True))
             lines.append(f"| {side} | {cells} | {_tasks(of)} |")

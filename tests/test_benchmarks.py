@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import architectures, compare, growth, merge_methods, numbers, solver
+from benchmarks import architectures, compare, growth, heal_curves, merge_methods, numbers, readme, solver
 from benchmarks import merge as merging
 from benchmarks.problems import load_problem
 
@@ -90,6 +90,35 @@ def test_the_growth_plot(tmp_path):
     result = {"axes": {name: {"points": points, **axis} for name in ("targets", "atoms")}}
     growth.plot(result | {"settings": {"centre": {"targets": 10}}, "hardware": {"cores": 2}}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5_000
+
+
+def healed(title, sides):
+    """A result of the experiment on healing: all bits are 1, of sides 2."""
+    bits = dict.fromkeys(("wikitext2", "lambada", "arxiv", "gsm8k", "mean"), 1.0)
+    row = {"bits_per_byte": dict.fromkeys(bits, 2.0), "python": 2.0}
+    curve = [{"minutes": float(i), "held_out": 2.0 - i, "other": 2.0} for i in range(2)]
+    trained = {side: row if side == "control" else row | {"healed": {"curve": curve}} for side in sides}
+    return {
+        "title": title,
+        "pair": {"untouched": {"bits_per_byte": bits, "python": 1.0}, "transplant": row, "sides": trained},
+    }
+
+
+def test_the_curves_of_healing(tmp_path):
+    """A side without a curve is left out; one figure for all results."""
+    heal_curves.main(tmp_path)
+    empty = (tmp_path / "heal.png").stat().st_size
+    (tmp_path / "heal_gemma_smollm2.json").write_text(json.dumps(healed("A", ["ten minutes", "control"])))
+    heal_curves.main(tmp_path)
+    assert (tmp_path / "heal.png").stat().st_size > empty + 1_000
+
+
+def test_further_sides_of_healing_stand_with_their_pair():
+    table = readme.heal([healed("A", ["first"]), healed("A, further", ["second"]), healed("B", ["third"])])
+    assert [line.split(" | ")[0].strip("| *") for line in table.splitlines()[2:]] == [
+        "A", "untouched base, bits per byte", "transplant", "first", "second",
+        "B", "untouched base, bits per byte", "transplant", "third",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["bert", "mamba", "gemma3n_text", "t5"])
