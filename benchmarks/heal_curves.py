@@ -17,22 +17,23 @@ PANELS = {"held_out": "held out of the text that is trained on", "other": "Pytho
 
 def main(results: Path = HERE / "results") -> None:
     """One line per side: bits per byte since the start, on both of the texts that healing scores as it goes."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, len(PANELS), sharey=True)
     for result in all_results(HERE / "experiments/heal.toml", results):
+        title = result["title"].partition(", ")[0]
         for side, of in result["pair"]["sides"].items():
             curve = of.get("healed", {}).get("curve")
             if not curve:
                 continue
             for panel, key in zip(panels, PANELS, strict=True):
                 gained = [entry[key] - curve[0][key] for entry in curve]
-                panel.plot([entry["minutes"] for entry in curve], gained, "o-", label=f"{result['title']}: {side}")
+                panel.plot([entry["minutes"] for entry in curve], gained, "o-", label=f"{title}: {side}")
     for panel, title in zip(panels, PANELS.values(), strict=True):
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("minutes")
         panel.grid(True, alpha=0.3)
     panels[0].set_ylabel("bits per byte, since the start")
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(results / "heal.png", dpi=110)
 
 
