@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.fidelity import all_results
+from benchmarks.pairs import pair_title
 
 HERE = Path(__file__).parent
 PANELS = {"held_out": "held out of the text that is trained on", "other": "Python's documentation"}
@@ -20,14 +21,13 @@ def main(results: Path = HERE / "results") -> None:
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     panels = figure.subplots(1, len(PANELS), sharey=True)
     for result in all_results(HERE / "experiments/heal.toml", results):
-        title = result["title"].partition(", ")[0]
         for side, of in result["pair"]["sides"].items():
             curve = of.get("healed", {}).get("curve")
             if not curve:
                 continue
             for panel, key in zip(panels, PANELS, strict=True):
                 gained = [entry[key] - curve[0][key] for entry in curve]
-                panel.plot([entry["minutes"] for entry in curve], gained, "o-", label=f"{title}: {side}")
+                panel.plot([entry["minutes"] for entry in curve], gained, "o-", label=f"{pair_title(result)}: {side}")
     for panel, title in zip(panels, PANELS.values(), strict=True):
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("minutes")

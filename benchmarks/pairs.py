@@ -19,6 +19,11 @@ One = Callable[[dict[str, Any], dict[str, Any], Path], tuple[dict[str, Any], dic
 """From the experiment, the pair and a directory to work in: settings, and what was found."""
 
 
+def pair_title(result: dict[str, Any]) -> str:
+    """Of the pair that a result is of; what follows a comma in its own title says which further sides it has."""
+    return str(result["title"]).partition(", ")[0]
+
+
 def run_pairs(path: Path, only: Iterable[str], one: One) -> None:
     """Measure the experiment's pairs, or some of them, and write each one's result."""
     transformers.logging.set_verbosity_error()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fidelity import all_results
+from benchmarks.pairs import pair_title
 from benchmarks.readme_merge import merge
 from benchmarks.readme_tools import drafts, llama_cpp
 from benchmarks.tables import distil, numbers, trimming
@@ -202,7 +203,7 @@ def heal(results: list[dict[str, Any]]) -> str:
         "| | WikiText-2 | LAMBADA | arXiv | GSM8K | mean | Python's docs | LAMBADA, % | ARC-easy, % | PIQA, % |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for title, blocks in groupby(results, key=lambda result: result["title"].partition(", ")[0]):
+    for title, blocks in groupby(results, key=pair_title):
         pairs = [result["pair"] for result in blocks]
         untouched = pairs[0]["untouched"]
         lines.append(f"| **{title}** | | | | | | | | | |")
