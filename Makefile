@@ -10,7 +10,7 @@ WORKERS := 2
 	bench-extend bench-distil bench-architectures bench-drafts bench-llama-cpp authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
-	$(VENV)/bin/python -m benchmarks.demo
+	$(VENV)/bin/python -m examples.demo
 
 install: $(VENV)/.models $(VENV)/.peers  ## .venv with everything that demo, tests and benchmarks need
 
@@ -26,71 +26,71 @@ models: $(VENV)/.models  ## fetch the two real models and run the tests that nee
 	$(VENV)/bin/python -m pytest -m models
 
 bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, transplanted and verified
-	$(VENV)/bin/python -m benchmarks.architectures benchmarks/experiments/architectures.toml
+	$(VENV)/bin/python -m benchmarks.experiments.architectures benchmarks/experiments/architectures.toml
 
 authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS (compiles fastText: minutes)
 	$(VENV)/bin/python -m pytest -m peers
 
 bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-tokensurgeon
-	$(VENV)/bin/python -m benchmarks.compare benchmarks/experiments/compare_mergekit.toml
+	$(VENV)/bin/python -m benchmarks.experiments.compare benchmarks/experiments/compare_mergekit.toml
 
 bench-anchors: $(VENV)/.models  ## anchors by bytes beside anchors by string, real tokenizers
-	$(VENV)/bin/python -m benchmarks.anchors benchmarks/experiments/anchors.toml
+	$(VENV)/bin/python -m benchmarks.experiments.anchors benchmarks/experiments/anchors.toml
 
 bench-solver: $(VENV)/.models $(VENV)/.peers  ## the solver beside mergekit's and scikit-learn's
-	$(VENV)/bin/python -m benchmarks.solver benchmarks/experiments/solver.toml
+	$(VENV)/bin/python -m benchmarks.experiments.solver benchmarks/experiments/solver.toml
 
 bench-solver-gpu: $(INSTALLED) $(VENV)/.peers  ## the same on a CUDA device, synthetic matrices of real shapes
-	$(VENV)/bin/python -m benchmarks.solver benchmarks/experiments/solver_gpu.toml
+	$(VENV)/bin/python -m benchmarks.experiments.solver benchmarks/experiments/solver_gpu.toml
 
 bench-growth: $(INSTALLED)  ## the solver's time and memory against the size of the problem
-	$(VENV)/bin/python -m benchmarks.growth benchmarks/experiments/growth.toml
+	$(VENV)/bin/python -m benchmarks.experiments.growth benchmarks/experiments/growth.toml
 
 bench-full: $(VENV)/.models  ## Gemma-3's tokenizer onto SmolLM2, 209,624 tokens to reconstruct
-	$(VENV)/bin/python -m benchmarks.compare benchmarks/experiments/full_job.toml
+	$(VENV)/bin/python -m benchmarks.experiments.compare benchmarks/experiments/full_job.toml
 
 bench-fidelity: $(VENV)/.models $(VENV)/.peers  ## what each method loses; cached, so that a second run makes only what changed
-	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/fidelity.toml
-	$(VENV)/bin/python -m benchmarks.fidelity benchmarks/experiments/auto.toml
+	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/fidelity.toml
+	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/auto.toml
 
 bench-numbers: $(VENV)/.models  ## what differing number schemes cost, and what --numbers base gives back
-	$(VENV)/bin/python -m benchmarks.numbers benchmarks/experiments/numbers.toml
+	$(VENV)/bin/python -m benchmarks.experiments.numbers benchmarks/experiments/numbers.toml
 
 bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large models made for the purpose (17 GB of disk)
-	$(VENV)/bin/python -m benchmarks.scale benchmarks/experiments/scale.toml
+	$(VENV)/bin/python -m benchmarks.experiments.scale benchmarks/experiments/scale.toml
 
 bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give back (three hours)
-	$(VENV)/bin/python -m benchmarks.heal benchmarks/experiments/heal.toml
-	$(VENV)/bin/python -m benchmarks.heal_curves
-	$(VENV)/bin/python -m benchmarks.heal_processes benchmarks/experiments/heal_processes.toml
+	$(VENV)/bin/python -m benchmarks.experiments.heal benchmarks/experiments/heal.toml
+	$(VENV)/bin/python -m benchmarks.tables.heal_curves
+	$(VENV)/bin/python -m benchmarks.experiments.heal_processes benchmarks/experiments/heal_processes.toml
 
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
-	$(VENV)/bin/python -m benchmarks.merge benchmarks/experiments/merge.toml
+	$(VENV)/bin/python -m benchmarks.experiments.merge benchmarks/experiments/merge.toml
 
 bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (half an hour)
-	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_methods.toml
-	$(VENV)/bin/python -m benchmarks.merge_methods benchmarks/experiments/merge_steps.toml
+	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_methods.toml
+	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_steps.toml
 
 bench-trim: $(VENV)/.trimmers  ## trim beside other packages (trimbed wants Python 3.12: PYTHON312=...)
-	$(VENV)/bin/python -m benchmarks.trimming benchmarks/experiments/trimming.toml
+	$(VENV)/bin/python -m benchmarks.experiments.trimming benchmarks/experiments/trimming.toml
 
 bench-extend: $(VENV)/.models  ## more tokens, by method
-	$(VENV)/bin/python -m benchmarks.extending benchmarks/experiments/extending.toml
+	$(VENV)/bin/python -m benchmarks.experiments.extending benchmarks/experiments/extending.toml
 
 bench-distil: $(VENV)/.models  ## a student that wears its teacher's tokenizer, taught by its logits
-	$(VENV)/bin/python -m benchmarks.distil benchmarks/experiments/distil.toml
+	$(VENV)/bin/python -m benchmarks.experiments.distil benchmarks/experiments/distil.toml
 
 bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, wearing its tokenizer
-	$(VENV)/bin/python -m benchmarks.drafts benchmarks/experiments/drafts.toml
+	$(VENV)/bin/python -m benchmarks.experiments.drafts benchmarks/experiments/drafts.toml
 
 bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real llama.cpp
-	$(VENV)-tools/bin/python -m benchmarks.llama_cpp benchmarks/experiments/llama_cpp.toml
+	$(VENV)-tools/bin/python -m benchmarks.experiments.llama_cpp benchmarks/experiments/llama_cpp.toml
 
 tools: $(VENV)/.tools  ## llama.cpp, TRL and mergekit refuse what `check` says they refuse (compiles llama.cpp: minutes)
-	$(VENV)-tools/bin/python -m pytest -m peers tests/export tests/readiness
+	$(VENV)-tools/bin/python -m pytest -m peers tests/gguf tests/readiness
 
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
-	$(VENV)/bin/python -m benchmarks.lm_eval benchmarks/experiments/lm_eval.toml
+	$(VENV)/bin/python -m benchmarks.experiments.lm_eval benchmarks/experiments/lm_eval.toml
 
 # torch goes first: its constraint then keeps other packages from choosing another build.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -22,7 +22,7 @@ from huggingface_hub import constants
 MAIN = "from tokensurgeon.cli import main; main()"
 MODULE = "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 """``python -m``: the module's name is the first argument."""
-_SLOW = ["transformers.models.llama.modeling_llama", "sklearn.metrics", "accelerate", "tokensurgeon.pipeline"]
+_SLOW = ["transformers.models.llama.modeling_llama", "sklearn.metrics", "accelerate", "tokensurgeon.surgery.transplant"]
 
 
 class Process:

@@ -15,39 +15,85 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokensurgeon.alignment import Alignment, Provenance, align
-    from tokensurgeon.config import TransplantOptions
-    from tokensurgeon.errors import InputError, VerificationError
-    from tokensurgeon.omp import SparseCoefficients, solve_omp
-    from tokensurgeon.pipeline import transplant
-    from tokensurgeon.rows import build_rows
+    from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
+    from tokensurgeon.evaluation.drafts import bench_drafts
+    from tokensurgeon.evaluation.evaluate import evaluate
+    from tokensurgeon.gguf import export_gguf
+    from tokensurgeon.healing import HealOptions, heal
+    from tokensurgeon.merging import merge
+    from tokensurgeon.merging.estimate.dam import train_dam
+    from tokensurgeon.merging.estimate.fisher import estimate_fisher
+    from tokensurgeon.readiness import check
+    from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
+    from tokensurgeon.surgery.adapter import carry_adapter
+    from tokensurgeon.surgery.extend import extend
+    from tokensurgeon.surgery.options import TransplantOptions
+    from tokensurgeon.surgery.pair import align_models
+    from tokensurgeon.surgery.revert import revert
+    from tokensurgeon.surgery.transplant import transplant
+    from tokensurgeon.surgery.trim import trim
+    from tokensurgeon.transfer.rows import build_rows
+    from tokensurgeon.verification.tensors import verify
     from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = [
     "Alignment",
+    "HealOptions",
     "InputError",
+    "MissingDependencyError",
     "Provenance",
     "SparseCoefficients",
     "TransplantOptions",
     "VerificationError",
     "Vocabulary",
     "align",
+    "align_models",
+    "bench_drafts",
     "build_rows",
+    "carry_adapter",
+    "check",
+    "estimate_fisher",
+    "evaluate",
+    "export_gguf",
+    "extend",
+    "heal",
+    "merge",
+    "revert",
     "solve_omp",
+    "train_dam",
     "transplant",
+    "trim",
+    "verify",
 ]
 
 _HOMES = {
     "Alignment": "alignment",
+    "HealOptions": "healing",
     "InputError": "errors",
+    "MissingDependencyError": "errors",
     "Provenance": "alignment",
-    "SparseCoefficients": "omp",
-    "TransplantOptions": "config",
+    "SparseCoefficients": "solver.omp",
+    "TransplantOptions": "surgery.options",
     "VerificationError": "errors",
     "Vocabulary": "vocabulary",
     "align": "alignment",
-    "build_rows": "rows",
-    "solve_omp": "omp",
-    "transplant": "pipeline",
+    "align_models": "surgery.pair",
+    "bench_drafts": "evaluation.drafts",
+    "build_rows": "transfer.rows",
+    "carry_adapter": "surgery.adapter",
+    "check": "readiness",
+    "estimate_fisher": "merging.estimate.fisher",
+    "evaluate": "evaluation.evaluate",
+    "export_gguf": "gguf",
+    "extend": "surgery.extend",
+    "heal": "healing",
+    "merge": "merging",
+    "revert": "surgery.revert",
+    "solve_omp": "solver.omp",
+    "train_dam": "merging.estimate.dam",
+    "transplant": "surgery.transplant",
+    "trim": "surgery.trim",
+    "verify": "verification.tensors",
 }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tokensurgeon.checkpoint.cache import file_digest
-from tokensurgeon.merge.models import content_digest
-from tokensurgeon.merging.loading import weights_digest
+from tokensurgeon.merging.estimate.loading import weights_digest
+from tokensurgeon.merging.models import content_digest
 
 
 @pytest.fixture

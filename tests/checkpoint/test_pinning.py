@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from tokensurgeon import TransplantOptions, transplant
 from tokensurgeon.checkpoint.pinning import pin_tokenizer
-from tokensurgeon.revert import revert
+from tokensurgeon.surgery.revert import revert
 
 TEXT = "def f(x):\n\treturn 'naïve' + 42"
 
@@ -59,7 +59,7 @@ def test_the_way_back_keeps_nothing_of_it(qwen2, zoo, tmp_path):
     transplant(str(qwen2), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8))
     assert (tmp_path / "out/tokenization_transplanted.py").is_file()
     with pytest.MonkeyPatch.context() as patch:  # this toy's own tokenizer is not cut as Qwen2's are
-        patch.setattr("tokensurgeon.verify.forward_checks", lambda *_: iter(()))
+        patch.setattr("tokensurgeon.verification.tensors.forward_checks", lambda *_: iter(()))
         revert(str(tmp_path / "out"), str(qwen2), tmp_path / "back")
     assert not (tmp_path / "back/tokenization_transplanted.py").exists()
     assert "auto_map" not in json.loads((tmp_path / "back/tokenizer_config.json").read_text())

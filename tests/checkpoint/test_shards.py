@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tokensurgeon import InputError
 from tokensurgeon.checkpoint import Checkpoint
-from tokensurgeon.checkpoint.shards import INDEX
+from tokensurgeon.checkpoint.header import INDEX
 
 
 def tensors():

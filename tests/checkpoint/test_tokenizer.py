@@ -10,7 +10,7 @@ from conftest import byte_level
 
 from tokensurgeon import InputError
 from tokensurgeon.checkpoint import TokenizerFiles
-from tokensurgeon.vocabulary.readers import byte_alphabet
+from tokensurgeon.vocabulary.spelling import byte_alphabet
 
 
 def test_special_ids_and_digest(zoo):

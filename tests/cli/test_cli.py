@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_line(zoo, tmp_path, monkeypatch):
 
 
 def test_ctrl_c(zoo, tmp_path, monkeypatch):
-    import tokensurgeon.rebuild as rebuild
+    import tokensurgeon.surgery.new_rows as rebuild
 
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
@@ -200,7 +200,7 @@ def test_methods_and_their_options(zoo, tmp_path):
 
 
 def test_the_help_names_every_method():
-    from tokensurgeon.reconstruct import METHODS
+    from tokensurgeon.baselines import METHODS
 
     text = " ".join(run("transplant", "--help").output.replace("│", " ").split())
     assert all(name in text for name in METHODS)

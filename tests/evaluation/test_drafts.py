@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tokensurgeon import InputError
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.drafts import DraftOptions, bench_drafts, generate_with, take_prompts
-from tokensurgeon.evaluation.model import load_model
+from tokensurgeon.evaluation.loading import load_model
 
 SHORT = DraftOptions(prompts=3, prompt_bytes=60, new_tokens=12, draft_tokens=3)
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tokensurgeon import InputError, TransplantOptions, transplant
-from tokensurgeon.evaluation.model import load_model
-from tokensurgeon.evaluation.run import evaluate
-from tokensurgeon.evaluation.score import collect_states, score_text
+from tokensurgeon.evaluation.evaluate import evaluate
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.states import collect_states
 from tokensurgeon.evaluation.texts import load_texts, python_text, split_bytes
 
 TEXT = "The value of the object is 42.\nNaïve café, 日本."

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tokensurgeon import InputError
 from tokensurgeon.cli.app import app
-from tokensurgeon.export import export_gguf
+from tokensurgeon.gguf import export_gguf
 from tokensurgeon.readiness import TOOLS, check
 
 

@@ -16,7 +16,7 @@ from conftest import llama
 from test_rules import MISTRAL, PAIRS, ROWS, no_special
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokensurgeon.export import export_gguf, write
+from tokensurgeon.gguf import export_gguf, write
 
 pytestmark = pytest.mark.peers
 LOAD = "import llama_cpp, sys; llama_cpp.Llama(sys.argv[1], n_ctx=64, verbose=True).tokenize('\\x00ж'.encode())"

@@ -13,10 +13,10 @@ import torch
 from tokensurgeon import TransplantOptions, transplant
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint
-from tokensurgeon.omp import solve_omp
-from tokensurgeon.report.details import doubtful_tokens, histogram, reconstructions
 from tokensurgeon.report.page import report_page, verdict
-from tokensurgeon.rows import NewRows, VocabularyMatrices
+from tokensurgeon.solver.omp import solve_omp
+from tokensurgeon.transfer.diagnose import doubtful_tokens, histogram, reconstructions
+from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices
 
 CONTENT = {
     "versions": {"tokensurgeon": "0"}, "method": {"name": "omp", "k": 2}, "base": {"name": "<b>", "rows": 10},
@@ -123,7 +123,7 @@ def test_the_worst_tokens_are_the_worst(made):
 @pytest.mark.parametrize("chunk", [4096, 8])
 def test_a_planted_token_is_found(made, chunk, monkeypatch):
     """A donor row of ten times the length, and a new row that is another token's."""
-    monkeypatch.setattr("tokensurgeon.report.details._CHUNK", chunk)
+    monkeypatch.setattr("tokensurgeon.transfer.diagnose._CHUNK", chunk)
     report, donor = made
     plan, base = report.alignment, VocabularyMatrices(torch.randn(600, 16, generator=torch.Generator().manual_seed(0)))
     targets = plan.ids(Provenance.RECONSTRUCTED)

@@ -10,7 +10,7 @@ from conftest import TEXT, byte_level, sentencepiece_bpe, unigram
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from tokensurgeon import Vocabulary
-from tokensurgeon.vocabulary.numbers import PROBES, digit_tokens, digitwise_spec, is_digitwise
+from tokensurgeon.vocabulary.edit.digits import PROBES, digit_tokens, digitwise_spec, is_digitwise
 
 NUMBERS = "".join(f"{i} x{i}y {i}, " for i in range(1200))
 LLAMA_3 = (

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 
 from tokensurgeon import InputError, Vocabulary
 from tokensurgeon.vocabulary import Role
-from tokensurgeon.vocabulary.readers import byte_alphabet
+from tokensurgeon.vocabulary.spelling import byte_alphabet
 
 SENTENCE = "Numbers like 42 and naïve café words\n\tare here."
 

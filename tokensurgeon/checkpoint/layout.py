@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint.shards import DTYPES, TensorInfo
+from tokensurgeon.checkpoint.header import DTYPES, TensorInfo
 from tokensurgeon.errors import InputError
 
 __all__ = ["VocabularyTensors", "find_vocabulary_tensors", "parameter_shapes", "read_config", "stored_name"]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tokensurgeon.checkpoint.cache import cache_directory, copy_small_files, is_kept, kept
-from tokensurgeon.checkpoint.shards import INDEX, listed_shards
+from tokensurgeon.checkpoint.header import INDEX, listed_shards
 from tokensurgeon.errors import InputError
 
 __all__ = ["PICKLED", "as_safetensors", "tensor_shapes"]

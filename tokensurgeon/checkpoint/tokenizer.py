@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.vocabulary import Vocabulary
-from tokensurgeon.vocabulary.numbers import digitwise_spec
+from tokensurgeon.vocabulary.edit.digits import digitwise_spec
 
 __all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
 
@@ -99,7 +99,7 @@ class TokenizerFiles:
         return plain
 
     def digit_by_digit(self) -> TokenizerFiles:
-        """The same tokenizer, but that it cuts numbers digit by digit; see `tokensurgeon.vocabulary.numbers`."""
+        """The same tokenizer, but that it cuts numbers digit by digit; see `tokensurgeon.vocabulary.edit.digits`."""
         changed = digitwise_spec(json.loads(self.tokenizer.to_str()))
         return replace(self, tokenizer=Tokenizer.from_str(json.dumps(changed)), digitwise=True)
 

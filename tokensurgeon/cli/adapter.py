@@ -25,7 +25,7 @@ def command(
     base. An adapter that changes the embedding or the LM head is refused: their rows are other ones now.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.adapter import carry_adapter
+        from tokensurgeon.surgery.adapter import carry_adapter
 
         modules = carry_adapter(adapter, model, out, overwrite=overwrite)
         if json_out:

@@ -23,10 +23,10 @@ def command(
     Needs tokenizers only, no weights.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.config import TransplantOptions, load_recipe
+        from tokensurgeon.cli.tables import print_alignment
         from tokensurgeon.evaluation.texts import load_texts
-        from tokensurgeon.pair import align_models, summarise
-        from tokensurgeon.report.console import print_alignment
+        from tokensurgeon.surgery.options import TransplantOptions, load_recipe
+        from tokensurgeon.surgery.pair import align_models, summarise
 
         options = load_recipe(config) if config else TransplantOptions()
         given = {

@@ -33,8 +33,8 @@ def command(
     fail, with 2 if MODEL or TARGET cannot be read.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.cli.tables import print_rules
         from tokensurgeon.readiness import check
-        from tokensurgeon.report.console import print_rules
 
         rules = check(model, tool, target)
         if json_out:

@@ -34,8 +34,8 @@ def command(
     order. All models are held in memory, and must share a tokenizer.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.merging.dam_models import train_dam
-        from tokensurgeon.merging.dam_training import DamOptions
+        from tokensurgeon.merging.estimate.dam import train_dam
+        from tokensurgeon.merging.estimate.dam_training import DamOptions
 
         options = DamOptions(steps=steps, learning_rate=learning_rate, seed=seed)
         with progress_bar(quiet or json_out) as tell:

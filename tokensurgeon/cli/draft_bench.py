@@ -38,8 +38,8 @@ def command(
     Wall-clock figures are of this machine; the acceptance rate is of the models.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.cli.tables import print_drafts
         from tokensurgeon.evaluation.drafts import DraftOptions, bench_drafts
-        from tokensurgeon.report.console import print_drafts
 
         how = DraftOptions(prompts, prompt_bytes, new_tokens, draft_tokens, seed=seed)
         with progress_bar(quiet or json_out) as tell:

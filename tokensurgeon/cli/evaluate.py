@@ -31,9 +31,9 @@ def command(
     reconstructed ones (new), and the probability on ids that can never be right is measured.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.evaluation.run import evaluate
+        from tokensurgeon.cli.tables import print_evaluation
+        from tokensurgeon.evaluation.evaluate import evaluate
         from tokensurgeon.evaluation.texts import load_texts
-        from tokensurgeon.report.console import print_evaluation
 
         texts = load_texts(text or [], max_bytes)
         results = {}

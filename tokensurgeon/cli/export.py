@@ -28,7 +28,7 @@ def command(
     whether llama.cpp can read it.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.export import export_gguf
+        from tokensurgeon.gguf import export_gguf
 
         with progress_bar(quiet or json_out) as tell:
             report = export_gguf(model, gguf, dtype=dtype, overwrite=overwrite, progress=tell)

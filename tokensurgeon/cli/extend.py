@@ -59,8 +59,8 @@ def command(
     bit. [bold]tokensurgeon revert[/bold] takes the new ones away.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.config import TransplantOptions
-        from tokensurgeon.extend import extend
+        from tokensurgeon.surgery.extend import extend
+        from tokensurgeon.surgery.options import TransplantOptions
 
         options = TransplantOptions(
             method=method or ("omp" if donor else "subtoken"),

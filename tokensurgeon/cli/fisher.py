@@ -31,7 +31,7 @@ def command(
     [bold]parameters: {fisher: F.safetensors}[/bold]. It is as large as the model in float32.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.merging.fisher_estimate import estimate_fisher
+        from tokensurgeon.merging.estimate.fisher import estimate_fisher
 
         with progress_bar(quiet or json_out) as tell:
             report = estimate_fisher(

@@ -15,7 +15,7 @@ from tokensurgeon.cli import options as o
 from tokensurgeon.cli.common import console, emit_json, guarded
 
 if TYPE_CHECKING:
-    from tokensurgeon.heal import HealReport
+    from tokensurgeon.healing import HealReport
 
 
 def command(
@@ -62,7 +62,7 @@ def command(
     with guarded(
         debug=debug, quiet=quiet or json_out, interrupted="the same command goes on from the last saved state"
     ):
-        from tokensurgeon.heal import HealOptions, heal
+        from tokensurgeon.healing import HealOptions, heal
 
         options = HealOptions(
             text=tuple(str(path) for path in text or ()),

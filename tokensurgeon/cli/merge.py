@@ -34,7 +34,7 @@ def command(
     configs/merge/ has recipes to begin with. mergekit comes with the extra "merge" of tokensurgeon.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.merge import merge
+        from tokensurgeon.merging import merge
         from tokensurgeon.report.merged import merge_summary
 
         with progress_bar(quiet or json_out) as tell:

@@ -26,8 +26,8 @@ def command(
     it dropped come from the base. What was never trained is the base again, to the byte.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.report.console import print_checks
-        from tokensurgeon.revert import revert
+        from tokensurgeon.cli.tables import print_checks
+        from tokensurgeon.surgery.revert import revert
 
         with progress_bar(quiet or json_out) as tell:
             checks = revert(model, base, out, overwrite=overwrite, progress=tell)

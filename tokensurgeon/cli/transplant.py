@@ -96,10 +96,10 @@ def command(
     On several processes or machines: [bold]torchrun --nproc-per-node N -m tokensurgeon BASE DONOR[/bold].
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.config import TransplantOptions, load_recipe
-        from tokensurgeon.pipeline import transplant
-        from tokensurgeon.report.console import print_transplant
-        from tokensurgeon.sharding import joined, rank
+        from tokensurgeon.cli.tables import print_transplant
+        from tokensurgeon.solver.distributed import joined, rank
+        from tokensurgeon.surgery.options import TransplantOptions, load_recipe
+        from tokensurgeon.surgery.transplant import transplant
 
         given = {
             "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "numbers": numbers,

@@ -34,7 +34,7 @@ def command(
     Special tokens stay. [bold]tokensurgeon revert[/bold] puts the others back.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.trim import trim
+        from tokensurgeon.surgery.trim import trim
 
         with progress_bar(quiet or json_out) as tell:
             report = trim(model, list(text), out, size=size, keep=keep, overwrite=overwrite, progress=tell)

@@ -28,11 +28,11 @@ def command(
     Runs after every transplant by itself. Exits with 2 if a check fails.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
-        from tokensurgeon.body import why_not_run
         from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors, resolve
+        from tokensurgeon.cli.tables import print_checks
         from tokensurgeon.errors import VerificationError
-        from tokensurgeon.report.console import print_checks
-        from tokensurgeon.verify import verify
+        from tokensurgeon.evaluation.policy import why_not_run
+        from tokensurgeon.verification.tensors import verify
 
         files = Checkpoint.open(model)
         unrun = why_not_run(model, files, find_vocabulary_tensors(model, files.tensors), forward)

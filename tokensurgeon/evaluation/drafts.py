@@ -19,7 +19,7 @@ import torch
 
 from tokensurgeon.checkpoint import resolve
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.model import LoadedModel, load_model, pick_device
+from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 
 __all__ = ["MODES", "DraftOptions", "DraftScore", "bench_drafts", "generate_with", "take_prompts"]

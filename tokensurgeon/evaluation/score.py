@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["HeadStates", "TextScore", "collect_states", "score_text"]
+__all__ = ["TextScore", "score_text"]
 
 Encode = Callable[[str], list[int]]
 
@@ -107,41 +107,3 @@ def score_text(
     if watched is not None:
         total.mass = mass / max(1, total.positions)
     return total
-
-
-@dataclass(frozen=True, slots=True)
-class HeadStates:
-    """What the LM head sees on text.
-
-    Attributes:
-        states: (n, dim) float32 inputs of the head, scaled so that ``states @ head.T`` are the
-            model's logits (some models scale them afterwards).
-        log_normaliser: (n,) float32 logsumexp of the logits.
-    """
-
-    states: torch.Tensor
-    log_normaliser: torch.Tensor
-
-
-def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Iterable[str]) -> HeadStates:
-    """Run text through a model and keep the LM head's inputs."""
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def keep(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        seen.append((inputs[0].detach()[0].float(), output.detach()[0].float()))
-
-    states, normalisers = [], []
-    handle = model.get_output_embeddings().register_forward_hook(keep)
-    try:
-        for piece in pieces:
-            ids = encode(piece)
-            ids = ids if prefix is None else [prefix, *ids]
-            with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
-            hidden, raw = seen.pop()
-            scale = logits.std(dim=-1) / raw.std(dim=-1).clamp(min=1e-9)
-            states.append((hidden * scale[:, None]).cpu())
-            normalisers.append(torch.logsumexp(logits, dim=-1).cpu())
-    finally:
-        handle.remove()
-    return HeadStates(torch.cat(states), torch.cat(normalisers))

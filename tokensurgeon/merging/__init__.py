@@ -1,27 +1,10 @@
-"""Merge methods that mergekit lacks: ``import tokensurgeon.merging`` makes them available to its YAML recipes.
+"""Models with different tokenizers in one merge: aligned by transplants, merged by mergekit.
 
-=====================  =================================================================  =====================
-``merge_method``       parameters                                                          paper
-=====================  =================================================================  =====================
-``fisher``             of each model: ``fisher`` (file), ``weight``; ``floor``              arXiv 2111.09832
-``metrics_weighted``   of each model: ``metric``; ``penalty``, ``lower_is_better``          arXiv 2504.18580
-``pcb``                ``density``, ``lambda``                                              arXiv 2410.02396
-``widen``              ``above_average``, ``score``                                         arXiv 2408.03092
-``opcm``               ``alpha``                                                           arXiv 2501.09522
-``dam``                ``coefficients`` (file)                                             arXiv 2410.08371
-=====================  =================================================================  =====================
-
-``tokensurgeon fisher`` and ``tokensurgeon dam`` make the files. ``pcb``, ``widen`` and ``opcm`` need a ``base_model``.
-
-mergekit-yaml has no place for plug-ins: run ``python -m tokensurgeon.merging RECIPE.yaml OUT`` instead, which takes the
-same options. The methods' own functions, one file each, see tensors only and work without mergekit.
+mergekit (LGPL-3.0) is an optional package: it is imported when a merge runs, and none of its code is here.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from tokensurgeon.merging.run import MergeReport, merge
 
-if find_spec("mergekit") is not None:
-    from tokensurgeon.merging.registration import register
-
-    register()
+__all__ = ["MergeReport", "merge"]

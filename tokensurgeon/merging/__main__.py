@@ -12,5 +12,9 @@ if find_spec("mergekit") is None:
 
 from mergekit.scripts.run_yaml import main
 
+from tokensurgeon.merging.methods.register import register
+
+register()
+
 if __name__ == "__main__":
     main()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokensurgeon.export.merging import cut_otherwise
-from tokensurgeon.export.vocabulary import GgufVocabulary, converter_knows
+from tokensurgeon.gguf.spm import cut_otherwise
+from tokensurgeon.gguf.vocabulary import GgufVocabulary, converter_knows
 from tokensurgeon.readiness.common import ids_in_range, rows_as_configured
 from tokensurgeon.readiness.model import Candidate, Rule
 

@@ -12,8 +12,8 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensor
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.errors import InputError
-from tokensurgeon.export.reading import read_gguf_vocabulary
-from tokensurgeon.export.vocabulary import GgufVocabulary, gguf_vocabulary
+from tokensurgeon.gguf.read import read_gguf_vocabulary
+from tokensurgeon.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
 
 __all__ = ["Candidate", "Rule", "open_candidate"]
 

@@ -29,7 +29,7 @@ def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details:
     Args:
         content: The manifest's content, with ``verified``.
         summary: `alignment_summary` with coverage and examples.
-        details: ``reconstructions``, ``control_tokens`` and ``doubtful``, see `tokensurgeon.report.details`.
+        details: ``reconstructions``, ``control_tokens`` and ``doubtful``, see `tokensurgeon.transfer.diagnose`.
     """
     return _template().render(
         title=f"{content['base']['name']} with the tokenizer of {content['donor']['name']}",

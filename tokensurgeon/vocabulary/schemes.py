@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokensurgeon.vocabulary.numbers import PROBES
+from tokensurgeon.vocabulary.edit.digits import PROBES
 from tokensurgeon.vocabulary.vocabulary import Vocabulary
 
 __all__ = ["SchemeDifference", "compare_schemes"]

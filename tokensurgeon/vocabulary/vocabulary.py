@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from tokensurgeon.vocabulary.readers import piece_reader
 from tokensurgeon.vocabulary.roles import find_roles
+from tokensurgeon.vocabulary.spelling import piece_reader
 from tokensurgeon.vocabulary.token import Role, TokenKey
 
 __all__ = ["Vocabulary"]

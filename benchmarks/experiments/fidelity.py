@@ -1,0 +1,244 @@
+"""What each method loses, on real pairs of models: transplants by whole commands, scored by the same code.
+
+    python -m benchmarks.experiments.fidelity benchmarks/experiments/fidelity.toml [PAIR...]
+
+Every pair has a result file of its own, because all of them take hours; the page joins them. Every transplant and every
+scoring is cached by what goes into it (inputs, options, the source code that does it), so that an interrupted run goes
+on where it was, and a second run makes only what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from benchmarks.common import intervals, models, texts
+from benchmarks.common.measures import CHOICES, COMPLETIONS, lossy, measure, measure_forced
+from benchmarks.common.provenance import provenance
+from benchmarks.common.timing import timed
+from benchmarks.tables.fidelity_page import write_page
+from tokensurgeon.checkpoint.cache import cache_directory
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.evaluation.texts import python_text
+from tokensurgeon.surgery.pair import align_models
+
+RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[2]
+_SCORED_BY = ("tokensurgeon/evaluation/*.py", "benchmarks/common/measures.py", "benchmarks/common/texts.py")
+_ALIGNED_BY = ("tokensurgeon/vocabulary/*.py", "tokensurgeon/segmentation.py", "tokensurgeon/alignment.py")
+
+
+def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
+    """Run what is missing, of all pairs or some, and write the results and their page."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    experiment = tomllib.loads(path.read_text())
+    bench = Bench(experiment, cache_directory() / "fidelity")
+    results.mkdir(exist_ok=True)
+    for name in only or experiment["pairs"]:
+        pair = experiment["pairs"][name]
+        sides = {side: experiment["sides"][side] for side in pair["sides"]}
+        settings = {"measures": experiment["measures"], "sides": sides, "mergekit": peer_version()}
+        result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": bench.pair(pair)}
+        (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        if experiment["measures"]["items"]:
+            write_page(all_results(path, results), results / f"{path.stem}.html")
+
+
+def all_results(path: Path, results: Path = RESULTS) -> list[dict[str, Any]]:
+    """The results of an experiment file that are there, in its order."""
+    files = [results / f"{path.stem}_{name}.json" for name in tomllib.loads(path.read_text())["pairs"]]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+class Bench:
+    """Runs and caches."""
+
+    def __init__(self, experiment: dict[str, Any], cached: Path) -> None:
+        """Results go to ``cached``, one file each."""
+        self.experiment, self.cached = experiment, cached
+        cached.mkdir(parents=True, exist_ok=True)
+
+    def pair(self, pair: dict[str, Any]) -> dict[str, Any]:
+        """All sides of one pair, as figures with intervals."""
+        base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
+        settings = self.experiment["measures"]
+        _, right, plan, _ = align_models(str(base), str(donor))
+        rows, through = Manifest.of(plan, {}), lossy(right.vocabulary)
+        seen = (_digest(donor),) if through else ()
+        untouched = self._scores((_digest(base), *seen), lambda: measure(base, settings, None, through))
+        aligned = (_digest(base), _digest(donor), *map(_source, _ALIGNED_BY))
+        forced = self._scores(("forced", *aligned), lambda: measure_forced(base, donor, settings, through))
+        entry: dict[str, Any] = {
+            "lossy": through is not None,
+            "untouched": figures(untouched, untouched, None),
+            "segmentation": intervals.loss(forced["texts"], untouched["texts"]),
+            "sides": {},
+        }
+        provenance_of_rows = hashlib.sha256(rows.provenance.tobytes()).hexdigest()
+        for side in pair["sides"]:
+
+            def score(out: Path) -> dict[str, Any]:
+                return measure(out, settings, rows, through)
+
+            made, scores = self._side(side, base, donor, (provenance_of_rows, *seen), score)
+            entry["sides"][side] = {**made, **(figures(scores, untouched, forced) if scores else {})}
+            loss = f"+{entry['sides'][side]['loss']['mean']:.4f}, {made['wall_s']} s" if scores else made["failed"]
+            print(f"{pair['title']}, {side}: {loss}", flush=True)
+        return entry
+
+    def _side(
+        self, side: str, base: Path, donor: Path, seen: tuple[str, ...], score: Callable[[Path], dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Time, memory and held-out score of a transplant, and the scores of what it made; or why a peer failed."""
+        options, peer = self.experiment["sides"][side], side.startswith("mergekit")
+        maker = peer_version() if peer else _own_source()
+        key = _key("transplant", options, _digest(base), _digest(donor), maker)
+        made = self._read(key)
+        if made is not None and "failed" in made:
+            return made, None
+        if made is not None and (scores := self._read(self._score_key((made["model"], *seen)))) is not None:
+            return made, scores
+        with tempfile.TemporaryDirectory(prefix="tokensurgeon-fidelity-") as work:
+            out, text = Path(work) / "out", Path(work) / "python.txt"
+            text.write_text("".join(python_text(10**7, part) for part in range(4)))
+            program = [".venv-peers/bin/mergekit-tokensurgeon", str(base), str(donor), str(out)]
+            if not peer:
+                program = [".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(out), "--quiet"]
+            try:
+                run = timed([*program, *(option.format(text=text) for option in options)])
+            except RuntimeError as error:
+                if not peer:
+                    raise
+                made = {"failed": str(error).strip().splitlines()[-1]}
+                self._write(key, made)
+                return made, None
+            own = Manifest.read(out)
+            again = {**run, "held_out": own.content["held_out"] if own else None, "model": _digest(out)}
+            if own and own.content.get("choice"):
+                again["choice"] = own.content["choice"]
+            if made is None or made["model"] != again["model"]:
+                made = again
+                self._write(key, made)
+            return made, self._scores((made["model"], *seen), lambda: score(out))
+
+    def _scores(self, model: tuple[str, ...], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        key = self._score_key(model)
+        scores = self._read(key)
+        if scores is None:
+            scores = run()
+            self._write(key, scores)
+        return scores
+
+    def _score_key(self, model: tuple[str, ...]) -> str:
+        used = (_versions(), _texts_digest(), *map(_source, _SCORED_BY))
+        return _key("scores", model, self.experiment["measures"], *used)
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        path = self.cached / f"{key}.json"
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return found
+
+    def _write(self, key: str, content: dict[str, Any]) -> None:
+        half = self.cached / f"{key}.partial"
+        half.write_text(json.dumps(content))
+        half.rename(self.cached / f"{key}.json")
+
+
+def figures(scores: dict[str, Any], untouched: dict[str, Any], forced: dict[str, Any] | None) -> dict[str, Any]:
+    """What is shown of one model."""
+    documents = [d for of in scores["texts"].values() for d in of]
+    row: dict[str, Any] = {
+        "bits_per_byte": intervals.bits_per_byte(scores["texts"]),
+        "loss": intervals.loss(scores["texts"], untouched["texts"]),
+        **{task: intervals.accuracy(scores[task]) for task in (*CHOICES, *COMPLETIONS) if task in scores},
+    }
+    if "arithmetic_bits" in scores:
+        bits, n_bytes = (sum(column) for column in zip(*scores["arithmetic_bits"], strict=True))
+        row["arithmetic_bits_per_byte"] = bits / n_bytes
+    if forced is not None:
+        row["reconstruction"] = intervals.loss(scores["texts"], forced["texts"])
+    for group in ("shared", "new"):
+        tokens = sum(d.get(f"{group}_tokens", 0) for d in documents)
+        if tokens:
+            nats = sum(d[f"{group}_nats"] for d in documents)
+            row[f"{group}_tokens"] = {"tokens": tokens, "nats_per_token": nats / tokens}
+    if any("dead_mass" in d for d in documents):
+        row["dead_mass"] = sum(d["dead_mass"] for d in documents) / sum(d["tokens"] for d in documents)
+    return row
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@cache
+def peer_version() -> str:
+    """The peer, as its environment has it."""
+    names = ("mergekit", "torch", "transformers")
+    ask = f"from importlib.metadata import version; print(*(n + ' ' + version(n) for n in {names}))"
+    return subprocess.run(
+        [".venv-peers/bin/python", "-c", ask], stdout=subprocess.PIPE, check=True, text=True
+    ).stdout.strip()
+
+
+@cache
+def _own_source() -> str:
+    """All that decides what we write; what only shows it does not count."""
+    shown = ("report", "cli")
+    files = sorted((ROOT / "tokensurgeon").rglob("*.py"))
+    return _versions() + _hash(path for path in files if path.parent.name not in shown)
+
+
+def _versions() -> str:
+    return " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "tokenizers"))
+
+
+@cache
+def _source(pattern: str) -> str:
+    return _hash(sorted(ROOT.glob(pattern)))
+
+
+def _digest(directory: Path) -> str:
+    """What decides how a model directory behaves: weights, configuration and tokenizer."""
+    kept = ("*.safetensors", "config.json", "tokenizer*.json", "special_tokens_map.json", "chat_template*")
+    return _digest_of(directory, tuple(sorted(p for kind in kept for p in directory.glob(kind))))
+
+
+@cache
+def _digest_of(_directory: Path, files: tuple[Path, ...]) -> str:
+    return _hash(files)
+
+
+@cache
+def _texts_digest() -> str:
+    directory = texts.eval_directory()
+    return _hash(sorted(directory.iterdir())) if directory else "python-topics"
+
+
+def _hash(paths: Iterable[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    if shutil.which(".venv-peers/bin/mergekit-tokensurgeon") is None:
+        sys.exit("run `make install` first: the peers are missing")
+    os.chdir(ROOT)
+    main(Path(sys.argv[1]).absolute(), sys.argv[2:])

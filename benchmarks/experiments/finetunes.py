@@ -1,0 +1,103 @@
+"""Two short fine-tunes of SmolLM2 on different texts, so that there is something to merge.
+
+    python -m benchmarks.experiments.finetunes
+
+One reads WikiText-2 from byte 400,000 on (what comes before is measured on), the other Python's documentation without
+its last quarter. All weights are trained, in float32 with products in bfloat16, with a fixed seed; some four minutes
+each on one core. They are made once and kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.common import models, texts
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.texts import python_text, split_bytes
+
+SETTINGS = {"steps": 48, "pieces": 4, "bytes": 1024, "learning_rate": 1e-4, "seed": 0, "wikitext2_from": 400_000}
+TEXTS = ("wikitext2", "python")
+
+Scores = dict[str, list[dict[str, float]]]
+"""Nats and bytes of every piece, by text."""
+
+
+def finetunes() -> dict[str, Path]:
+    """The model directories, by the text that they were trained on."""
+    digest = hashlib.sha256(json.dumps(SETTINGS).encode()).hexdigest()[:12]
+    return {name: _made(name, cache_directory() / f"smollm2-{name}-{digest}") for name in TEXTS}
+
+
+def training_text(name: str) -> str:
+    """What a fine-tune reads."""
+    if name == "python":
+        return "".join(python_text(1 << 20, part) for part in range(3))
+    return _wikitext()[SETTINGS["wikitext2_from"] :].decode("utf-8", "ignore")
+
+
+def held_out(n_bytes: int) -> dict[str, list[str]]:
+    """Pieces of both texts that neither fine-tune has read."""
+    pieces = {"wikitext2": _wikitext()[:n_bytes].decode("utf-8", "ignore"), "python": python_text(n_bytes, 3)}
+    return {name: split_bytes(text) for name, text in pieces.items()}
+
+
+def score(directory: Path, pieces: dict[str, list[str]]) -> Scores:
+    """Score a model on every piece by itself."""
+    loaded = load_model(directory)
+    found = {}
+    for name, of in pieces.items():
+        scored = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece]) for piece in of]
+        found[name] = [{"nats": s.nats, "bytes": s.n_bytes} for s in scored]
+    return found
+
+
+def _wikitext() -> bytes:
+    return (texts.required_directory() / "wikitext2_valid.txt").read_bytes()
+
+
+def _made(name: str, out: Path) -> Path:
+    if not is_kept(out):
+        base = models.smollm2()
+        with kept(out) as work:
+            model = _trained(base, split_bytes(training_text(name), int(SETTINGS["bytes"])))
+            model.save_pretrained(work)
+            AutoTokenizer.from_pretrained(base).save_pretrained(work)
+    return out
+
+
+def _trained(base: Path, pieces: list[str]) -> torch.nn.Module:
+    loaded = load_model(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+    steps = int(SETTINGS["steps"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((i + 1) / 5, 1 - i / steps))
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(int(SETTINGS["seed"]))).tolist()
+    batch = int(SETTINGS["pieces"])
+    for step in range(steps):
+        some = [pieces[order[(step * batch + i) % len(order)]] for i in range(batch)]
+        rows = [torch.tensor([loaded.prefix, *loaded.encode(piece)]) for piece in some]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        gold = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)[:, 1:]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids, use_cache=False).logits
+        loss = cross_entropy(logits[:, :-1].float().flatten(0, 1), gold.flatten(), ignore_index=-100)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        print(f"step {step + 1} of {steps}: {float(loss.detach()):.3f} nats per token", flush=True)
+    return model.eval()
+
+
+if __name__ == "__main__":
+    for text, directory in finetunes().items():
+        print(text, directory)

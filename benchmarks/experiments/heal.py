@@ -1,0 +1,101 @@
+"""What ten minutes of healing give back, or more, on text of the kind that was trained on and of others.
+
+    python -m benchmarks.experiments.heal benchmarks/experiments/heal.toml [PAIR ...]
+
+Sides are trained on ``other`` text (WikiText-2 and Python's documentation: only the first is of a kind that is
+measured) or on text ``alike`` (other documents of the four corpora that are measured). A part of Python's documentation
+is measured beside; with text alike it is of a kind that was not trained on. The control is the untouched base, trained
+in the same way on the same text: what it gains is no healing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import models, texts
+from benchmarks.common.measures import measure
+from benchmarks.common.pairs import run_pairs
+from benchmarks.common.timing import timed
+from benchmarks.experiments.fidelity import figures
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.texts import python_text, split_bytes
+
+_BEHIND = {"lambada": 300, "arxiv": 8, "gsm8k": 60}
+"""Documents of each corpus from which on nothing is measured."""
+_EACH = 200_000
+_PYTHON = 12_288
+
+
+def main(path: Path, only: Iterable[str] = ()) -> None:
+    """Run the pairs and write one result file each."""
+    run_pairs(path, only, one)
+
+
+def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and figures of a pair."""
+    settings = {key: experiment[key] for key in ("measures", "transplant")} | {"sides": pair["sides"]}
+    return settings, {"pair": run(experiment, pair, work)}
+
+
+def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str, Any]:
+    """One pair: the base, its transplant, and every side."""
+    base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
+    start = work / "start"
+    timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *experiment["transplant"], "--quiet"])
+    manifest = Manifest.read(start)
+    untouched = measure(base, experiment["measures"], None, None)
+    found: dict[str, Any] = {
+        "untouched": {**figures(untouched, untouched, None), "python": python_bits(base)},
+        "transplant": {
+            **figures(measure(start, experiment["measures"], manifest, None), untouched, None),
+            "python": python_bits(start),
+        },
+        "sides": {},
+    }
+    print("transplant", found["transplant"]["loss"], flush=True)
+    for side, how in pair["sides"].items():
+        control, out = side.startswith("control"), work / side.replace(" ", "-")
+        model = base if control else start
+        command = [".venv/bin/tokensurgeon", "heal", str(model), "--teacher", str(base), "--out", str(out), "--quiet"]
+        text = training_text(work, how["text"])
+        timing = timed([*command, *(part for file in text for part in ("--text", str(file))), *how["options"]])
+        scores = measure(out, experiment["measures"], None if control else manifest, None)
+        row = {**timing, **figures(scores, untouched, None), "python": python_bits(out)}
+        healed = Manifest.read(out)
+        if healed is not None:
+            row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
+        found["sides"][side] = row
+        print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
+    return found
+
+
+def python_bits(directory: Path) -> float:
+    """Bits per byte of a part of Python's documentation that no side is trained on."""
+    model = load_model(directory)
+    return score_text(model.model, model.encode, model.prefix, split_bytes(python_text(_PYTHON, 3))).bits_per_byte
+
+
+def training_text(work: Path, kind: str) -> list[Path]:
+    """Files of text, of documents behind those that are measured."""
+    directory = texts.required_directory()
+    wikitext = (directory / "wikitext2_valid.txt").read_bytes()
+    files = {"wikitext2": wikitext[400_000:1_000_000].decode("utf-8", "ignore")}
+    if kind == "other":
+        files["python"] = "".join(python_text(1 << 20, part) for part in range(3))
+    else:
+        documents = texts.documents(1 << 30)
+        for name, start in _BEHIND.items():
+            files[name] = "\n\n".join("".join(pieces) for pieces in documents[name][start:])
+        files = {name: content.encode()[:_EACH].decode("utf-8", "ignore") for name, content in files.items()}
+    for name, content in files.items():
+        (work / f"{kind}-{name}.txt").write_text(content)
+    return [work / f"{kind}-{name}.txt" for name in files]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

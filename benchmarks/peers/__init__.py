@@ -1,0 +1,1 @@
+"""Other packages, run in environments of their own."""

@@ -1,0 +1,399 @@
+"""Healing: what is trained, what it is compared with, what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
+from typer.testing import CliRunner
+
+from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.checkpoint import TokenizerFiles
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.cli.app import app
+from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.healing import HealOptions, heal, loop, run, texts
+from tokensurgeon.healing.batches import Piece, collate, nth_piece, read_pieces
+from tokensurgeon.healing.meeting import first_shared, meeting_points, token_bytes
+from tokensurgeon.healing.objective import Objective
+from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
+from tokensurgeon.surgery.pair import align_models
+from tokensurgeon.verification.tensors import verify
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.fixture(scope="module")
+def made(zoo, tmp_path_factory):
+    """Transplanted models by their base's name."""
+    root = tmp_path_factory.mktemp("heal")
+    for base in ("gpt", "untied"):
+        transplant(str(zoo[base]), str(zoo["spm"]), root / base, TransplantOptions(k=8))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def little_text():
+    """Most of a run's time would go to reading text that a few steps do not come to."""
+    with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
+        patch.setattr(texts, "_PYTHON_BYTES", 1 << 15)
+        patch.setattr(texts, "_HELD_OUT", 4096)
+        yield
+
+
+def quick(**more):
+    return HealOptions(**{"steps": 4, "batch": 2, "piece": 256, "learning_rate": 0.02, **more})
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "pairs"),
+    [
+        ("a|bc|def", "abc|d|ef", [(1, 0), (2, 2)]),
+        ("ab|cd", " ab|cd", [(0, 0), (1, 1)]),  # a space before the text, on one side
+        ("abcd", "a|b|c|d", [(0, 3)]),
+        ("one|two||three|four", "one|two|<s>|three|four", [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]),  # a control token
+        ("one| |two| |three", "one|two|three", [(0, 0), (3, 1), (4, 2)]),  # one that drops spaces
+        ("One|two|six", "one|two|six", [(0, 0), (1, 1), (2, 2)]),
+    ],
+)
+def test_meeting_points(left, right, pairs):
+    one, two = ([token.encode() for token in side.split("|")] for side in (left, right))
+    assert list(zip(*meeting_points(one, two), strict=True)) == pairs
+
+
+def test_pieces_meet_at_equal_bytes(zoo):
+    sides = []
+    for name in ("gpt", "spm"):
+        tokenizer = AutoTokenizer.from_pretrained(zoo[name])
+        sides.append((LoadedModel(None, tokenizer, 1), TokenizerFiles.open(zoo[name]).vocabulary()))
+    (student, mine), (teacher, theirs) = sides
+    (piece,) = read_pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs))
+    assert len(piece.meet) > 5 and piece.meet[-1] == (len(piece.student) - 1, len(piece.teacher) - 1)
+    left, right = token_bytes(mine), token_bytes(theirs)
+    for a, b in piece.meet:
+        read = b"".join(left[i] for i in piece.student[1 : a + 1])
+        assert read and read == b"".join(right[i] for i in piece.teacher[1 : b + 1])
+
+
+def test_continuations_begin_with_shared_tokens(zoo):
+    teacher, student, plan, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
+    of_teacher, of_student = first_shared(teacher.vocabulary, student.vocabulary, plan)
+    shared = torch.from_numpy(plan.anchors)
+    assert torch.equal(of_student[shared], of_teacher[torch.from_numpy(plan.source[plan.anchors])])
+    assert (of_student[shared] == shared).sum() > len(shared) - 4  # several control tokens may have one source
+    found = 0
+    for classes, vocabulary in ((of_teacher, teacher.vocabulary), (of_student, student.vocabulary)):
+        for token, first in enumerate(classes.tolist()):
+            key = vocabulary.keys[token] if token < len(vocabulary) else None
+            if key is None or not key.is_text or first < 0:
+                continue
+            begins = student.vocabulary.keys[first].data
+            assert plan.source[first] >= 0 and key.data.startswith(begins) and begins
+            found += key.data != begins
+    assert found > 200
+
+
+def model_of(kind):
+    if kind == "gemma":
+        config = Gemma3TextConfig(
+            vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8,
+        )  # fmt: skip
+        return Gemma3ForCausalLM(config).eval()
+    from conftest import llama
+
+    return llama(50, tied=kind == "tied").eval()
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied", "gemma"])
+def test_rows_in_front_are_the_models_own(kind):
+    """Before they are trained, and after: as if the matrix itself had been changed."""
+    model, ids = model_of(kind), torch.tensor([3, 4, 40])
+    tokens = torch.tensor([[1, 3, 7, 40, 4, 9]])
+    before = model(input_ids=tokens).logits
+    expected = model_of(kind)
+    expected.load_state_dict(model.state_dict())
+    trained = TrainedRows.of(model, ids)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    put_in_front(model, trained)
+    assert set(trained) == ({"embedding", "head"} if kind == "untied" else {"embedding"})
+    torch.testing.assert_close(model(input_ids=tokens).logits, before)
+    for name, rows in trained.items():
+        change = torch.randn(3, rows.rows.shape[1], generator=torch.Generator().manual_seed(len(name)))
+        matrix = expected.get_input_embeddings() if name == "embedding" else expected.get_output_embeddings()
+        with torch.no_grad():
+            rows.rows += change
+            matrix.weight[ids] += change
+    logits = model(input_ids=tokens).logits
+    torch.testing.assert_close(logits, expected(input_ids=tokens).logits)
+    logits.square().mean().backward()
+    expected(input_ids=tokens).logits.square().mean().backward()
+    torch.testing.assert_close(trained["embedding"].rows.grad, expected.get_input_embeddings().weight.grad[ids])
+
+
+def test_the_objective_is_a_mean_of_means():
+    """A batch of two is worth what two batches of one are; and equal models are not apart."""
+    generator = torch.Generator().manual_seed(0)
+    pieces = [Piece([1, 2, 3, 4], [1, 5, 6], [(1, 1), (3, 2)]), Piece([1, 2, 3, 4, 5, 6], [1, 3, 2, 4], [(2, 1)])]
+    mine, theirs = torch.arange(8), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 7])
+    objective = Objective(2.0, theirs, mine, stride=1)
+
+    def terms(some, students, teachers):
+        def padded(parts):
+            return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+        batch = collate(some)
+        logits, states = (padded([s[i] for s in students]) for i in (0, 1))
+        piece, _, there = objective.compared(batch)
+        seen = padded([t[0] for t in teachers])[piece, there]
+        return objective(batch, (logits, states), (seen, padded([t[1] for t in teachers])))
+
+    def draw(n, rows):
+        return torch.randn(n, rows, generator=generator), torch.randn(n, 5, generator=generator)
+
+    students, teachers = [draw(4, 8), draw(6, 8)], [draw(3, 9), draw(4, 9)]
+    both = terms(pieces, students, teachers)
+    single = [terms([p], [s], [t]) for p, s, t in zip(pieces, students, teachers, strict=True)]
+    for name in ("text", "hidden", "next", "loss"):
+        torch.testing.assert_close(both[name], (single[0][name] + single[1][name]) / 2)
+    logits, states = students[0]
+    apart = sum((states[a] - teachers[0][1][b]).square().mean() for a, b in pieces[0].meet) / 2 / 2.0
+    torch.testing.assert_close(single[0]["hidden"], apart)
+    here, there = logits[1].softmax(0), teachers[0][0][1].softmax(0)
+    there = torch.cat([there[:7], there[7:].sum()[None]])
+    first = (there * (there / here).log()).sum()
+    assert (
+        single[0]["next"] > 0 and (Objective(2.0, theirs, mine, stride=2).compared(collate(pieces))[1] == 1).sum() == 1
+    )
+    torch.testing.assert_close(objective._divergence(logits[1:2], teachers[0][0][1:2])[0], first, atol=1e-5, rtol=1e-4)
+    twin = Piece([1, 2, 3], [1, 2, 3], [(1, 1), (2, 2)])
+    logits, states = draw(3, 8)
+    same = Objective(1.0, mine, mine, stride=1)(
+        collate([twin]), (logits[None], states[None]), (logits[1:], states[None])
+    )
+    assert float(same["hidden"]) == 0 and abs(float(same["next"])) < 1e-5 and float(same["text"]) > 0
+
+
+def test_order_uses_all_text_before_any_again():
+    order = [nth_piece(5, i, 3) for i in range(12)]
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4] and order[:5] != order[5:10]
+    assert order != [nth_piece(5, i, 4) for i in range(12)] and 0 <= nth_piece(5, 10**9, 3) < 5
+
+
+@pytest.mark.parametrize("base", ["gpt", "untied"])
+def test_only_new_rows_change(made, zoo, tmp_path, base):
+    report = heal(str(made / base), str(zoo[base]), tmp_path / "out", quick(steps=12))
+    assert report.best["held_out"] < report.curve[0]["held_out"] and report.steps == 12
+    assert all(check.ok for check in verify(tmp_path / "out", zoo[base]))
+    old, new = (load_file(place / "model.safetensors") for place in (made / base, tmp_path / "out"))
+    changed = (old[EMBEDDING] != new[EMBEDDING]).any(dim=1)
+    provenance = json.loads((tmp_path / "out/tokensurgeon.json").read_text())
+    assert 0 < int(changed.sum()) <= report.rows and provenance["healed"]["runs"][0]["steps"] == 12
+    assert {n for n in old if not torch.equal(old[n], new[n])} == ({EMBEDDING, "lm_head.weight"} & set(old))
+    assert "## Healed" in (tmp_path / "out/README.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.fixture(autouse=True)
+def anew():
+    """Accelerate keeps one state per process."""
+    for state in (AcceleratorState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture
+def float32(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
+@pytest.mark.usefixtures("float32")
+def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
+    """The written model is the one that was scored, low-rank updates included; a random teacher would teach nothing."""
+    monkeypatch.setattr(loop, "Objective", partial(Objective, hidden=0.0, next=0.0))
+    options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
+    gained = report.curve[0]["held_out"] - report.best["held_out"]
+    run = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["runs"][0]
+    assert gained > 0.005 and run["written"] == pytest.approx(report.best["held_out"], abs=gained / 50)
+    old, new = (load_file(place / "model.safetensors") for place in (made / "gpt", tmp_path / "out"))
+    assert not torch.equal(old["model.layers.0.mlp.up_proj.weight"], new["model.layers.0.mlp.up_proj.weight"])
+    assert torch.equal(old["model.norm.weight"], new["model.norm.weight"])
+    assert all(check.ok for check in verify(tmp_path / "out", zoo["gpt"]))
+
+
+@pytest.mark.usefixtures("float32")
+def test_low_rank_updates_are_trained_in_float32_whatever_the_model(made, zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    seen = {}
+    real = loop.Loop.train
+
+    def train(self, *args):
+        seen.update({name: p.dtype for name, p in self.student.model.named_parameters()})
+        real(self, *args)
+
+    monkeypatch.setattr(loop.Loop, "train", train)
+    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(lora=2, steps=1))
+    assert {t for n, t in seen.items() if "lora" in n or "trained" in n} == {torch.float32}
+    assert seen["model.norm.weight"] == torch.bfloat16
+
+
+@pytest.mark.parametrize("damage", ["anchor", "norm", "projection"])
+def test_verify_sees_what_was_not_trained(made, zoo, tmp_path, damage):
+    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", lora=2, steps=1))
+    again = heal(str(tmp_path / "out"), str(zoo["gpt"]), tmp_path / "twice", quick(steps=1))
+    assert again.steps == 1 and all(check.ok for check in verify(tmp_path / "twice", zoo["gpt"]))
+    path = tmp_path / "twice/model.safetensors"
+    tensors, manifest = load_file(path), json.loads((tmp_path / "twice/tokensurgeon.json").read_text())
+    assert len(manifest["healed"]["runs"]) == 2 and len(manifest["healed"]["tensors"]) == 14
+    untrained = sorted(
+        set(Manifest.read(tmp_path / "twice").ids(Provenance.COPIED).tolist()) - set(manifest["healed"]["rows"])
+    )
+    if damage == "anchor":
+        tensors[EMBEDDING][untrained[0]] += 1
+    elif damage == "norm":
+        tensors["model.norm.weight"] += 1
+    else:
+        manifest["healed"]["tensors"].remove("model.layers.0.mlp.up_proj.weight")
+        (tmp_path / "twice/tokensurgeon.json").write_text(json.dumps(manifest))
+    save_file(tensors, path, metadata={"format": "pt"})
+    failed = {check.name for check in verify(tmp_path / "twice", zoo["gpt"]) if not check.ok}
+    assert failed == ({f"{EMBEDDING} anchors"} if damage == "anchor" else {"body unchanged"})
+
+
+@pytest.mark.usefixtures("float32")
+def test_never_worse_than_the_start(made, zoo, tmp_path):
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(learning_rate=50.0))
+    assert report.best == report.curve[0] and report.curve[-1]["held_out"] > report.best["held_out"]
+    old, new = (load_file(place / "model.safetensors") for place in (made / "gpt", tmp_path / "out"))
+    assert torch.equal(old[EMBEDDING], new[EMBEDDING])
+
+
+@pytest.mark.usefixtures("float32")
+def test_what_was_interrupted_goes_on(made, zoo, tmp_path, caplog):
+    options = quick(steps=6, lora=2)
+
+    def interrupt(_share, report, _losses):
+        if report.steps == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options, progress=interrupt)
+    assert not (tmp_path / "out").exists() and len(list((tmp_path / ".out.healing").glob("*.pt"))) == 1
+    seen = []
+    resumed = heal(
+        str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options, progress=lambda _, r, __: seen.append(r.steps)
+    )
+    assert seen == [5, 6] and not (tmp_path / ".out.healing").exists() and "going on from step 4" in caplog.text
+    whole = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "whole", options)
+    assert [c["held_out"] for c in resumed.curve[1:]][-1] == pytest.approx(whole.curve[-1]["held_out"])
+    for name, tensor in load_file(tmp_path / "out/model.safetensors").items():
+        torch.testing.assert_close(tensor, load_file(tmp_path / "whole/model.safetensors")[name])
+
+
+def test_a_state_of_something_else_is_not_gone_on_from(made, zoo, tmp_path, caplog, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(), progress=interrupt)
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(seed=7))
+    assert report.steps == 4 and report.curve[0]["step"] == 0 and "starting anew beside it" in caplog.text
+    assert len(list((tmp_path / ".out.healing").glob("*.pt"))) == 1  # the other one's
+    caplog.clear()
+    monkeypatch.setattr(run, "weights_of_terms", lambda: {"text": 2.0})
+    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(), overwrite=True)
+    assert "starting anew beside it" in caplog.text
+
+
+def test_work_is_not_lost_where_writing_fails(made, zoo, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tokensurgeon.healing.run.write_healed", fail)
+    with pytest.raises(OSError, match="No space"):
+        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick())
+    monkeypatch.undo()
+    seen = []
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(), progress=lambda *a: seen.append(a))
+    assert not seen and report.steps == 4 and (tmp_path / "out/config.json").is_file()
+
+
+@pytest.mark.parametrize("base", ["biased", "untied"])
+def test_low_rank_updates_alone(zoo, tmp_path, base):
+    """No row is new where a model teaches itself."""
+    report = heal(str(zoo[base]), str(zoo[base]), tmp_path / "out", quick(lora=2, lora_learning_rate=0.01))
+    old, new = (load_file(place / "model.safetensors") for place in (zoo[base], tmp_path / "out"))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert report.rows == 0 and changed and not any("embed" in name or "lm_head" in name for name in changed)
+
+
+def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
+    """``accelerate launch`` starts several processes for GPUs only; torchrun, which it calls, does so on a CPU too."""
+    curves = []
+    for processes, batch in ((1, 4), (2, 2)):
+        alone = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
+                 "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
+        several = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+        command = [
+            sys.executable, "-m", *(alone if processes == 1 else several), "tokensurgeon", "heal",
+            str(made / "gpt"), "--teacher", str(zoo["gpt"]), "--out", str(tmp_path / str(processes)),
+            "--steps", "4", "--batch", str(batch), "--learning-rate", "0.02", "--json",
+        ]  # fmt: skip
+        own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
+        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        curves.append([entry["held_out"] for entry in report["curve"]])
+        assert report["steps"] == 4
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4) and curves[0][0] - curves[0][-1] > 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rows": "some"}, "must be new or all"), ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"minutes": 0.0}, "minutes=0.0 must be above 0"), ({"piece": 3}, "piece=3 must be at least 64"),
+    ],
+)  # fmt: skip
+def test_options(settings, message):
+    with pytest.raises(InputError, match=message):
+        HealOptions(**settings)
+
+
+def test_bad_input(made, zoo, tmp_path):
+    (tmp_path / "short.txt").write_text("short")
+    for model, teacher, options, message in (
+        (made / "gpt", zoo["spm"], quick(), "is not the base that the model was made from"),
+        (made / "gpt", zoo["gpt"], quick(text=(str(tmp_path / "short.txt"),)), "1 pieces of 256 bytes, and 4"),
+        (zoo["gpt"], zoo["gpt"], quick(), "uses none of the new tokens"),
+        (made / "gpt", zoo["sharded"], quick(), "is not the base that the model was made from"),
+        (tmp_path / "none", zoo["gpt"], quick(), "does not exist"),
+    ):
+        with pytest.raises(InputError, match=message):
+            heal(str(model), str(teacher), tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_control_is_the_base_itself(zoo, tmp_path):
+    """The base, trained in the same way on the same text: it has no manifest, and all its tokens are shared."""
+    report = heal(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", steps=8))
+    assert 0 < report.curve[1]["hidden"] < 0.5 and report.best["held_out"] < report.curve[0]["held_out"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_the_command(made, zoo, tmp_path):
+    arguments = ["heal", str(made / "gpt"), "--teacher", str(zoo["gpt"]), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*arguments, "--steps", "2", "--batch", "1"])
+    assert done.exit_code == 0 and "on text of another kind" in " ".join(done.stdout.split())
+    again = CliRunner().invoke(app, [*arguments, "--steps", "2"])
+    assert again.exit_code == 2 and "--overwrite" in again.stderr

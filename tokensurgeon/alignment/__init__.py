@@ -1,0 +1,6 @@
+"""Who a donor's tokens are in the base: the plan for every row."""
+
+from tokensurgeon.alignment.match import align
+from tokensurgeon.alignment.plan import Alignment, Ids, Provenance
+
+__all__ = ["Alignment", "Ids", "Provenance", "align"]

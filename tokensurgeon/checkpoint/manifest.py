@@ -1,0 +1,134 @@
+"""``tokensurgeon.json``: what was done, so that it can be repeated, audited or reversed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.checkpoint.layout import VocabularyTensors
+from tokensurgeon.errors import InputError
+
+__all__ = ["MANIFEST", "Manifest"]
+
+MANIFEST = "tokensurgeon.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The parsed file.
+
+    Attributes:
+        content: Everything but the per-row arrays, as plain data.
+        provenance: (n_rows,) int8, values of `Provenance`.
+        source: (n_rows,) int64, base id of copied rows, otherwise -1.
+    """
+
+    content: dict[str, Any]
+    provenance: np.ndarray[Any, np.dtype[np.int8]]
+    source: np.ndarray[Any, np.dtype[np.int64]]
+
+    @classmethod
+    def of(cls, alignment: Alignment, content: dict[str, Any]) -> Manifest:
+        """From an alignment and whatever else shall be recorded."""
+        return cls(content, alignment.provenance, alignment.source)
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest | None:
+        """The manifest of a model directory, or None where there is none.
+
+        Raises:
+            InputError: If the file is damaged or of a format that this version does not know.
+        """
+        path = directory / MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != _FORMAT:
+                raise InputError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
+            rows = content.pop("rows")
+            return cls(
+                content,
+                _unpack(rows["provenance"], np.int8),
+                _unpack(rows["source"], np.int32).astype(np.int64),
+            )
+        except (KeyError, TypeError, ValueError, zlib.error) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is damaged ({error}). Run the transplant again") from error
+
+    @classmethod
+    def of_transplant(cls, directory: Path) -> Manifest | None:
+        """As `read`, for what needs the one base that a model was made from.
+
+        Raises:
+            InputError: If the model is a merge of several.
+        """
+        manifest = cls.read(directory)
+        if manifest is not None and "merge" in manifest.content:
+            raise InputError(
+                f"{directory} was written by tokensurgeon merge, and has no single base. Give a transplanted model"
+            )
+        return manifest
+
+    def write(self, directory: Path) -> None:
+        """Write the file."""
+        rows = {
+            "encoding": "base64 of zlib of little-endian values, one per row: provenance int8, source int32",
+            "meaning": {str(int(p)): p.label for p in Provenance},
+            "provenance": _pack(self.provenance.astype("<i1")),
+            "source": _pack(self.source.astype("<i4")),
+        }
+        content = {"format": _FORMAT, **self.content, "rows": rows}
+        (directory / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def ids(self, *provenances: Provenance) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Ids (ascending) with one of these provenances."""
+        return np.flatnonzero(np.isin(self.provenance, provenances))
+
+
+def _pack(values: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
+
+
+def _unpack(text: str, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.dtype(dtype).newbyteorder("<"))
+
+
+def refuse_strangers(
+    model: str,
+    layout: VocabularyTensors,
+    manifest: Manifest,
+    base: str,
+    sha256: dict[str, str],
+    base_layout: VocabularyTensors,
+) -> None:
+    """Refuse a base that is not the one of a model's manifest, and a model that has other rows than its manifest.
+
+    Args:
+        model: The model's name.
+        layout: Its vocabulary-sized tensors.
+        manifest: Its manifest.
+        base: The base's name.
+        sha256: Of the base, as `describe_side` has it.
+        base_layout: The base's vocabulary-sized tensors.
+    """
+    recorded = manifest.content["base"]
+    for name in ("tokenizer", base_layout.embedding):
+        if recorded["sha256"].get(name) != sha256[name]:
+            raise InputError(
+                f"{base} is not the base that the model was made from ({recorded['name']}): its {name} differs"
+            )
+    if layout.rows != len(manifest.provenance):
+        raise InputError(
+            f"{model} has {layout.rows} rows, its tokensurgeon.json tells of {len(manifest.provenance)}. "
+            "Its vocabulary was changed since; undo that first"
+        )

@@ -1,0 +1,125 @@
+"""Results on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tokensurgeon.report.card import choice_in_words, warnings
+
+if TYPE_CHECKING:
+    from tokensurgeon.readiness import Rule
+    from tokensurgeon.surgery.transplant import TransplantReport
+    from tokensurgeon.verification.running import Check
+
+__all__ = ["print_alignment", "print_checks", "print_drafts", "print_evaluation", "print_rules", "print_transplant"]
+
+
+def print_alignment(console: Console, base: str, donor: str, summary: Mapping[str, Any]) -> None:
+    """Counts with examples, coverage, and warnings."""
+    total = sum(summary["counts"].values())
+    table = Table(title=f"{escape(donor)}'s tokens on {escape(base)}", title_justify="left")
+    table.add_column("provenance")
+    table.add_column("rows", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("examples", overflow="fold")
+    for name, count in summary["counts"].items():
+        examples = "  ".join(summary["examples"].get(name, []))
+        table.add_row(name, f"{count:,}", f"{count / max(1, total):.1%}", escape(examples))
+    console.print(table)
+    for name, cover in summary["coverage"].items():
+        new = "  ".join(cover["most_frequent_new"])
+        console.print(
+            f"{escape(name)}: {cover['anchor_share']:.1%} of {cover['tokens']:,} donor tokens are anchors "
+            f"({cover['anchor_share_of_types']:.1%} of types); most frequent new ones: {escape(new)}"
+        )
+    _print_warnings(console, summary)
+
+
+def print_transplant(console: Console, report: TransplantReport) -> None:
+    """What was written (or would be), what it is made of, what to watch."""
+    print_alignment(console, report.base.name, report.donor.name, report.summary | report.content)
+    if report.out is None:
+        console.print("dry run: nothing was written")
+        return
+    content = report.content
+    held = content["held_out"]
+    if content["choice"]:
+        console.print(escape(choice_in_words(content["choice"])))
+    for name, residual in content["residual"].items():
+        if residual:
+            console.print(
+                f"{name}: residual {residual['p50']:.3g} (median), {residual['mean_atoms']:.0f} atoms a token"
+            )
+    if held:
+        console.print(
+            f"held-out anchors: cosine {held['cosine']:.2f}, unexplained variance {held['unexplained']:.2f}, "
+            f"norm ratio {held['norm_ratio']:.2f}"
+        )
+    console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")
+    console.print(f"[bold]{escape(str(report.out))}[/bold] is ready; report.html inside says how far to trust it")
+
+
+def print_checks(console: Console, checks: Sequence[Check]) -> None:
+    """One line a check."""
+    for check in checks:
+        mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
+        console.print(f"{mark} {escape(check.name)}: {escape(check.detail)}")
+
+
+def print_drafts(console: Console, found: Mapping[str, Any]) -> None:
+    """Acceptance and speed, one line a side and mode; the last column says whether the text is the target's."""
+    table = Table(title="speculative decoding (length: drafted tokens accepted at a time)", title_justify="left")
+    for title in ("", "mode", "acceptance", "length", "tokens/s", "speed-up", "nats/token"):
+        table.add_column(title, justify="left" if title in ("", "mode") else "right")
+    for side, modes in found.items():
+        for mode, of in modes.items():
+            rate = "" if of["acceptance"] is None else f"{of['acceptance']:.1%}"
+            table.add_row(
+                side, mode, rate, f"{of['accepted_length']:.2f}", f"{of['tokens_per_second']:.1f}",
+                f"{of['speed_up']:.2f}", f"{of['nats_per_token']:.2f}",
+            )  # fmt: skip
+    console.print(table)
+
+
+def print_rules(console: Console, rules: Sequence[Rule]) -> None:
+    """One line a rule; of those that fail also what to do and where the tool says so."""
+    for rule in rules:
+        mark = "[green]ok[/green]  " if rule.ok else "[red]FAIL[/red]"
+        console.print(f"{mark} {escape(rule.name)}: {escape(rule.detail)}")
+        if not rule.ok:
+            console.print(f"     remedy: {escape(rule.remedy)}\n     rule: {escape(rule.source)}")
+    failed = sum(not rule.ok for rule in rules)
+    console.print(f"{failed} of {len(rules)} rules fail" if failed else f"all {len(rules)} rules hold")
+
+
+def print_evaluation(console: Console, results: Mapping[str, Any]) -> None:
+    """Bits per byte, side by side."""
+    table = Table(title="bits per byte (lower is better)", title_justify="left")
+    table.add_column("text")
+    for name in results:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    first = next(iter(results.values()))
+    for text in first["texts"]:
+        table.add_row(escape(text), *(f"{r['texts'][text]['bits_per_byte']:.4f}" for r in results.values()))
+    if len(first["texts"]) > 1:
+        table.add_row("mean", *(f"{r['mean_bits_per_byte']:.4f}" for r in results.values()))
+    console.print(table)
+    for name, result in results.items():
+        for text, score in result["texts"].items():
+            groups = ", ".join(
+                f"{g} {v['nats_per_token']:.2f} nats ({v['tokens']:,} tokens)" for g, v in score["groups"].items()
+            )
+            if groups:
+                console.print(
+                    f"{escape(name)}, {escape(text)}: {groups}; {score['dead_mass']:.1e} of the probability on dead ids"
+                )
+
+
+def _print_warnings(console: Console, summary: Mapping[str, Any]) -> None:
+    for warning in warnings(dict(summary)):
+        console.print(f"[yellow]![/yellow] {escape(warning)}")

@@ -1,0 +1,80 @@
+"""Score a model directory on texts, with its manifest's help where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.checkpoint import resolve
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.texts import split_bytes
+
+__all__ = ["evaluate", "gold_groups"]
+
+_SHARED = (Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE)
+_DEAD = (Provenance.UNREACHABLE, Provenance.PADDING)
+
+
+def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    """How `score_text` shall split the loss by gold token, and which ids it shall watch.
+
+    Args:
+        manifest: Provenance of the rows; None for a model that was not transplanted.
+        loaded: The model; its head may have more or fewer rows than the manifest tells of.
+
+    Returns:
+        ``shared`` and ``new`` as masks, and the dead ids on the model's device; nothing without a manifest.
+    """
+    if manifest is None:
+        return {}, None
+    rows = loaded.model.get_output_embeddings().weight.shape[0]
+    shared = torch.zeros(max(len(manifest.provenance), rows), dtype=torch.bool)
+    shared[torch.from_numpy(manifest.ids(*_SHARED))] = True
+    dead = torch.from_numpy(manifest.ids(*_DEAD))
+    return {"shared": shared, "new": ~shared}, dead[dead < rows].to(loaded.model.device)
+
+
+def evaluate(
+    reference: str,
+    texts: Mapping[str, str],
+    device: str = "cpu",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Bits per byte of a model on each text, and their mean.
+
+    Args:
+        reference: Model directory, ``.gguf`` file or hub id.
+        texts: Name to text.
+        device: Where to run.
+        progress: Called with (stage, pieces done, pieces in all).
+
+    Returns:
+        ``{"mean_bits_per_byte": float, "texts": {name: score}}`` with scores as in `TextScore.as_dict`.
+    """
+    directory = resolve(reference)
+    loaded = load_model(directory, pick_device(device))
+    manifest = Manifest.read(directory)
+    groups, watched = gold_groups(manifest, loaded)
+    pieces = {name: split_bytes(text) for name, text in texts.items()}
+    total, done = sum(map(len, pieces.values())), 0
+    stage = f"Scoring {directory.name}"
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(stage, done, total)
+
+    scores = {
+        name: score_text(loaded.model, loaded.encode, loaded.prefix, parts, groups=groups, watched=watched, tell=tell)
+        for name, parts in pieces.items()
+    }
+    return {
+        "mean_bits_per_byte": sum(s.bits_per_byte for s in scores.values()) / max(1, len(scores)),
+        "texts": {name: score.as_dict() for name, score in scores.items()},
+    }

@@ -1,0 +1,79 @@
+"""Text through a base: what its LM head sees, and the row that takes no probability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from tokensurgeon.checkpoint.model import Side
+from tokensurgeon.evaluation.loading import LoadedModel, load_model
+from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
+from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
+from tokensurgeon.transfer.states import HeadStates
+
+Encode = Callable[[str], list[int]]
+Progress = Callable[[str, int, int], None]
+
+
+__all__ = ["collect_states", "quiet_row", "read_states"]
+
+
+def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Iterable[str]) -> HeadStates:
+    """Run text through a model and keep the LM head's inputs."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append((inputs[0].detach()[0].float(), output.detach()[0].float()))
+
+    states, normalisers = [], []
+    handle = model.get_output_embeddings().register_forward_hook(keep)
+    try:
+        for piece in pieces:
+            ids = encode(piece)
+            ids = ids if prefix is None else [prefix, *ids]
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
+            hidden, raw = seen.pop()
+            scale = logits.std(dim=-1) / raw.std(dim=-1).clamp(min=1e-9)
+            states.append((hidden * scale[:, None]).cpu())
+            normalisers.append(torch.logsumexp(logits, dim=-1).cpu())
+    finally:
+        handle.remove()
+    return HeadStates(torch.cat(states), torch.cat(normalisers))
+
+
+_READ = 16_384
+"""Bytes of text that the base reads for its states."""
+
+
+def read_states(
+    base: Side, device: torch.device, progress: Progress | None, texts: Mapping[str, str] | None = None
+) -> tuple[LoadedModel, HeadStates]:
+    """The base, and what its LM head sees on the ends of the texts, or on text that every Python carries."""
+    if progress is not None:
+        progress("states", 0, 1)
+    loaded = load_model(base.directory, device)
+    share = _READ // max(1, len(texts or ()))
+    read = [text.encode()[-share:].decode("utf-8", "ignore") for text in texts.values()] if texts else []
+    pieces = [piece for text in read for piece in split_bytes(text)] or split_bytes(python_text(_READ))
+    pieces = fitting(pieces, loaded.encode, loaded.context)
+    return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
+
+
+def quiet_row(base: Side, matrices: VocabularyMatrices, n_rows: int, states: HeadStates | None) -> torch.Tensor:
+    """(dim,) float32, the row that ``n_rows`` ids which take no probability get.
+
+    Args:
+        base: Its vocabulary.
+        matrices: Its tensors.
+        n_rows: How many rows will be this one.
+        states: Its states on text; None where it is not run, and the row is estimated from the head.
+    """
+    if states is not None:
+        return suppressing_row(states.states, states.log_normaliser, n_rows)
+    head = matrices.embedding if matrices.head is None else matrices.head
+    in_text = sorted(base.vocabulary.text_ids(len(head)).values())
+    return estimated_suppressing_row(head, torch.tensor(in_text, dtype=torch.int64))

@@ -1,0 +1,6 @@
+"""Models as GGUF files, for llama.cpp."""
+
+from tokensurgeon.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
+from tokensurgeon.gguf.write import GGUF_DTYPES, ExportReport, export_gguf
+
+__all__ = ["GGUF_DTYPES", "ExportReport", "GgufVocabulary", "export_gguf", "gguf_vocabulary"]

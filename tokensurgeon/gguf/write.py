@@ -1,0 +1,240 @@
+"""A model directory as one GGUF file, tensor by tensor."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
+from tokensurgeon.checkpoint.layout import VocabularyTensors
+from tokensurgeon.checkpoint.staging import beside
+from tokensurgeon.errors import InputError, MissingDependencyError
+from tokensurgeon.gguf.architectures import Architecture, find_architecture
+from tokensurgeon.gguf.spm import cut_otherwise
+from tokensurgeon.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
+
+__all__ = ["GGUF_DTYPES", "ExportReport", "export_gguf"]
+
+GGUF_DTYPES = ("f32", "f16", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        out: The file.
+        architecture: llama.cpp's name.
+        tokenizer: ``gpt2`` or ``llama``.
+        pre: The pre-tokenizer's name.
+        tokens: Rows of the vocabulary.
+        tensors: How many.
+        dtype: Of matrices; vectors are float32.
+        bytes: Of the file.
+    """
+
+    out: Path
+    architecture: str
+    tokenizer: str
+    pre: str
+    tokens: int
+    tensors: int
+    dtype: str
+    bytes: int
+
+
+def export_gguf(
+    model: str,
+    out: Path | str,
+    *,
+    dtype: str = "f16",
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> ExportReport:
+    """Write a model as GGUF, for llama.cpp.
+
+    Args:
+        model: Directory or hub id.
+        out: The ``.gguf`` file.
+        dtype: ``f32``, ``f16`` or ``bf16`` for matrices. llama.cpp's ``llama-quantize`` makes smaller ones of it.
+        overwrite: Replace a file that exists.
+        progress: Called with (stage, tensors done, tensors in all).
+
+    Raises:
+        MissingDependencyError: Without the ``gguf`` package.
+        InputError: If llama.cpp could not read what would be written; nothing is left behind.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError("gguf", "gguf", "export")
+    if dtype not in GGUF_DTYPES:
+        raise InputError(f"--dtype {dtype!r} must be one of {', '.join(GGUF_DTYPES)}")
+    target = _checked(Path(out).expanduser().absolute(), overwrite)
+    directory = resolve(model)
+    config = _config(directory)
+    architecture = find_architecture(config)
+    files = Checkpoint.open(directory)
+    layout = find_vocabulary_tensors(directory, files.tensors)
+    tokenizer = TokenizerFiles.open(directory)
+    vocabulary = gguf_vocabulary(tokenizer, layout.rows)
+    _refuse(model, config, layout, vocabulary, tokenizer)
+    names = _tensor_names(architecture, config, files, layout)
+    partial = beside(target, "partial")
+    try:
+        template = tokenizer.chat_template
+        _write(partial, model, dtype, architecture, config, files, names, vocabulary, template, progress)
+        partial.chmod(0o644)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return ExportReport(
+        target, architecture.name, vocabulary.model, vocabulary.pre or "", layout.rows, len(names), dtype,
+        target.stat().st_size,
+    )  # fmt: skip
+
+
+def _checked(target: Path, overwrite: bool) -> Path:
+    if target.suffix != ".gguf":
+        raise InputError(f"--gguf {target}: llama.cpp looks for files that end in .gguf; call it {target.stem}.gguf")
+    if target.is_dir():
+        raise InputError(f"--gguf {target} is a directory; name a file")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} exists; give another --gguf, or --overwrite")
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise InputError(f"--gguf {target}: {target.parent} is not a directory that you can write to")
+    return target
+
+
+def _config(directory: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False).get_text_config()
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"{directory}: its config.json cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _refuse(
+    model: str, config: Any, layout: VocabularyTensors, vocabulary: GgufVocabulary, files: TokenizerFiles
+) -> None:
+    if getattr(config, "quantization_config", None):
+        raise InputError(f"{model} is quantised; export the model that it was made from")
+    if config.vocab_size != layout.rows:
+        raise InputError(f"{model}: config.json has vocab_size {config.vocab_size}, the embedding {layout.rows} rows")
+    if vocabulary.pre is None:
+        raise InputError(
+            f"{model}: llama.cpp has no pre-tokenizer like its tokenizer's, and would cut text otherwise. "
+            "Choose a donor that llama.cpp knows"
+        )
+    if vocabulary.missing_bytes():
+        raise InputError(f"{model}: {vocabulary.missing_bytes()} of the 256 byte tokens <0x00> to <0xFF> are missing")
+    repeated = vocabulary.repeated()
+    if repeated:
+        text = vocabulary.texts[repeated[0]]
+        raise InputError(f"{model}: id {repeated[0]} has the text {text!r} of another; llama.cpp needs distinct ones")
+    joined = cut_otherwise(files, vocabulary)
+    if joined is not None:
+        raise InputError(
+            f"{model}: its merges are not those of a SentencePiece vocabulary, and llama.cpp would join {joined!r} "
+            "otherwise. Choose a donor with a SentencePiece or byte-level tokenizer"
+        )
+
+
+def _tensor_names(
+    architecture: Architecture, config: Any, files: Checkpoint, layout: VocabularyTensors
+) -> dict[str, str]:
+    """Names in the checkpoint to names in the GGUF file, in file order."""
+    import gguf
+
+    kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
+    table = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    names: dict[str, str] = {}
+    for name in files.tensors:
+        if name in layout.stale or name.endswith("rotary_emb.inv_freq"):
+            continue
+        found = table.get_name(name if name != layout.head else "lm_head.weight", try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise InputError(
+                f"{files.directory}: llama.cpp's architecture {architecture.name!r} has no tensor for {name}"
+            )
+        names[name] = found
+    return names
+
+
+def _write(
+    path: Path,
+    model: str,
+    dtype: str,
+    architecture: Architecture,
+    config: Any,
+    files: Checkpoint,
+    names: dict[str, str],
+    vocabulary: GgufVocabulary,
+    chat_template: str | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    import gguf
+
+    kinds = {
+        "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+        "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+        "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    }
+    matrices, file_type = kinds[dtype]
+    writer = gguf.GGUFWriter(path, architecture.name)
+    writer.add_name(Path(model).name)
+    writer.add_file_type(file_type)
+    for key, value in architecture.settings(config).items():
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(f"{architecture.name}.{key}", value)
+    _add_vocabulary(writer, vocabulary, chat_template)
+    factors = architecture.rope_factors(config)
+    if factors is not None:
+        writer.add_tensor_info("rope_freqs.weight", factors.shape, np.dtype(np.float32), factors.nbytes)
+    stored = {}
+    for name, new in names.items():
+        shape = files.tensors[name].shape
+        stored[name] = matrices if len(shape) > 1 else gguf.GGMLQuantizationType.F32
+        size = int(np.prod(shape)) * (4 if stored[name] == gguf.GGMLQuantizationType.F32 else 2)
+        raw = np.uint8 if stored[name] == gguf.GGMLQuantizationType.BF16 else np.float32
+        as_stored = shape if raw is np.float32 else (*shape[:-1], shape[-1] * 2)
+        writer.add_tensor_info(new, as_stored, np.dtype(raw), size, raw_dtype=stored[name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    if factors is not None:
+        writer.write_tensor_data(factors.numpy())
+    for done, name in enumerate(names):
+        content = architecture.change(name, files.read(name), config).float().numpy()
+        writer.write_tensor_data(np.ascontiguousarray(gguf.quants.quantize(content, stored[name])))
+        if progress is not None:
+            progress("Writing tensors", done + 1, len(names))
+    writer.close()
+
+
+def _add_vocabulary(writer: Any, vocabulary: GgufVocabulary, chat_template: str | None) -> None:
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list([text.encode() for text in vocabulary.texts])
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.scores is not None:
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(vocabulary.add_space_prefix)
+    if vocabulary.merges is not None:
+        writer.add_token_merges([merge.encode() for merge in vocabulary.merges])
+    known = {
+        "bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "unk": writer.add_unk_token_id,
+        "pad": writer.add_pad_token_id, "sep": writer.add_sep_token_id, "mask": writer.add_mask_token_id,
+    }  # fmt: skip
+    for name, token_id in vocabulary.special.items():
+        if name in known:
+            known[name](token_id)
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(vocabulary.add_eos)
+    if chat_template:
+        writer.add_chat_template(chat_template)

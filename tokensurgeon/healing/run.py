@@ -1,0 +1,190 @@
+"""Healing from end to end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance, align
+from tokensurgeon.checkpoint import Checkpoint, VocabularyTensors, find_vocabulary_tensors
+from tokensurgeon.checkpoint.header import DTYPES
+from tokensurgeon.checkpoint.layout import stored_name
+from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
+from tokensurgeon.checkpoint.model import Side, describe_side, find_copies, open_side, refuse_what_would_break
+from tokensurgeon.checkpoint.staging import check_target
+from tokensurgeon.errors import InputError, MissingDependencyError
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.healing.batches import Piece, read_pieces
+from tokensurgeon.healing.loop import HealReport, Loop, Progress
+from tokensurgeon.healing.meeting import first_shared
+from tokensurgeon.healing.objective import weights_of_terms
+from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.healing.resume import SavedState, key_of
+from tokensurgeon.healing.texts import divide
+from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
+from tokensurgeon.healing.write import write_healed
+
+__all__ = ["heal"]
+
+
+def heal(
+    model: str,
+    teacher: str,
+    out: Path | str,
+    options: HealOptions | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> HealReport:
+    """Train some rows of a transplanted model, or more, to do as its base does.
+
+    Under ``accelerate launch`` or torchrun all processes must call this; the first one writes.
+
+    Args:
+        model: The transplanted model.
+        teacher: The model that it was made from.
+        out: Output directory.
+        options: See `HealOptions`.
+        overwrite: Replace an output that exists.
+        progress: Called with (share done, report so far, last losses), by the first process.
+
+    Raises:
+        InputError: If the two do not belong together, or the text is too short.
+        VerificationError: If the written model breaks an invariant; nothing is left behind but the saved state.
+    """
+    options = options or HealOptions()
+    target = Path(out).expanduser().absolute()
+    check_target(target, overwrite, (model, teacher))
+    train, *scored = divide([Path(name) for name in options.text], options.piece)
+    accelerator = _accelerator(options)
+    right, left = open_side(model, "all"), open_side(teacher, "all")
+    files = Checkpoint.open(right.directory)
+    layout = find_vocabulary_tensors(right.directory, files.tensors)
+    refuse_what_would_break(model, files, layout)
+    copies = find_copies(model, files, layout)
+    plan = _plan(right, left, teacher, layout)
+    student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
+    widths = [loaded.model.get_input_embeddings().weight.shape[1] for loaded in (student, master)]
+    if widths[0] != widths[1]:
+        raise InputError(f"{model} is {widths[0]} wide, {teacher} {widths[1]}: it is not what it was made from")
+    pieces = read_pieces(train, student, master, (right.vocabulary, left.vocabulary))
+    wanted = (Provenance.RECONSTRUCTED,) if options.rows == "new" else tuple(Provenance)
+    ids = _used(pieces, plan.ids(*wanted).tolist(), layout.rows)
+    if not len(ids) and options.lora is None:
+        raise InputError(
+            f"the text uses none of the {options.rows} tokens: there is nothing to train. Give more --text, or --lora"
+        )
+    some = ids if len(ids) else torch.zeros(1, dtype=torch.int64)  # one that stands still
+    trained = TrainedRows.of(student.model, some.to(accelerator.device))
+    for loaded in (student, master):
+        _freeze(loaded.model, accelerator.mixed_precision)
+    names = _add_lora(student.model, options.lora, files) if options.lora is not None else {}
+    put_in_front(student.model, trained)
+    master.model.set_output_embeddings(AskedHead(master.model.get_output_embeddings()))
+    for rows in trained.values():
+        rows.rows.requires_grad_(bool(len(ids)))
+
+    loop = Loop(accelerator, options, student, master, trained, (scored[0], scored[1]))
+    settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
+    text = hashlib.sha256("\0".join(train).encode()).hexdigest()
+    identities = [_identity(side) for side in (right, left)]
+    state = SavedState(target, key_of(settings, weights_of_terms(), text, ids.tolist(), *identities))
+    loop.train(pieces, first_shared(left.vocabulary, right.vocabulary, plan), state, progress)
+    if accelerator.is_main_process:
+        body = {
+            stored: student.model.get_submodule(module).get_delta_weight("default").cpu()
+            for module, stored in names.items()
+        }
+        rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
+        write_healed(
+            target, right, left, files, layout, copies, ids, rows_now, body, options, loop.report,
+            scored[0], overwrite=overwrite,
+        )  # fmt: skip
+        loop.report.out = target
+        state.remove()
+    accelerator.wait_for_everyone()
+    return loop.report
+
+
+def _accelerator(options: HealOptions) -> Any:
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import is_initialized
+        from accelerate.utils import DistributedType, set_seed
+
+        if options.lora is not None:
+            import peft  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("accelerate and peft", "heal", "healing") from error
+    accelerator = Accelerator(mixed_precision=None if is_initialized() else _precision())
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise InputError(f"healing in shards ({accelerator.distributed_type}) is not supported; launch it without")
+    set_seed(options.seed)
+    return accelerator
+
+
+def _precision() -> str | None:
+    """What accelerate was told, or bfloat16 where the device computes in it."""
+    if os.environ.get("ACCELERATE_MIXED_PRECISION"):
+        return None
+    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):
+        return "bf16" if torch.cuda.is_bf16_supported() else None
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return "bf16" if supported is not None and supported() else None
+
+
+def _plan(model: Side, teacher: Side, name: str, layout: VocabularyTensors) -> Alignment:
+    """Provenance of the model's rows: as its manifest has it, or by the two vocabularies."""
+    manifest = Manifest.of_transplant(model.directory)
+    files = Checkpoint.open(teacher.directory)
+    known = find_vocabulary_tensors(teacher.directory, files.tensors)
+    if manifest is None:
+        return align(teacher.vocabulary, model.vocabulary, n_rows=layout.rows, base_rows=known.rows)
+    described = describe_side(teacher.name, teacher.directory, teacher.files, files, known)
+    refuse_strangers(model.name, layout, manifest, name, described["sha256"], known)
+    return Alignment(manifest.provenance, manifest.source, {}, ())
+
+
+def _used(pieces: Sequence[Piece], allowed: Sequence[int], rows: int) -> torch.Tensor:
+    used = {i for piece in pieces for i in piece.student} & set(allowed)
+    return torch.tensor(sorted(i for i in used if i < rows), dtype=torch.int64)
+
+
+def _freeze(model: Any, precision: str) -> None:
+    """Let nothing be trained; stored in what is computed in."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def _add_lora(model: Any, rank: int, files: Checkpoint) -> dict[str, str]:
+    """Put low-rank updates, in float32, on all linear layers; their names and those of their weights in the files."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model)
+    found = {}
+    for name, module in model.named_modules():
+        if not hasattr(module, "get_delta_weight"):
+            continue
+        stored = stored_name(f"{name}.weight", model.base_model_prefix, files.tensors)
+        info = files.tensors[stored] if stored else None
+        if stored is None or info is None or info.dtype not in DTYPES or info.shape != shapes[f"{name}.weight"]:
+            raise InputError(f"--lora: the checkpoint has no {name}.weight that could be changed. Heal without --lora")
+        found[name] = stored
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return found
+
+
+def _identity(side: Side) -> list[Any]:
+    """Tokenizer and weights, the latter by size and time."""
+    weights = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(side.directory.glob("*.safetensors"))]
+    return [side.files.digest(), weights]

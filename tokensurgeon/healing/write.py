@@ -1,0 +1,123 @@
+"""The healed model on disk: new rows, merged low-rank updates, everything else as it was."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import Side, other_files
+from tokensurgeon.checkpoint.staging import staged
+from tokensurgeon.errors import VerificationError
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.healing.loop import HealReport
+from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.verification.tensors import accepted, verify
+
+__all__ = ["write_healed"]
+
+_ROUNDING = 0.002
+"""Bits per byte by which the written model may be worse than the start, which was scored in another precision."""
+
+
+def write_healed(
+    target: Path,
+    model: Side,
+    teacher: Side,
+    files: Checkpoint,
+    layout: VocabularyTensors,
+    copies: Mapping[str, str],
+    ids: torch.Tensor,
+    rows: Mapping[str, torch.Tensor],
+    body: Mapping[str, torch.Tensor],
+    options: HealOptions,
+    report: HealReport,
+    held_out: Sequence[str],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write, verify, and score once more what was written.
+
+    Args:
+        target: Output directory.
+        model: What was healed.
+        teacher: What taught it.
+        files: The model's checkpoint.
+        layout: Its vocabulary-sized tensors.
+        copies: As `find_copies` gives them.
+        ids: (n,) int64, the rows that were trained.
+        rows: By matrix (``embedding``, ``head``): (n, dim) these rows.
+        body: By tensor of the checkpoint: what is added to it.
+        options: For the manifest.
+        report: For the manifest and the card.
+        held_out: Text to score.
+        overwrite: Replace an output that exists.
+
+    Raises:
+        VerificationError: If the written model breaks an invariant, or has become worse.
+    """
+    replaced: dict[str, torch.Tensor] = {}
+    for matrix, values in rows.items():
+        name = layout.embedding if matrix == "embedding" or layout.head is None else layout.head
+        replaced[name] = files.read(name).clone()
+        replaced[name][ids] = values.to(replaced[name].dtype)
+    replaced |= {name: replaced[original] for name, original in copies.items() if original in replaced}
+    for name, change in body.items():
+        weight = files.read(name)
+        replaced[name] = (weight.float() + change.float()).to(weight.dtype)
+    run = options.as_dict() | {
+        "teacher": teacher.name, "steps": report.steps, "tokens": report.tokens, "seconds": round(report.seconds, 1),
+        "trained_rows": report.rows, "curve": report.curve, "best": report.best,
+    }  # fmt: skip
+    manifest = Manifest.read(model.directory)
+    with staged(target, overwrite) as work:
+        files.write(work, replaced, frozenset(layout.stale))
+        TokenizerFiles.open(model.directory).write(work)
+        for path in other_files(model.directory):
+            if not (work / path.name).exists():
+                shutil.copyfile(path, work / path.name)
+        if manifest is not None:
+            manifest = _with_run(manifest, run, ids if rows else ids[:0], sorted(body))
+            manifest.write(work)
+            manifest.content["verified"] = accepted(verify(work, teacher.directory))
+        loaded = load_model(work)
+        run["written"] = score_text(loaded.model, loaded.encode, loaded.prefix, held_out).bits_per_byte
+        if run["written"] > report.curve[0]["held_out"] + _ROUNDING:
+            raise VerificationError(
+                f"the healed model was discarded: as written it scores {run['written']:.4f} bits per byte on held-out "
+                f"text, and {report.curve[0]['held_out']:.4f} before. Its dtype may be too coarse for what it learnt"
+            )
+        if manifest is not None:
+            manifest.write(work)
+        (work / "README.md").write_text(_card(model, teacher, run))
+
+
+def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensors: Sequence[str]) -> Manifest:
+    """The manifest with one more run; what all runs together may have changed is what `verify` leaves out."""
+    before = manifest.content.get("healed") or {"runs": [], "rows": [], "tensors": []}
+    healed = {
+        "runs": [*before["runs"], run],
+        "rows": sorted({*before["rows"], *ids.tolist()}),
+        "tensors": sorted({*before["tensors"], *tensors}),
+    }
+    return replace(manifest, content=manifest.content | {"healed": healed})
+
+
+def _card(model: Side, teacher: Side, run: dict[str, Any]) -> str:
+    before = model.directory / "README.md"
+    told = before.read_text("utf-8") if before.is_file() else f"# {model.name}\n"
+    what = f"{run['trained_rows']:,} rows" + (f" and updates of rank {run['lora']} of the body" if run["lora"] else "")
+    start, best = run["curve"][0], run["best"]
+    return (
+        f"{told.rstrip()}\n\n## Healed\n\n`tokensurgeon heal` trained {what} for {run['steps']} steps on "
+        f"{run['tokens']:,} tokens, with `{teacher.name}` as teacher. Bits per byte on held-out text of the kind that "
+        f"it was trained on: {start['held_out']:.3f} before, {best['held_out']:.3f} after; on text of another kind: "
+        f"{start['other']:.3f} before, {best['other']:.3f} after.\n"
+    )

@@ -1,0 +1,135 @@
+"""Every model in the same ids: those that are not are transplanted, once, into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import Side, describe_side, open_side, output_rows
+from tokensurgeon.errors import InputError
+from tokensurgeon.merging.models import Model, content_digest, open_model
+from tokensurgeon.merging.rows import Kinds, kinds_of
+from tokensurgeon.surgery.options import TransplantOptions
+from tokensurgeon.surgery.transplant import transplant
+
+__all__ = ["Aligned", "Owner", "align_model", "find_owner", "has_ids_of", "place_of"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose tokenizer all models get.
+
+    Attributes:
+        reference: What `open_side` takes.
+        side: Its vocabulary.
+        rows: Rows of every aligned model.
+        described: Hashes of what a transplant reads of it.
+    """
+
+    reference: str
+    side: Side
+    rows: int
+    described: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """A model in the common ids.
+
+    Attributes:
+        model: The model, as it lies on disk now: the given one, or its transplant.
+        kinds: What its rows are.
+        transplant: The transplant's manifest; None where the model is as it was given.
+        sha256: Of the given model's files.
+    """
+
+    model: Model
+    kinds: Kinds
+    transplant: Manifest | None
+    sha256: str
+
+
+def find_owner(tokenizer: str | None, models: list[Model]) -> Owner:
+    """The model whose tokenizer all get: a named one, which may be none of those that are merged, or the first."""
+    known = {model.name: model for model in models}
+    named = models[0] if tokenizer is None else known.get(tokenizer)
+    if named is None and tokenizer is not None and "+" in tokenizer and not Path(tokenizer).expanduser().exists():
+        from mergekit.common import ModelReference
+
+        named = open_model(ModelReference.parse(tokenizer))
+    reference = str(named.directory) if named is not None else str(tokenizer)
+    side = open_side(reference, "vocabulary")
+    files = Checkpoint.open(side.directory)
+    layout = find_vocabulary_tensors(side.directory, files.tensors)
+    described = describe_side(side.name, side.directory, side.files, files, layout)
+    return Owner(reference, side, output_rows(side, None), described["sha256"])
+
+
+def has_ids_of(model: Model, owner: Owner) -> bool:
+    """Whether a model has the owner's ids already, and as many rows."""
+    theirs = owner.side.files.tokenizer.get_vocab(with_added_tokens=True)
+    return model.layout.rows == owner.rows and model.ids == theirs
+
+
+def align_model(model: Model, owner: Owner, options: TransplantOptions, progress: Progress | None) -> Aligned:
+    """The model itself if its ids are the owner's, otherwise its transplant from the cache, made if need be.
+
+    Args:
+        model: A model of the recipe.
+        owner: Whose tokenizer it gets.
+        options: How.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: If the model cannot be transplanted.
+    """
+    digest = content_digest(model.directory)
+    before = Manifest.read(model.directory)
+    if has_ids_of(model, owner):
+        return Aligned(model, kinds_of(owner.rows, before, None), None, digest)
+    out = _cached(model, owner, options, digest, progress)
+    manifest = Manifest.read(out)
+    if manifest is None:
+        raise InputError(f"{out} has no tokensurgeon.json; remove it, and run the same command again")
+    files = Checkpoint.open(out)
+    layout = find_vocabulary_tensors(out, files.tensors)
+    moved = Model(model.name, out, files, layout, owner.side.files)
+    return Aligned(moved, kinds_of(owner.rows, before, manifest), manifest, digest)
+
+
+def place_of(model: Model, owner: Owner, options: TransplantOptions, digest: str) -> Path:
+    """Where in the cache the transplant of a model lies, or will lie; ``digest`` is of the model's files."""
+    texts = [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in options.text]
+    state = [digest, owner.described, owner.rows, {**options.as_dict(), "text": texts}, version("tokensurgeon")]
+    key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+    short = [re.sub(r"[^\w.-]+", "-", name).strip("-") or "model" for name in (model.short, owner.side.name)]
+    return cache_directory() / "merge" / f"{short[0]}-with-{short[1]}-tokenizer-{key}"
+
+
+def _cached(model: Model, owner: Owner, options: TransplantOptions, digest: str, progress: Progress | None) -> Path:
+    from filelock import FileLock
+
+    out = place_of(model, owner, options, digest)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.parent / f".{out.name.rpartition('-')[2]}.lock"):
+        if not is_kept(out):
+            transplant(str(model.directory), owner.reference, out, options, progress=_named(progress, model.short))
+    return out
+
+
+def _named(progress: Progress | None, name: str) -> Progress | None:
+    """Stages of several transplants in one display."""
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"Transplanting {name}: {stage}", done, total)

@@ -1,0 +1,1 @@
+"""Files that merge methods read: Fisher information, trained coefficients."""

@@ -1,0 +1,113 @@
+"""DAM's coefficients for language models on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.evaluation.texts import load_texts, split_bytes
+from tokensurgeon.merging.estimate.dam_training import DamOptions, Weights, fit
+from tokensurgeon.merging.estimate.files import check_file, write_file
+from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows, weights_digest
+
+__all__ = ["DamReport", "train_dam"]
+
+_PIECE_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DamReport:
+    """How the training went.
+
+    Attributes:
+        out: The file with the coefficients.
+        models: In the order in which the recipe must name them.
+        steps: Updates made.
+        before: Divergence, mean of the first tenth of the steps, in nats per token and summed over models.
+        after: Of the last tenth.
+    """
+
+    out: Path
+    models: tuple[str, ...]
+    steps: int
+    before: float
+    after: float
+
+
+def train_dam(
+    models: Sequence[str],
+    text: Sequence[Path | str],
+    out: Path | str,
+    options: DamOptions | None = None,
+    *,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> DamReport:
+    """Write coefficients for ``merge_method: dam``.
+
+    Args:
+        models: Directories, ``.gguf`` files or hub ids, with one tokenizer and one architecture; all are in memory.
+        text: For each model one file, of the kind of text that it was tuned on.
+        out: A ``.safetensors`` file: by tensor, (models, columns) float32.
+        options: See `DamOptions`.
+        device: Where to run.
+        overwrite: Replace a file that exists.
+        progress: Called with (stage, steps done, steps in all).
+
+    Raises:
+        InputError: If models do not go together, or the texts are not one for each.
+    """
+    options = options or DamOptions()
+    target = Path(out).expanduser()
+    check_file(target, overwrite)
+    if len(models) < 2:
+        raise InputError(f"dam merges two models or more; here is {len(models)}")
+    if len(text) != len(models):
+        raise InputError(f"{len(models)} models and {len(text)} texts; give --text once for each model, in their order")
+    contents = [next(iter(load_texts([Path(name)]).values())) for name in text]
+    opened = [load_trainable(name, device) for name in models]
+    directory, loaded = opened[0][0], [of for _, of in opened]
+    for name, other in zip(models[1:], loaded[1:], strict=True):
+        _refuse_misfits(models[0], loaded[0], name, other)
+    data = [token_rows(loaded[0], split_bytes(content, _PIECE_BYTES)) for content in contents]
+    shell = loaded[0].model.requires_grad_(False)
+    sources = [{n: p.detach() for n, p in of.model.named_parameters() if p.is_floating_point()} for of in loaded]
+
+    def forward(weights: Weights, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = torch.func.functional_call(shell, dict(weights), (), {"input_ids": ids}).logits
+        return logits
+
+    def tell(done: int, _divergence: float) -> None:
+        if progress is not None:
+            progress("Training coefficients", done, options.steps)
+
+    fitted = fit(sources, forward, data, options, tell)
+    metadata = {
+        "models": json.dumps(list(models)),
+        "weights": json.dumps([weights_digest(place) for place, _ in opened]),
+        "ids": ids_of(directory),
+    }
+    write_file(target, stored_names(fitted.coefficients, directory, loaded[0]), metadata)
+    tenth = max(1, options.steps // 10)
+    first, last = fitted.losses[:tenth], fitted.losses[-tenth:]
+    return DamReport(target, tuple(models), options.steps, sum(first) / tenth, sum(last) / tenth)
+
+
+def _refuse_misfits(first: str, one: LoadedModel, name: str, other: LoadedModel) -> None:
+    shapes: list[dict[str, Any]] = [{n: tuple(p.shape) for n, p in of.model.named_parameters()} for of in (one, other)]
+    odd = sorted(n for n in shapes[0].keys() | shapes[1].keys() if shapes[0].get(n) != shapes[1].get(n))
+    if one.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+        raise InputError(
+            f"{first} and {name} have different tokenizers; transplant one first: tokensurgeon {name} {first}"
+        )
+    if odd:
+        a, b = (of.get(odd[0], "absent") for of in shapes)
+        raise InputError(f"{first} and {name} do not go together: {odd[0]} is {a} in one and {b} in the other")

@@ -1,0 +1,193 @@
+"""A recipe: an ordinary mergekit YAML, with one block for tokensurgeon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.surgery.options import TransplantOptions
+
+__all__ = ["BLOCK", "Embeddings", "Recipe", "lists", "load_recipe", "mapped", "models_of", "slices_of"]
+
+BLOCK = "tokensurgeon"
+Embeddings = Literal["first", "base", "average"]
+_TAKEN = (
+    "method", "k", "method_options", "map", "calibrate", "device", "exact", "memory", "forward", "text", "seed",
+)  # fmt: skip
+"""Of `TransplantOptions`; the others are about the one output of a transplant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to merge, and in whose ids.
+
+    Attributes:
+        merge: mergekit's MergeConfiguration, without what it says about tokenizers.
+        tokenizer: A reference to the model whose tokenizer all get; None for the base, or the first.
+        embeddings: Whose row a token gets that some models know and others do not.
+        options: How the others are transplanted.
+        text: The recipe's own text, for the manifest.
+    """
+
+    merge: Any
+    tokenizer: str | None
+    embeddings: Embeddings
+    options: TransplantOptions
+    text: str
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; mergekit must be there.
+
+    Raises:
+        InputError: If the file is missing, no YAML, or has a key or value that neither side knows.
+    """
+    import yaml
+    from mergekit.config import MergeConfiguration
+
+    try:
+        text = path.read_text("utf-8")
+        source = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(source, dict):
+        raise InputError(f"recipe {path} must be a table, such as mergekit's recipes are")
+    block, theirs = source.get(BLOCK), {name: value for name, value in source.items() if name != BLOCK}
+    if not isinstance(block, dict | None):
+        raise InputError(f"recipe {path}: {BLOCK} must be a table")
+    try:
+        parsed = MergeConfiguration.model_validate(theirs)
+        _refuse_unknown(theirs, parsed, "")
+        tokenizer, embeddings, options = _ours(block or {})
+        named = _their_tokenizer(parsed)
+    except (ValueError, RuntimeError, TypeError) as error:  # pydantic's are ValueErrors; mergekit raises RuntimeError
+        raise InputError(f"recipe {path}: {_reason(error)}") from error
+    if tokenizer and named:
+        raise InputError(f"recipe {path} names a tokenizer twice: {tokenizer} for {BLOCK}, {named} for mergekit")
+    plain = parsed.model_copy(update={"tokenizer_source": None, "tokenizer": None})
+    return Recipe(plain, tokenizer or named, embeddings, options, text)
+
+
+def _ours(block: Mapping[str, Any]) -> tuple[str | None, Embeddings, TransplantOptions]:
+    known = ("tokenizer", "embeddings", *_TAKEN)
+    unknown = sorted(str(name) for name in set(block) - set(known))
+    if unknown:
+        raise InputError(f"{BLOCK} has an unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    tokenizer, embeddings = block.get("tokenizer"), block.get("embeddings", "first")
+    if not isinstance(tokenizer, str | None):
+        raise InputError(f"{BLOCK}: tokenizer={tokenizer!r} must be a model: a directory, .gguf file or hub id")
+    if embeddings not in get_args(Embeddings):
+        raise InputError(f"{BLOCK}: embeddings={embeddings!r} must be one of {', '.join(get_args(Embeddings))}")
+    chosen = {name: value for name, value in block.items() if name in _TAKEN}
+    if isinstance(chosen.get("text"), str):
+        chosen["text"] = [chosen["text"]]
+    if isinstance(chosen.get("text"), list):
+        chosen["text"] = tuple(chosen["text"])
+    return tokenizer, cast(Embeddings, embeddings), TransplantOptions().updated(chosen)
+
+
+def _their_tokenizer(parsed: Any) -> str | None:
+    """The model that mergekit's own keys name; what goes beyond that has no meaning once all ids agree."""
+    settings = parsed.tokenizer
+    if settings is not None and (settings.tokens or settings.pad_to_multiple_of):
+        name = "tokens" if settings.tokens else "pad_to_multiple_of"
+        raise InputError(f"tokenizer: {name} is mergekit's own way to align rows. Use the {BLOCK} block (map) instead")
+    source = settings.source if settings is not None else parsed.tokenizer_source
+    if source == "union":
+        raise InputError(
+            f"a union of tokenizers is mergekit's own way to align rows. Name one model: {BLOCK}: {{tokenizer: MODEL}}"
+        )
+    if source == "base" and parsed.base_model is None:
+        raise InputError("the tokenizer shall be the base's, but there is no base_model")
+    return None if source in (None, "base") else str(source)
+
+
+def _refuse_unknown(raw: Any, node: Any, where: str) -> None:
+    """What mergekit would ignore without a word."""
+    if isinstance(raw, dict) and hasattr(type(node), "model_fields"):
+        fields = type(node).model_fields
+        for name, value in raw.items():
+            if name not in fields:
+                raise InputError(f"{where}{name} is unknown to mergekit; known there are {', '.join(fields)}")
+            _refuse_unknown(value, getattr(node, name), f"{where}{name}.")
+    elif isinstance(raw, dict) and isinstance(node, dict):
+        for name, value in raw.items():
+            _refuse_unknown(value, node.get(name), f"{where}{name}.")
+    elif isinstance(raw, list) and isinstance(node, list):
+        for number, (value, part) in enumerate(zip(raw, node, strict=True)):
+            _refuse_unknown(value, part, f"{where}{number}.")
+
+
+def _reason(error: Exception) -> str:
+    listed = getattr(error, "errors", None)
+    if callable(listed):
+        first = listed()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+    return str(error)
+
+
+def models_of(merge: Any) -> list[Any]:
+    """All model references, the base first, then as they stand in the recipe, each once."""
+    first = [merge.base_model] if merge.base_model is not None else []
+    return list(dict.fromkeys([*first, *_references(merge)]))
+
+
+def _references(node: Any) -> Iterator[Any]:
+    from mergekit.common import ModelReference
+
+    if isinstance(node, ModelReference):
+        yield node
+    elif isinstance(node, list | tuple):
+        for part in node:
+            yield from _references(part)
+    elif isinstance(node, dict):
+        yield from _references(list(node.values()))
+    elif hasattr(type(node), "model_fields"):
+        yield from _references([getattr(node, name) for name in type(node).model_fields])
+
+
+def mapped(node: Any, replace: Callable[[Any], Any]) -> Any:
+    """A copy of a configuration with every model reference replaced, wherever it stands."""
+    from mergekit.common import ModelReference
+
+    if isinstance(node, ModelReference):
+        return replace(node)
+    if isinstance(node, list):
+        return [mapped(part, replace) for part in node]
+    if isinstance(node, dict):
+        return {name: mapped(part, replace) for name, part in node.items()}
+    if hasattr(type(node), "model_fields"):
+        parts = {name: mapped(getattr(node, name), replace) for name in type(node).model_fields}
+        return node.model_copy(update=parts)
+    return node
+
+
+def slices_of(merge: Any) -> list[tuple[Any, list[tuple[Any, tuple[int, int] | None]]]]:
+    """The output's slices: the base and the (model, layers) pairs of each; layers are None for whole models.
+
+    Raises:
+        InputError: If the models have several modules (text and vision): only one has a vocabulary.
+    """
+    modules = list((merge.modules or {}).values())
+    if len(modules) > 1:
+        raise InputError(f"modules: {', '.join(merge.modules)}: models of several modules cannot be merged here")
+    part = modules[0] if modules else merge
+    if not part.slices:
+        models = [entry.model for entry in part.models]
+        models += [merge.base_model] if merge.base_model not in (None, *models) else []
+        return [(merge.base_model, [(model, None) for model in models])]
+    return [
+        (out.base_model or merge.base_model, [(source.model, source.layer_range) for source in out.sources])
+        for out in part.slices
+    ]
+
+
+def lists(merge: Any, base: Any) -> bool:
+    """Whether a base is one of the models that the recipe merges; mergekit adds to them one that is not."""
+    part = next(iter(merge.modules.values())) if merge.modules else merge
+    return bool(part.slices) or base in [entry.model for entry in part.models]

@@ -1,0 +1,201 @@
+"""The merged model on disk: settings, rows of tokens that not all models know, manifest, card, checks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
+from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import other_files
+from tokensurgeon.checkpoint.pinning import pin_tokenizer
+from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.merging.align import Aligned, Owner
+from tokensurgeon.merging.models import is_buffer
+from tokensurgeon.merging.rows import Choice, Kind, filled
+from tokensurgeon.solver.problem import damaged_rows
+from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
+
+__all__ = ["Layers", "Part", "fill_rows", "manifest_of", "state_dtype", "verify_merge", "write_config", "write_others"]
+
+Part = tuple[list[Aligned], Choice]
+"""The models that a vocabulary-sized tensor is merged from, and whose row every token gets."""
+
+Layers = tuple[str, list[tuple[Path, int]]]
+"""A setting's name, and layers as `write_config` takes them."""
+
+_LICENCES = ("LICENSE*", "NOTICE*")
+_DTYPES = ("dtype", "torch_dtype")
+
+_PROVENANCE = {
+    Kind.OWN: Provenance.COPIED, Kind.MADE: Provenance.RECONSTRUCTED, Kind.SILENT: Provenance.UNREACHABLE,
+}  # fmt: skip
+
+
+def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None) -> list[str]:
+    """``config.json`` and ``generation_config.json``: the first model's, with the owner's special ids.
+
+    Args:
+        out: An existing directory.
+        first: Base of the recipe, or its first model.
+        owner: Whose tokenizer it gets.
+        layers: The setting that counts layers (dots lead into nested tables), and for each of the output's the
+            directory of the model that it is from and its number there; None where the layers stay.
+
+    Returns:
+        Settings that were removed because their ids mean nothing any more.
+    """
+    same = {i: [i] for i in range(owner.rows)}
+    tied = first.model.layout.tied
+    removed = write_settings(
+        first.model.directory, owner.side.directory, out, owner.side.files, same, owner.rows, tied=tied, dtype=None
+    )
+    if layers is not None:
+        setting, chosen = layers
+        config = read_config(out)
+        part, name = _part(config, setting)
+        theirs = {place: _part(read_config(place), setting)[0] for place, _ in chosen}
+        for key, value in part.items():
+            if isinstance(value, list) and len(value) == part[name] and "layer" in key:  # such as layer_types
+                part[key] = [theirs[place][key][i] for place, i in chosen]
+        part[name] = len(chosen)
+        (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    return removed
+
+
+def state_dtype(out: Path) -> None:
+    """Let ``config.json`` name the dtype that was written: models of several dtypes merge in the widest."""
+    files = Checkpoint.open(out)
+    written = str(files.read(find_vocabulary_tensors(out, files.tensors).embedding).dtype).removeprefix("torch.")
+    config = read_config(out)
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    if not any(name in part for part in parts for name in _DTYPES):
+        config["dtype"] = written
+    for part in parts:
+        part.update({name: written for name in _DTYPES if name in part})
+    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _part(config: dict[str, Any], setting: str) -> tuple[dict[str, Any], str]:
+    """The table in which a setting stands, and what it is called there."""
+    *way, name = setting.split(".")
+    for step in way:
+        config = config[step]
+    return config, name
+
+
+def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, others: Sequence[Path]) -> str:
+    """The tokenizer and what else lies beside the weights, with all models' licences; gives the tokenizer's digest."""
+    for path in other_files(first.model.directory):
+        if not TokenizerFiles.owns(path) and not (out / path.name).exists():
+            shutil.copyfile(path, out / path.name)
+    licences = [path for place in others for pattern in _LICENCES for path in sorted(place.glob(pattern))]
+    for number, path in enumerate(licences, 2):
+        known = [there for pattern in _LICENCES for there in out.glob(pattern)]
+        if all(there.read_bytes() != path.read_bytes() for there in known):
+            name = path.name if not (out / path.name).exists() else f"{path.stem}-{number}{path.suffix}"
+            shutil.copyfile(path, out / name)
+    owner.side.files.write(out)
+    if template is not None:
+        (out / "chat_template.jinja").write_text(template)
+    pin_tokenizer(out, str(read_config(out).get("model_type", "")))
+    return TokenizerFiles.open(out).digest()
+
+
+def fill_rows(raw: Path, out: Path, parts: Sequence[Part]) -> None:
+    """Copy the tensors that mergekit wrote, with chosen rows in those that have one row per token.
+
+    Args:
+        raw: Where mergekit wrote; configuration and tensors.
+        out: Output directory, on the same file system.
+        parts: For the embedding, and for the LM head with its bias.
+    """
+    files = Checkpoint.open(raw)
+    layout = find_vocabulary_tensors(raw, files.tensors)
+    replaced = {}
+    for name, (models, choice) in _by_name(layout, parts):
+        tensors = [_counterpart(name, layout, aligned) for aligned in models]
+        replaced[name] = filled(files.read(name), tensors, choice)
+    files.write(out, replaced, frozenset(layout.stale))
+
+
+def _by_name(layout: VocabularyTensors, parts: Sequence[Part]) -> Iterator[tuple[str, Part]]:
+    yield layout.embedding, parts[0]
+    for name in (layout.head, layout.bias):
+        if name is not None:
+            yield name, parts[1]
+
+
+def _counterpart(name: str, layout: VocabularyTensors, aligned: Aligned) -> torch.Tensor:
+    """A model's own tensor for the output's embedding, head or bias."""
+    theirs = aligned.model.layout
+    known = {layout.embedding: theirs.embedding, layout.head: theirs.head, layout.bias: theirs.bias}
+    return aligned.model.files.read(known[name] or theirs.embedding)
+
+
+def manifest_of(choice: Choice, content: dict[str, Any]) -> Manifest:
+    """Provenance of every row: known to a model, made by transplants, or silent; as source the model it is from."""
+    provenance = np.array([_PROVENANCE[kind] for kind in Kind], dtype=np.int8)[choice.kinds]
+    return Manifest(content, provenance, np.maximum(choice.taken, -1))
+
+
+def verify_merge(
+    out: Path, first: Aligned, owner: Owner, parts: Sequence[Part], manifest: Manifest, unrun: str | None, whole: bool
+) -> list[Check]:
+    """Check what was written.
+
+    Args:
+        out: The merged model.
+        first: The model that its tensors must be named as.
+        owner: Whose tokenizer it must have.
+        parts: As for `fill_rows`.
+        manifest: Its manifest.
+        unrun: Why it is not to be run; None runs it.
+        whole: Whether it has the first model's layers; otherwise it has others of the same shapes.
+    """
+    checks = list(_tensors(out, first, parts, whole)) + list(tokenizer_checks(out, owner.side.directory, manifest))
+    if all(check.ok for check in checks):
+        checks += list(forward_checks(out, manifest) if unrun is None else tokenizer_alone(out, unrun))
+    return checks
+
+
+def _tensors(out: Path, first: Aligned, parts: Sequence[Part], whole: bool) -> Iterator[Check]:
+    files = Checkpoint.open(out)
+    layout = find_vocabulary_tensors(out, files.tensors)
+    yield Check("tied as before", layout.tied == first.model.layout.tied, "tied" if layout.tied else "two matrices")
+    own = {layout.embedding, layout.head, layout.bias}
+    body = {name: info.shape for name, info in files.tensors.items() if name not in own and not is_buffer(name)}
+    if whole:
+        theirs = first.model.body
+        wrong = sorted(name for name in body.keys() | theirs.keys() if body.get(name) != theirs.get(name))
+        yield Check("body", not wrong, f"{wrong[:3]} differ" if wrong else f"{len(body)} tensors like the models'")
+    broken = [name for name in body if not _finite(files.read(name))]
+    yield Check("body finite", not broken, f"{broken[:3]} are not" if broken else f"{len(body)} tensors")
+    for name, (models, choice) in _by_name(layout, parts):
+        tensor = files.read(name)
+        tensor = tensor.reshape(len(tensor), -1)
+        bad = damaged_rows(tensor)
+        yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{len(tensor)} rows")
+        wrong_rows = 0
+        for number, aligned in enumerate(models):
+            ids = torch.from_numpy(np.flatnonzero(choice.taken == number))
+            meant = _counterpart(name, layout, aligned).reshape(tensor.shape)[ids].to(tensor.dtype)
+            wrong_rows += int((tensor[ids] != meant).any(dim=1).sum())
+        taken = int((choice.taken >= 0).sum())
+        yield Check(
+            f"{name} chosen rows",
+            not wrong_rows,
+            f"{wrong_rows} differ" if wrong_rows else f"{taken} bit-identical to the model's that they are from",
+        )
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

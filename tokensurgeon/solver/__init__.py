@@ -1,0 +1,1 @@
+"""Sparse coefficients over anchors, for many targets at once."""

@@ -1,0 +1,1 @@
+"""Whole operations on models: transplant, trim, extend, revert."""

@@ -1,0 +1,241 @@
+"""``--method auto``: candidates are tried on text, and the one that loses least is kept.
+
+Text seldom holds many tokens that the base lacks. So some of the anchors in it are held out as well, and reconstructed
+as if they were new; the base's body reads the text with all these rows, and what is compared is bits per byte. New
+tokens that the text does not hold take probability too: a sample of them is reconstructed, and counts for all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.baselines import make_method
+from tokensurgeon.baselines.auto import Auto
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
+from tokensurgeon.surgery.options import TransplantOptions
+from tokensurgeon.transfer.calibrate import calibrate
+from tokensurgeon.transfer.protocol import Method, Resources
+from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
+from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.vocabulary import Vocabulary
+
+__all__ = ["Choice", "Trial", "choose", "wear"]
+
+CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (
+    ("ridge", {}), ("omp", {"k": 8}), ("omp", {"k": 64}), ("focus", {}),
+)  # fmt: skip
+_BYTES = 24_576
+_SAMPLE = 1024
+_HELD_OUT = 0.1
+_FEWEST = 64
+_LEAST = 1024
+"""Bytes of text below which nothing is chosen."""
+_PART = 1  # of Python's text; calibration reads part 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One candidate.
+
+    Attributes:
+        method: Its name.
+        options: Its options.
+        calibrated: Whether its rows were calibrated.
+        bits_per_byte: Of the text, with some rows held out; None if it was left out.
+        minutes: That its rows would take, as far as the sample tells.
+        note: Why it was left out, or nothing.
+    """
+
+    method: str
+    options: Mapping[str, int]
+    calibrated: bool
+    bits_per_byte: float | None
+    minutes: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, and what from.
+
+    Attributes:
+        trials: All, best first, those left out last.
+        held_out: Anchors that were reconstructed as if they were new.
+        new: New tokens in the text.
+        n_bytes: Text scored.
+    """
+
+    trials: tuple[Trial, ...]
+    held_out: int
+    new: int
+    n_bytes: int
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the fewest bits per byte."""
+        return self.trials[0]
+
+    def applied(self, options: TransplantOptions) -> TransplantOptions:
+        """The options with the choice in place of ``auto``."""
+        return replace(
+            options, method=self.best.method, k=None, method_options=dict(self.best.options),
+            calibrate=self.best.calibrated,
+        )  # fmt: skip
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest."""
+        return {"best": asdict(self.best)} | asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trimmed:
+    """A problem with fewer rows: the plan, the log of how many tokens each row counts for, and who was held out."""
+
+    plan: Alignment
+    log_weights: torch.Tensor
+    held_out: int
+    new: int
+    share: float
+
+
+def choose(
+    auto: Auto,
+    base: VocabularyMatrices,
+    donor: VocabularyMatrices,
+    plan: Alignment,
+    tokenizer: Vocabulary,
+    loaded: LoadedModel,
+    states: HeadStates,
+    prior: torch.Tensor | None,
+    texts: Mapping[str, str],
+    options: TransplantOptions,
+    resources: Resources,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Choice:
+    """Try `CANDIDATES`, each plain and calibrated unless ``options.calibrate`` says which.
+
+    Args:
+        auto: How long the chosen method may take.
+        base: The base's vocabulary-sized tensors.
+        donor: The donor's.
+        plan: The alignment; every reconstructed token has a donor row.
+        tokenizer: The donor's.
+        loaded: The base. Its vocabulary is replaced: it is of no use afterwards.
+        states: Of the base, on text other than what is scored here.
+        prior: For calibration, as `counted_prior` gives it.
+        texts: The user's text by name; nothing for Python's own.
+        options: Of the transplant.
+        resources: For the fits.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: If the text says too little, or no candidate fits into the time.
+    """
+    pieces = fitting(_pieces(texts), tokenizer.encode, loaded.context)
+    scored = sum(len(piece.encode()) for piece in pieces)
+    if scored < _LEAST:
+        raise InputError(
+            f"method auto chooses by text, and {scored} bytes are less than the {_LEAST:,} that it takes. "
+            "Give a longer --text, or none for Python's own documentation"
+        )
+    encoded = {piece: tokenizer.encode(piece) for piece in pieces}
+    trimmed = _trimmed(plan, donor, {i for ids in encoded.values() for i in ids}, resources.seed)
+    prefix = next(iter(np.flatnonzero(trimmed.plan.source == loaded.prefix).tolist()), None)
+    # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
+    known = np.isfinite(trimmed.log_weights.numpy())
+    encoded = {piece: [i for i in ids if known[i]] for piece, ids in encoded.items()}
+    anchors, trials = len(atom_ids(trimmed.plan, donor)), []
+
+    def made_by(method: Method) -> tuple[NewRows, float]:
+        started = time.perf_counter()
+        quiet = replace(resources, progress=None)
+        made = build_rows(base, donor, trimmed.plan, method=method, untie=options.untie, resources=quiet)
+        return made, (time.perf_counter() - started) / 60
+
+    fixed = made_by(make_method("zero"))[1]  # whatever the method
+    for done, (name, given) in enumerate(CANDIDATES):
+        if progress is not None:
+            progress("trials", done, len(CANDIDATES))
+        if given.get("k", 1) > anchors:
+            trials.append(Trial(name, given, False, None, 0.0, f"k exceeds the {anchors} anchors"))
+            continue
+        made, minutes = made_by(make_method(name, given))
+        if name == "omp":  # whose work is in the targets; the others' is in the anchors, which are all there
+            minutes = fixed + max(0.0, minutes - fixed) / trimmed.share
+        if minutes > auto.minutes:
+            trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))
+            continue
+        for moved in (False, True) if options.calibrate is None else (options.calibrate,):
+            if moved:
+                calibrate(made.matrices, base, donor, trimmed.plan, states.states, states.log_normaliser, prior)
+            wear(loaded.model, made.matrices)
+            score = score_text(loaded.model, encoded.__getitem__, prefix, pieces, log_weights=trimmed.log_weights)
+            bits = score.bits_per_byte
+            finite = math.isfinite(bits)
+            trials.append(Trial(name, given, moved, bits if finite else None, minutes, "" if finite else "not finite"))
+    trials.sort(key=lambda trial: math.inf if trial.bits_per_byte is None else trial.bits_per_byte)
+    if trials[0].bits_per_byte is None:
+        raise InputError(
+            f"method auto: no candidate gives finite scores in less than {auto.minutes:g} minutes. "
+            "Give --method-option minutes=N with a larger N, or choose a method"
+        )
+    return Choice(tuple(trials), trimmed.held_out, trimmed.new, scored)
+
+
+def _pieces(texts: Mapping[str, str]) -> list[str]:
+    """Some of each text."""
+    if not texts:
+        return split_bytes(python_text(_BYTES, _PART))
+    share = max(1, _BYTES // len(texts))
+    return [p for text in texts.values() for p in split_bytes(text.encode()[:share].decode("utf-8", "ignore"))]
+
+
+def _trimmed(plan: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Trimmed:
+    """New tokens in the text and a sample of the others; a tenth of the text's anchors are new there too."""
+    random = np.random.default_rng(seed)
+    copied = plan.ids(Provenance.COPIED)
+    usable = copied[copied < len(donor.embedding)]
+    common = np.intersect1d(usable, np.array(sorted(seen), dtype=np.int64))
+    n_held = min(max(_FEWEST, int(_HELD_OUT * len(common))), len(common) // 2, len(usable) // 4)
+    held = random.permutation(common)[:n_held]
+    targets = plan.ids(Provenance.RECONSTRUCTED)
+    new = targets[np.isin(targets, list(seen))]
+    rest = np.setdiff1d(targets, new)
+    sample = np.sort(random.permutation(rest)[:_SAMPLE])
+    provenance, source = plan.provenance.copy(), plan.source.copy()
+    provenance[np.setdiff1d(rest, sample)] = Provenance.PADDING
+    provenance[held], source[held] = Provenance.RECONSTRUCTED, -1
+    log_weights = torch.zeros(plan.n_rows)
+    dead = np.isin(provenance, (Provenance.PADDING, Provenance.UNREACHABLE))
+    log_weights[torch.from_numpy(dead)] = -math.inf
+    if len(sample):
+        log_weights[torch.from_numpy(sample)] = math.log(len(rest) / len(sample))
+    share = (len(new) + len(sample) + len(held)) / max(1, len(targets))
+    return _Trimmed(
+        Alignment(provenance, source, plan.overrides, plan.unmapped), log_weights, len(held), len(new), min(1.0, share)
+    )
+
+
+def wear(model: Any, matrices: VocabularyMatrices) -> None:
+    """Give a loaded model other vocabulary-sized tensors, in place; without a head, input and output share one."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    own = inputs.weight
+
+    def weight(rows: torch.Tensor) -> torch.nn.Parameter:
+        return torch.nn.Parameter(rows.to(own.device, own.dtype), requires_grad=False)
+
+    inputs.weight, inputs.padding_idx = weight(matrices.embedding), None  # an id of the old vocabulary
+    outputs.weight = inputs.weight if matrices.head is None else weight(matrices.head)
+    if matrices.bias is not None:
+        outputs.bias = weight(matrices.bias)

@@ -1,0 +1,86 @@
+"""What trimming and extending share: a model's own tokenizer, changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokensurgeon.checkpoint.cache import copy_if_there
+from tokensurgeon.checkpoint.model import Side, open_side
+from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.evaluation.texts import python_text
+from tokensurgeon.report.page import report_page
+
+__all__ = ["changed_side", "read_lines", "refuse_other_texts", "write_pages"]
+
+_STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
+_CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates")
+
+
+def read_lines(option: str, path: Path | str) -> list[str]:
+    """The lines of a file that an option names, without empty ones.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        return [line for line in Path(path).read_text("utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{option} {path} cannot be read ({error})") from error
+
+
+def changed_side(old: Side, spec: Mapping[str, Any], new_ids: Mapping[int, int], place: Path, what: str) -> Side:
+    """Write a model's tokenizer with other content, and open it.
+
+    Args:
+        old: The model.
+        spec: Its changed ``tokenizer.json``.
+        new_ids: Old ids to new ones; those that are gone are missing.
+        place: An empty directory.
+        what: What was done, for the name.
+    """
+    (place / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), "utf-8")
+    path = old.directory / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8")) if path.is_file() else dict(old.files.declared)
+    decoder = settings.get("added_tokens_decoder")
+    if isinstance(decoder, dict):
+        known = {new_ids[int(i)]: token for i, token in decoder.items() if int(i) in new_ids}
+        settings["added_tokens_decoder"] = {str(i): token for i, token in known.items()}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    for name in _CARRIED:
+        copy_if_there(old.directory / name, place / name)
+    shutil.copyfile(old.directory / "config.json", place / "config.json")
+    return replace(open_side(str(place), "none"), name=f"{old.name}, {what}")
+
+
+def refuse_other_texts(old: Side, new: Side, texts: Iterable[str], what: str) -> None:
+    """What comes back from ids must be what came back before, for strange texts too.
+
+    Raises:
+        VerificationError: If it is not.
+    """
+    for text in (*texts, _STRANGE, python_text(16_384)):
+        if new.vocabulary.decode(new.vocabulary.encode(text)) != old.vocabulary.decode(old.vocabulary.encode(text)):
+            raise VerificationError(f"the {what} tokenizer does not give back some text that the old one does")
+
+
+def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, Any], title: str, told: str) -> None:
+    """Write the report, which has no token to show rows of, and the model card.
+
+    Args:
+        work: The model.
+        content: The manifest's.
+        summary: As `summarise` gives it.
+        title: Of the card.
+        told: What was done, in sentences.
+    """
+    details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
+    (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
+    (work / "README.md").write_text(
+        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {title}\n\n{told} The licence of the model "
+        "applies.\n"
+    )

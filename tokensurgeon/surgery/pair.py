@@ -1,0 +1,105 @@
+"""Two models as far as their vocabularies go: opened, aligned, summarised. No weights are read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tokensurgeon.alignment import Alignment, align
+from tokensurgeon.alignment.summary import alignment_summary
+from tokensurgeon.checkpoint.model import Side, open_side, output_rows
+from tokensurgeon.errors import InputError
+from tokensurgeon.surgery.options import Numbers, TransplantOptions
+from tokensurgeon.vocabulary import Vocabulary
+from tokensurgeon.vocabulary.edit.digits import PROBES, digit_tokens, is_digitwise
+from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
+
+__all__ = ["align_models", "overrides_for", "summarise", "with_numbers"]
+
+
+def align_models(
+    base: str, donor: str, options: TransplantOptions | None = None
+) -> tuple[Side, Side, Alignment, list[SchemeDifference]]:
+    """Align two models by their tokenizers alone; no weights are read or fetched."""
+    options = options or TransplantOptions()
+    left = open_side(base, "none")
+    right = with_numbers(left, open_side(donor, "none"), options.numbers)
+    rows = output_rows(right, options.pad_to_multiple_of)
+    aligned = align(left.vocabulary, right.vocabulary, n_rows=rows, overrides=overrides_for(right, options))
+    return left, right, aligned, compare_schemes(left.vocabulary, right.vocabulary)
+
+
+def with_numbers(base: Side, donor: Side, numbers: Numbers) -> Side:
+    """The donor's side with the wanted way of cutting numbers; itself, where there is nothing to change.
+
+    Args:
+        base: Whose body was trained on numbers in its own way.
+        donor: Whose ids it will have.
+        numbers: ``donor`` changes nothing; ``base`` cuts them digit by digit, as the base must do.
+
+    Raises:
+        InputError: If the base does not do so, or the donor cannot.
+    """
+    if numbers == "donor" or (differing := _numbers_differ(base, donor)) is None:
+        return donor
+    if not is_digitwise(base.vocabulary):
+        raise InputError(
+            f"--numbers base: {base.name} does not cut numbers digit by digit itself ({differing}), "
+            "and no other way can be given to a tokenizer. Leave it out"
+        )
+    files = donor.files.digit_by_digit()
+    changed = replace(donor, files=files, vocabulary=files.vocabulary())
+    left = _numbers_differ(base, changed)
+    old, new = donor.vocabulary, changed.vocabulary
+    other = next((p for p in PROBES if new.decode(new.encode(p)) != old.decode(old.encode(p))), None)
+    if left or other:
+        why = f"they are cut apart, it has no way to spell {other!r}" if other else f"it still cuts them so: {left}"
+        raise InputError(f"--numbers base: {donor.name} has no token for each digit ({why}). Leave it out")
+    return changed
+
+
+def overrides_for(donor: Side, options: TransplantOptions) -> dict[str, str]:
+    """Donor token to the base text that it stands for: the user's, and a word piece that is a space and a digit.
+
+    Cut apart, most numbers begin with such a piece; left to the method, they gain little (``benchmarks/LOG.md``).
+    """
+    known = donor.vocabulary
+    first = {digit: known.encode(digit) for digit in "0123456789"} if donor.files.digitwise else {}
+    spaced = {digit: f" {digit}" for digit, ids in first.items() if _data(known, ids) == f" {digit}".encode()}
+    return {**spaced, **options.map}
+
+
+def _data(vocabulary: Vocabulary, ids: list[int]) -> bytes | None:
+    """What a single token stands for."""
+    key = vocabulary.keys[ids[0]] if len(ids) == 1 else None
+    return None if key is None else key.data
+
+
+def _numbers_differ(base: Side, donor: Side) -> str | None:
+    """An example of a number that the two cut differently."""
+    for scheme in compare_schemes(base.vocabulary, donor.vocabulary):
+        if scheme.kind == "numbers":
+            return "base `{}`, donor `{}`".format(*scheme.examples[-1])
+    return None
+
+
+def summarise(
+    base: Side,
+    donor: Side,
+    alignment: Alignment,
+    schemes: Sequence[SchemeDifference],
+    texts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What an alignment says about a pair, as plain data; ``texts`` adds how much of them anchors cover."""
+    summary = alignment_summary(base.vocabulary, donor.vocabulary, alignment, schemes, texts or {})
+    several = digit_tokens(donor.vocabulary)
+    return summary | {
+        "bos": {"base": base.files.adds_bos(), "donor": donor.files.adds_bos()},
+        "numbers": {
+            "digit_by_digit": {"base": is_digitwise(base.vocabulary), "donor": not several},
+            "changed": donor.files.digitwise,
+            "tokens": len(several),
+            "examples": [donor.vocabulary.describe(i) for i in several[:: max(1, len(several) // 4)][:4]],
+        },
+    }

@@ -1,0 +1,118 @@
+"""Back again: a transplanted model, perhaps trained since, gets its base's own tokenizer back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Alignment, Ids, Provenance
+from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
+from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
+from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, read_matrices
+from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.policy import why_not_run
+from tokensurgeon.surgery.options import TransplantOptions
+from tokensurgeon.surgery.record import describe_run
+from tokensurgeon.surgery.write import seal, write_output
+from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.verification.running import Check
+
+__all__ = ["revert"]
+
+
+def revert(
+    model: str,
+    base: str,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Check]:
+    """Give a transplanted model its base's tokenizer again.
+
+    Tokens that the transplant copied keep the model's rows bit for bit, with what they may have learnt since. The
+    others, which the transplant dropped, get the base's rows. A head that was untied stays so.
+
+    Args:
+        model: What ``transplant`` wrote, or what was trained from it; its ``tokensurgeon.json`` is needed.
+        base: The model that it was made from.
+        out: Output directory.
+        overwrite: Replace an output that exists.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        The invariants that were verified on the written model.
+
+    Raises:
+        InputError: If the model has no manifest, or another base.
+        VerificationError: If the written model breaks an invariant; nothing is left behind.
+    """
+    started = time.perf_counter()
+    target = Path(out).expanduser().absolute()
+    check_target(target, overwrite, (model, base))
+    own, right = Base.open(model), open_side(base, "vocabulary")
+    left, layout = own.side, own.layout
+    manifest = Manifest.of_transplant(left.directory)
+    if manifest is None:
+        raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
+    base_files = Checkpoint.open(right.directory)
+    base_layout = find_vocabulary_tensors(right.directory, base_files.tensors)
+    described = describe_side(right.name, right.directory, right.files, base_files, base_layout)
+    refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
+    plan = _plan(manifest, base_layout.rows)
+    matrices = _rows(own.matrices(), read_matrices(base_files, base_layout), plan)
+    content = describe_run(TransplantOptions()) | {
+        "method": {"name": "revert"},
+        "base": own.described(),
+        "donor": described,
+        "counts": plan.counts(),
+        "anchors": len(plan.anchors),
+        "not_run": why_not_run(left.directory, own.files, layout, None),
+    }
+    with staged(target, overwrite) as work:
+        shared = write_output(work, own, right, matrices, plan, content)
+        checks = seal(work, left, right, plan, content, shared, started, progress)
+        (work / "README.md").write_text(_card(left, right, plan))
+    return checks
+
+
+def _plan(manifest: Manifest, n_rows: int) -> Alignment:
+    """Provenance of the base's rows. Of several copies of one, a text token's counts, and of those the first."""
+    source: Ids = np.full(n_rows, -1, dtype=np.int64)
+    for kind in (Provenance.ROLE, Provenance.COPIED):
+        ids = manifest.ids(kind)[::-1]
+        source[manifest.source[ids]] = ids
+    provenance = np.where(source >= 0, Provenance.COPIED, Provenance.RESTORED).astype(np.int8)
+    return Alignment(provenance, source, {}, ())
+
+
+def _rows(model: VocabularyMatrices, base: VocabularyMatrices, plan: Alignment) -> VocabularyMatrices:
+    known = torch.from_numpy(plan.source >= 0)
+    ids = torch.from_numpy(plan.source)[known]
+
+    def joined(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        rows = old.to(new.dtype, copy=True)
+        rows[known] = new[ids]
+        return rows
+
+    head, bias = None, None
+    if model.head is not None:
+        head = joined(model.head, base.embedding if base.head is None else base.head)
+    if model.bias is not None and base.bias is not None:
+        bias = joined(model.bias, base.bias)
+    return VocabularyMatrices(joined(model.embedding, base.embedding), head, bias)
+
+
+def _card(model: Side, base: Side, plan: Alignment) -> str:
+    counts = plan.counts()
+    return (
+        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with its own tokenizer again\n\n"
+        f"Body of `{model.name}`, tokenizer of `{base.name}`, from which it was made. {counts['copied']:,} rows are "
+        f"the model's, {counts.get('restored', 0):,} that its last tokenizer lacked are the base's. The licence "
+        "of the base applies.\n"
+    )

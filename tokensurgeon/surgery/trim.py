@@ -1,0 +1,152 @@
+"""Fewer tokens, no donor: what some text needs, and every token that those are merged from."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.checkpoint.model import Base, Side
+from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.evaluation.policy import why_not_run
+from tokensurgeon.evaluation.texts import load_texts
+from tokensurgeon.surgery.options import TransplantOptions
+from tokensurgeon.surgery.own_tokenizer import changed_side, read_lines, refuse_other_texts, write_pages
+from tokensurgeon.surgery.pair import summarise
+from tokensurgeon.surgery.record import describe_run
+from tokensurgeon.surgery.write import seal, write_output
+from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.vocabulary.edit.drop import filled_ids, needed_ids, trimmed_spec
+
+__all__ = ["TrimReport", "trim"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrimReport:
+    """What was kept.
+
+    Attributes:
+        out: The written model.
+        before: Tokens before.
+        after: Tokens after.
+        needed: Of these, those that the text, byte coverage and special tokens ask for.
+        parameters_saved: By embedding and head together.
+        content: The manifest's content.
+    """
+
+    out: Path
+    before: int
+    after: int
+    needed: int
+    parameters_saved: int
+    content: dict[str, Any]
+
+
+def trim(
+    model: str,
+    text: Sequence[Path | str],
+    out: Path | str,
+    *,
+    size: int | None = None,
+    keep: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> TrimReport:
+    """Write a model that knows only the tokens that some text needs.
+
+    The text is encoded as before, token by token, and every other text still has an encoding. Kept rows are
+    bit-identical, so that logits on kept ids are too.
+
+    Args:
+        model: Directory, ``.gguf`` file, or hub id.
+        text: Files in UTF-8.
+        out: Output directory.
+        size: Fill up to this many tokens with those of lowest id.
+        keep: A file with one token (or text) per line that shall be kept as well.
+        overwrite: Replace an output that exists.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: If the text needs more than ``size`` tokens, or the tokenizer cannot be trimmed.
+        VerificationError: If the trimmed tokenizer or model is not what it must be; nothing is left behind.
+    """
+    if not text:
+        raise InputError("trim needs a text that shows which tokens are needed. Give --text FILE")
+    started = time.perf_counter()
+    target = Path(out).expanduser().absolute()
+    check_target(target, overwrite, (model,))
+    base = Base.open(model)
+    left, layout = base.side, base.layout
+    texts = load_texts([Path(name) for name in text])
+    spec = json.loads(left.files.tokenizer.to_str())
+    used = _named(left) | {i for content in texts.values() for i in left.vocabulary.encode(content)}
+    if keep is not None:
+        used |= _asked_for(keep, left)
+    needed = needed_ids(spec, used)
+    if size is not None and size < len(needed):
+        raise InputError(f"--size {size}: the text needs {len(needed)} tokens. Give at least that, or less text")
+    kept = sorted(needed if size is None else filled_ids(spec, needed, size, layout.rows))
+    if kept[-1] >= layout.rows:
+        raise InputError(f"{model}: token {kept[-1]} is needed, and the embedding has {layout.rows} rows")
+    with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
+        new_ids = {old: i for i, old in enumerate(kept)}
+        right = changed_side(left, trimmed_spec(spec, kept), new_ids, Path(place), "trimmed")
+        _refuse_other_ids(left, right, kept, texts)
+        refuse_other_texts(left, right, (), "trimmed")
+        plan = Alignment(np.full(len(kept), Provenance.COPIED, dtype=np.int8), np.array(kept, dtype=np.int64), {}, ())
+        described = base.described()
+        summary = summarise(left, right, plan, [], texts)
+        content = describe_run(TransplantOptions()) | {
+            "method": {"name": "trim"}, "base": described, "donor": described | {"name": right.name},
+            "held_out": None, "not_run": why_not_run(left.directory, base.files, layout, None), "needed": len(needed),
+        } | summary  # fmt: skip
+        shared = write_output(work, base, right, _rows(base.matrices(), kept), plan, content)
+        seal(work, left, right, plan, content, shared, started, progress)
+        told = _told(left.name, len(kept), len(left.vocabulary))
+        write_pages(work, content, summary, f"{left.name} with fewer tokens", told)
+    matrices = 1 if layout.tied else 2
+    saved = (layout.rows - len(kept)) * layout.dim * matrices
+    return TrimReport(target, len(left.vocabulary), len(kept), len(needed), saved, content)
+
+
+def _named(side: Side) -> set[int]:
+    """Ids that have a role, or that the chat template writes."""
+    template, pieces = side.files.chat_template or "", side.vocabulary.pieces
+    named = {i for i in side.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
+    return named | set(side.vocabulary.roles.values()) | set(side.files.special_ids().values())
+
+
+def _asked_for(path: Path | str, side: Side) -> set[int]:
+    literal = {piece: i for i, piece in enumerate(side.vocabulary.pieces) if piece is not None}
+    found: set[int] = set()
+    for line in read_lines("--keep", path):
+        found |= {literal[line]} if line in literal else set(side.vocabulary.encode(line))
+    return found
+
+
+def _refuse_other_ids(old: Side, new: Side, kept: Sequence[int], texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        if [kept[i] for i in new.vocabulary.encode(text)] != old.vocabulary.encode(text):
+            raise VerificationError(f"the trimmed tokenizer encodes {name} otherwise than before")
+
+
+def _rows(matrices: VocabularyMatrices, kept: Sequence[int]) -> VocabularyMatrices:
+    ids = torch.tensor(kept)
+    chosen = [None if m is None else m[ids] for m in (matrices.embedding, matrices.head, matrices.bias)]
+    return VocabularyMatrices(*chosen)  # type: ignore[arg-type]
+
+
+def _told(model: str, after: int, before: int) -> str:
+    return (
+        f"{after:,} of the {before:,} tokens of `{model}`, with their rows, by tokensurgeon trim. The text that they "
+        "were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the others back."
+    )

@@ -1,0 +1,117 @@
+"""Reading what is replaced, and writing the model that replaces it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.alignment import Alignment
+from tokensurgeon.checkpoint import TokenizerFiles
+from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.linking import Link
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import Base, Side, other_files
+from tokensurgeon.checkpoint.pinning import pin_tokenizer
+from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.verification.running import Check
+from tokensurgeon.verification.tensors import accepted, verify
+
+__all__ = ["seal", "write_output"]
+
+
+def write_output(
+    work: Path,
+    base: Base,
+    donor: Side,
+    matrices: VocabularyMatrices,
+    plan: Alignment,
+    content: dict[str, Any],
+    dtype: str | None = None,
+    link: Link = "auto",
+) -> frozenset[str]:
+    """Write the base's body and files, the new rows, the donor's tokenizer, settings and manifest; no card, no report.
+
+    Args:
+        work: An empty directory.
+        base: Whose body it is.
+        donor: Whose tokenizer it is.
+        matrices: The output's vocabulary-sized tensors.
+        plan: Provenance of every row.
+        content: The manifest's; ``tokenizer_sha256``, ``removed_settings`` and ``linked`` are added.
+        dtype: Convert all floating tensors.
+        link: How shards of which nothing changes get there.
+
+    Returns:
+        The shards that are the base's own, cloned or linked.
+    """
+    directory, layout = base.side.directory, base.layout
+    for path in other_files(directory):
+        if not TokenizerFiles.owns(path) and path.name not in ("config.json", "generation_config.json"):
+            shutil.copyfile(path, work / path.name)
+    donor.files.write(work)
+    pin_tokenizer(work, str(read_config(directory).get("model_type", "")))
+    content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
+    replaced = {layout.embedding: matrices.embedding}
+    if matrices.head is not None and layout.head_name is not None:
+        replaced[layout.head_name] = matrices.head
+    if matrices.bias is not None and layout.bias is not None:
+        replaced[layout.bias] = matrices.bias
+    replaced |= {name: replaced[original] for name, original in base.copies.items()}
+    dropped = frozenset(layout.stale) - set(replaced)
+    shared = base.files.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
+    content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
+    new_ids: dict[int, list[int]] = {}
+    for token_id in plan.anchors.tolist():
+        new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
+    content["removed_settings"] = write_settings(
+        directory,
+        donor.directory,
+        work,
+        donor.files,
+        new_ids,
+        plan.n_rows,
+        tied=matrices.head is None,
+        dtype=dtype,
+    )
+    Manifest.of(plan, content).write(work)
+    return shared
+
+
+def seal(
+    work: Path,
+    base: Side,
+    donor: Side,
+    plan: Alignment,
+    content: dict[str, Any],
+    shared: frozenset[str],
+    started: float,
+    progress: Callable[[str, int, int], None] | None,
+) -> list[Check]:
+    """Verify what `write_output` wrote, and say so in its manifest.
+
+    Args:
+        work: Where it lies.
+        base: Whose body it is.
+        donor: Whose tokenizer it is.
+        plan: Provenance of every row.
+        content: The manifest's; ``not_run`` says why the model is not run; ``verified`` and ``seconds`` are added.
+        shared: As `write_output` returned it.
+        started: When the work began, by ``time.perf_counter``.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        VerificationError: If the model breaks an invariant; it must not stay.
+    """
+    if progress is not None:
+        progress("verify", 0, 1)
+    checks = verify(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
+    content["verified"] = accepted(checks)
+    content["seconds"] = round(time.perf_counter() - started, 1)
+    Manifest.of(plan, content).write(work)
+    return checks

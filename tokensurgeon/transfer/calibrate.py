@@ -1,0 +1,76 @@
+"""Give reconstructed rows of the head the prior that their donor rows suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids
+from tokensurgeon.transfer.silence import calibrating_shifts, common_direction
+
+__all__ = ["calibrate", "counted_prior"]
+
+_CHUNK = 4096
+_ENOUGH = 10
+"""Occurrences from which a token's share of a text is believed."""
+
+
+def calibrate(
+    new: VocabularyMatrices,
+    base: VocabularyMatrices,
+    donor: VocabularyMatrices,
+    plan: Alignment,
+    states: torch.Tensor,
+    log_normaliser: torch.Tensor,
+    log_prior: torch.Tensor | None = None,
+) -> None:
+    """Shift the reconstructed rows of the head (of the one matrix, where it is tied) in place.
+
+    Args:
+        new: The output's tensors, to be changed.
+        base: The base's.
+        donor: The donor's.
+        plan: Which rows were reconstructed, and which are anchors.
+        states: (n_states, dim) inputs of the base's head on text.
+        log_normaliser: (n_states,) logsumexp of the base's logits.
+        log_prior: (n_rows,) as `counted_prior` gives it; by default what the anchors suggest.
+    """
+    targets, atoms = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED)), torch.from_numpy(atom_ids(plan, donor))
+    head = _with_bias(new.embedding if new.head is None else new.head, new.bias)
+    known = _with_bias(base.embedding if base.head is None else base.head, base.bias)
+    own = donor.embedding if donor.head is None or new.head is None else donor.head
+    seen = states if base.bias is None else torch.nn.functional.pad(states, (0, 1), value=1.0)
+    sources = torch.from_numpy(plan.source)[atoms]
+    shifts = calibrating_shifts(
+        seen, log_normaliser, known[sources], own[atoms], head[targets], own[targets],
+        None if log_prior is None else log_prior[targets],
+    )  # fmt: skip
+    direction, dim = common_direction(seen), new.embedding.shape[1]
+    rows = new.embedding if new.head is None else new.head
+    for some, shift in zip(torch.split(targets, _CHUNK), torch.split(shifts, _CHUNK), strict=True):
+        rows[some] = (rows[some].float() + shift[:, None] * direction[:dim]).to(rows.dtype)
+    if new.bias is not None:
+        new.bias[targets] += (shifts * direction[dim]).to(new.bias.dtype)
+
+
+def counted_prior(ids: Sequence[int], n_rows: int) -> torch.Tensor:
+    """What a text says of how likely its tokens are.
+
+    Args:
+        ids: The text in the donor's tokens.
+        n_rows: Rows of the output.
+
+    Returns:
+        (n_rows,) float32: the log of each token's share of the text, NaN for those seen fewer than ten times.
+    """
+    counts = torch.from_numpy(np.bincount(np.asarray(ids, dtype=np.int64), minlength=n_rows))[:n_rows]
+    shares = (counts / max(1, len(ids))).log().float()
+    return torch.where(counts >= _ENOUGH, shares, torch.nan)
+
+
+def _with_bias(head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Head rows with their bias as one more coordinate, to go with states that end in 1."""
+    return head if bias is None else torch.cat([head, bias[:, None]], dim=1)

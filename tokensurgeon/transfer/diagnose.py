@@ -1,0 +1,216 @@
+"""What the report shows of single tokens: how they are made, which of them are doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.solver.omp import SparseCoefficients
+from tokensurgeon.transfer.protocol import Pieces
+from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices
+from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.transfer.statistics import mean_row
+from tokensurgeon.vocabulary import Vocabulary
+
+__all__ = ["control_tokens", "doubtful_tokens", "histogram", "reconstructions", "row_norms"]
+
+_BINS = 20
+_LEADING = 5
+_WORST, _TYPICAL, _LISTED = 20, 10, 12
+_DEVIATIONS = 6.0
+_LOUD = 1e-3
+_STATES = 2048
+_CHUNK = 4096
+
+
+def histogram(relative: torch.Tensor) -> list[int]:
+    """Counts of (n,) residuals relative to their targets, in twenty bins from 0 to 1; larger ones in the last."""
+    counts: list[int] = torch.histc(relative.clamp(0, 1).float(), bins=_BINS, min=0, max=1).int().tolist()
+    return counts
+
+
+def reconstructions(
+    base: Vocabulary, donor: Vocabulary, alignment: Alignment, rows: NewRows, norms: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Residuals, and the worst and some typical tokens with the anchors that weigh most in them.
+
+    Args:
+        base: Names the atoms.
+        donor: Names the tokens.
+        alignment: Which tokens were reconstructed.
+        rows: Their coefficients.
+        norms: By tensor: (n_targets,) norms of what was approximated.
+
+    Returns:
+        By tensor: ``histogram``, ``worst`` and ``typical``; nothing for methods that do not combine anchors.
+    """
+    targets = alignment.ids(Provenance.RECONSTRUCTED)
+    found = {}
+    for name, coefficients in rows.coefficients.items():
+        nothing = coefficients.n_active == 0  # no vector in an auxiliary space, or a row of zeros
+        relative = torch.where(nothing, 1.0, coefficients.residual / norms[name].clamp(min=1e-12))
+        order = relative.argsort(descending=True, stable=True)
+        middle = order[len(order) // 4 : 3 * len(order) // 4]  # spread over the middle half
+        typical = middle[torch.linspace(0, max(0, len(middle) - 1), min(_TYPICAL, len(middle))).long()]
+
+        def shown(some: torch.Tensor, c: SparseCoefficients = coefficients, r: torch.Tensor = relative) -> list[Any]:
+            return [
+                {
+                    "token": donor.describe(int(targets[i])),
+                    "id": int(targets[i]),
+                    "residual": round(float(r[i]), 4),
+                    "atoms": _leading(base, c, rows.atoms, i),
+                }
+                for i in some.tolist()
+            ]
+
+        found[name] = {
+            "histogram": histogram(relative),
+            "median": float(relative.median()) if len(relative) else 0.0,
+            "without": int(nothing.sum()),
+            "worst": shown(order[:_WORST]),
+            "typical": shown(typical),
+        }
+    return found
+
+
+def _leading(base: Vocabulary, coefficients: SparseCoefficients, atoms: torch.Tensor, i: int) -> list[list[Any]]:
+    order = coefficients.values[i].abs().argsort(descending=True)[:_LEADING].tolist()
+    return [
+        [base.describe(int(atoms[coefficients.indices[i, j]])), round(float(coefficients.values[i, j]), 3)]
+        for j in order
+        if coefficients.values[i, j] != 0
+    ]
+
+
+def control_tokens(base: Vocabulary, donor: Vocabulary, alignment: Alignment) -> list[dict[str, str]]:
+    """Every control token of the donor, what it does, and what became of it. Placeholders are left out."""
+    found = []
+    silenced = 0
+    for token_id, key in enumerate(donor.keys[: alignment.n_rows]):
+        if key is None or key.is_text:
+            continue
+        provenance, source = Provenance(int(alignment.provenance[token_id])), int(alignment.source[token_id])
+        if provenance in (Provenance.UNREACHABLE, Provenance.PADDING) and not donor.roles_of(token_id):
+            silenced += 1
+            continue
+        became = {
+            Provenance.RECONSTRUCTED: "reconstructed: no counterpart in the base",
+            Provenance.UNREACHABLE: "takes no probability",
+            Provenance.PADDING: "takes no probability",
+        }.get(provenance, f"the base's {base.describe(source)}" if source >= 0 else provenance.label)
+        found.append(
+            {
+                "token": donor.describe(token_id),
+                "roles": ", ".join(role.value for role in donor.roles_of(token_id)),
+                "became": became,
+            }
+        )
+    if silenced:
+        found.append({"token": f"{silenced} further ones", "roles": "", "became": "take no probability"})
+    return found
+
+
+def doubtful_tokens(
+    donor: Vocabulary,
+    alignment: Alignment,
+    rows: NewRows,
+    base_matrices: VocabularyMatrices,
+    donor_matrices: VocabularyMatrices,
+    pieces: Sequence[Sequence[int]],
+    states: HeadStates | None,
+) -> dict[str, Any]:
+    """New tokens to look at before trusting a donor.
+
+    A donor can be made so that a token which is harmless in it becomes salient in the base (arXiv 2601.00065). Three
+    signs, each with its worst tokens:
+
+    * ``norm``: the donor's row is much longer or shorter than others (six robust deviations of the log-norm);
+    * ``pieces``: the new row is no nearer to the base's rows of the token's own text than to those of another
+      token. The share of all new tokens for which this holds says how good the transplant is as a whole;
+    * ``loud``: the new row takes more than 0.1% of the probability on average over text that the base reads; not
+      asked where ``states`` are None.
+    """
+    targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
+    if not len(targets):
+        return {}
+    norms = row_norms(donor_matrices.embedding)
+    logs, usual = norms[targets].clamp(min=1e-12).log(), norms[norms > 0].log()
+    spread = 1.4826 * (usual - usual.median()).abs().median()
+    deviation = (logs - usual.median()).abs() / spread.clamp(min=1e-6)
+    found: dict[str, Any] = {"norm": _listed(donor, targets, deviation, deviation > _DEVIATIONS)}
+    agreement, other = _agreement(rows.matrices.embedding, targets, base_matrices.embedding, pieces)
+    astray = agreement <= other
+    found["pieces"] = _listed(donor, targets, other - agreement, astray) | {"share": float(astray.float().mean())}
+    if states is not None:
+        head = rows.matrices.embedding if rows.matrices.head is None else rows.matrices.head
+        bias = rows.matrices.bias[targets].float() if rows.matrices.bias is not None else torch.zeros(len(targets))
+        mean = _mean_probability(head, targets, bias, states)
+        found["loud"] = _listed(donor, targets, mean, mean > _LOUD)
+    return found
+
+
+def _listed(donor: Vocabulary, targets: torch.Tensor, measure: torch.Tensor, flagged: torch.Tensor) -> dict[str, Any]:
+    order = torch.where(flagged, measure, -torch.inf).argsort(descending=True, stable=True)
+    order = order[: min(_LISTED, int(flagged.sum()))]
+    return {
+        "count": int(flagged.sum()),
+        "of": len(targets),
+        "tokens": [[donor.describe(int(targets[i])), float(f"{float(measure[i]):.3g}")] for i in order],
+    }
+
+
+def row_norms(rows: torch.Tensor) -> torch.Tensor:
+    """(n,) float32, without a float32 copy of all rows."""
+    return torch.cat([torch.linalg.vector_norm(some.float(), dim=1) for some in torch.split(rows, _CHUNK)])
+
+
+def _agreement(
+    rows: torch.Tensor, targets: torch.Tensor, base: torch.Tensor, pieces: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine of every new row with the mean of its own text's pieces, and with that of another token.
+
+    Rows are centred by the base's mean. Tokens whose text the base cannot spell agree by definition.
+    """
+    centre = mean_row(base)
+    n = len(pieces)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # neighbours by id can be of one kind
+    agreement, other = torch.ones(n), -torch.ones(n)
+    before = _piece_mean(base, [pieces[int(order[-1])]]) - centre
+    spelled = bool(pieces[int(order[-1])])
+    for some in torch.split(order, _CHUNK // 4):
+        cut = [pieces[i] for i in some.tolist()]
+        real = torch.tensor([bool(p) for p in cut])
+        own, row = _piece_mean(base, cut) - centre, rows[targets[some]].float() - centre
+        theirs, known = torch.cat([before, own[:-1]]), torch.cat([torch.tensor([spelled]), real[:-1]])
+        near = torch.nn.functional.cosine_similarity(row, own)
+        far = torch.nn.functional.cosine_similarity(row, theirs)
+        agreement[some] = torch.where(real, near, 1.0)
+        other[some] = torch.where(real & known & (n > 1), far, -1.0)
+        before, spelled = own[-1:], bool(real[-1])
+    return agreement, other
+
+
+def _piece_mean(base: torch.Tensor, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(n, dim) float32; zeros where there is no piece."""
+    cut = Pieces.of(pieces)
+    return torch.nn.functional.embedding_bag(torch.arange(len(cut.ids)), base[cut.ids].float(), cut.starts, mode="mean")
+
+
+def _mean_probability(
+    head: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor, states: HeadStates
+) -> torch.Tensor:
+    """(n,) mean over some of the states. The normaliser is the base's; what is loud changes it, but stays loud."""
+    seen = states.states[:: max(1, len(states.states) // _STATES)]
+    normaliser = states.log_normaliser[:: max(1, len(states.states) // _STATES)]
+    parts = [
+        (seen @ head[targets[i : i + _CHUNK]].float().T + bias[i : i + _CHUNK] - normaliser[:, None])
+        .exp()
+        .clamp(max=1.0)
+        .mean(dim=0)
+        for i in range(0, len(targets), _CHUNK)
+    ]
+    return torch.cat(parts)

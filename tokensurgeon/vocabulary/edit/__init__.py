@@ -1,0 +1,1 @@
+"""``tokenizer.json`` in, a changed one out."""

@@ -1,0 +1,97 @@
+"""Where tokens stand side by side that could be one: in a word of the tokenizer's, between characters that it joins."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tokensurgeon.vocabulary.edit.pieces import Word, continuation, is_byte, vocab_of
+from tokensurgeon.vocabulary.spelling import byte_alphabet, piece_reader
+
+__all__ = ["added_texts", "own_pieces", "symbols", "words_of"]
+
+_RARE = 1e-4
+"""Share of the pieces that must join two kinds of characters for new ones to do so."""
+
+
+def words_of(spec: Mapping[str, Any], tokenizer: Tokenizer, text: str) -> Iterator[Word]:
+    """Runs of pieces that may become one, with characters in the place of the bytes that they are spelled in."""
+    known, kind, prefix = set(own_pieces(spec)), _kinds(spec), continuation(spec)
+    joins, added = _joins(known, kind, prefix), added_texts(spec)
+    if not _is_byte_level(spec):  # nothing else keeps "word," from becoming a token
+        joins -= {("letter", "mark"), ("digit", "mark")}
+    fallback = spec["model"]["type"] == "BPE" and bool(spec["model"].get("byte_fallback"))
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    word: list[str] = []
+    before = None
+    for symbol, place in symbols(zip(encoding.tokens, encoding.word_ids, strict=True)):
+        usable = symbol in known or (fallback and len(symbol) == 1 and symbol not in added)
+        follows = bool(word) and place == before and usable
+        if follows and (kind(word[-1][-1]), kind(symbol.removeprefix(prefix)[0])) in joins:
+            word.append(symbol)
+        else:
+            if word:
+                yield tuple(word)
+            word = [symbol] if usable else []
+        before = place
+    if word:
+        yield tuple(word)
+
+
+def symbols(tokens: Iterable[tuple[str, int | None]]) -> Iterator[tuple[str, int | None]]:
+    """Tokens, with runs of byte pieces that spell characters as these characters."""
+    for in_bytes, run in itertools.groupby(tokens, key=lambda token: is_byte(token[0])):
+        some = list(run)
+        if not in_bytes:
+            yield from some
+            continue
+        text = bytes(int(piece[3:5], 16) for piece, _ in some).decode("utf-8", "replace")
+        yield from ((character, some[0][1]) for character in text)
+
+
+def own_pieces(spec: Mapping[str, Any]) -> dict[str, int]:
+    """Pieces that come out by themselves and can be joined: no bytes, no added tokens, no unknown one."""
+    foreign = added_texts(spec) | {spec["model"].get("unk_token")}
+    fallback = bool(spec["model"].get("byte_fallback"))
+    return {p: i for p, i in vocab_of(spec).items() if p not in foreign and not (fallback and is_byte(p))}
+
+
+def added_texts(spec: Mapping[str, Any]) -> set[str]:
+    """What the added tokens are spelled as; the model may have them or not."""
+    return {str(t["content"]) for t in spec.get("added_tokens", [])}
+
+
+def _is_byte_level(spec: Mapping[str, Any]) -> bool:
+    return piece_reader(spec)("Ġ") == b" "
+
+
+def _joins(pieces: Iterable[str], kind: Callable[[str], str], prefix: str) -> frozenset[Word]:
+    """Kinds of characters, left and right, that the tokenizer's own pieces join."""
+    pieces = [piece.removeprefix(prefix) for piece in pieces]
+    seen = Counter(pair for piece in pieces for pair in set(itertools.pairwise(map(kind, piece))))
+    return frozenset(pair for pair, count in seen.items() if count > _RARE * len(pieces))
+
+
+def _kinds(spec: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function that tells the kind of a character of a piece; what is not ASCII in a byte-level one is a letter."""
+    byte_level = _is_byte_level(spec)
+    table = byte_alphabet()
+
+    def kind(character: str) -> str:
+        if byte_level:
+            byte = table.get(character, 0x80)
+            character = chr(byte) if byte < 0x80 else "a"
+        if character in " ▁":
+            return "space"
+        if character in "\n\r\t":
+            return "break"
+        if character in "0123456789":
+            return "digit"
+        return "letter" if unicodedata.category(character)[0] in "LMNC" else "mark"
+
+    return kind
