@@ -30,7 +30,7 @@ from benchmarks.experiments.scale import peer_version
 from tokensurgeon.evaluation.texts import split_bytes
 
 RESULTS = Path(__file__).parents[1] / "results"
-OURS, MERGEKIT = ".venv/bin/tokensurgeon", [".venv-peers/bin/python", "-m", "tokensurgeon.merging.methods"]
+OURS, MERGEKIT = ".venv/bin/tokensurgeon", [".venv-peers/bin/python", "-m", "tokensurgeon.merging"]
 
 
 def main(path: Path, results: Path = RESULTS) -> None:

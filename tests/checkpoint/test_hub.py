@@ -22,7 +22,7 @@ import time
 from types import SimpleNamespace
 from huggingface_hub.utils import _http
 _http.time = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})  # its retries are not waited for
-from tokensurgeon.checkpoint import remote
+from tokensurgeon.checkpoint import hub as remote
 from tokensurgeon.cli.app import main
 remote._PIECE = 20_000
 main()

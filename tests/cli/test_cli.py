@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -204,3 +206,41 @@ def test_the_help_names_every_method():
 
     text = " ".join(run("transplant", "--help").output.replace("│", " ").split())
     assert all(name in text for name in METHODS)
+
+
+def test_a_log_file_gets_a_plain_line_with_stage_done_total_and_time_left(monkeypatch, capsys):
+    import time
+
+    from tokensurgeon.cli import common
+    from tokensurgeon.progress import Stage
+
+    monkeypatch.setattr(common, "LINE_EVERY_S", 0.05)
+    with common.progress_bar(False) as tell:
+        tell(Stage.TRIALS, 1, 4)
+        time.sleep(0.2)
+        tell(Stage.VERIFY, 0, 1)
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"Trying methods: 1 of 4, \d+ s left", lines[0])
+    assert lines[-1] == "Writing and verifying: 0 of 1"
+    with common.progress_bar(True) as tell:
+        tell(Stage.TRIALS, 1, 4)
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_every_stage_that_is_told_is_one_that_people_can_read():
+    """Raw keys such as "trials" on the bar: whoever tells a stage takes it from `Stage`."""
+    import ast
+
+    import tokensurgeon
+
+    told = []
+    for path in Path(tokensurgeon.__file__).parent.rglob("*.py"):
+        if path.parent.name == "solver":  # which knows (done, total) alone
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "progress":
+                told.append((path.name, node.args[0]))
+    assert len(told) > 8
+    assert not [(name, ast.unparse(first)) for name, first in told if isinstance(first, ast.Constant | ast.JoinedStr)]

@@ -14,6 +14,7 @@ from conftest import llama, save
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import tokensurgeon.checkpoint.model as opened
 import tokensurgeon.surgery.new_rows as rebuild
 import tokensurgeon.surgery.write as output
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
@@ -296,8 +297,8 @@ def test_nan_rows(zoo, copy_of, tmp_path, side):
 def test_untie_needs_a_head(zoo, tmp_path, monkeypatch):
     import dataclasses
 
-    real = output.find_vocabulary_tensors
-    monkeypatch.setattr(output, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), head_name=None))
+    real = opened.find_vocabulary_tensors
+    monkeypatch.setattr(opened, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), head_name=None))
     with pytest.raises(InputError, match="no LM head"):
         run(zoo, tmp_path, "gpt", "spm", TransplantOptions(k=8, untie=True))
 
@@ -327,9 +328,9 @@ def test_a_tied_head_that_differs_is_refused(copy_of, zoo, tmp_path):
 def test_further_embeddings_by_token_are_refused(zoo, tmp_path, monkeypatch):
     import dataclasses
 
-    real = output.find_vocabulary_tensors
+    real = opened.find_vocabulary_tensors
     monkeypatch.setattr(
-        output, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), others=("embed_per_layer",))
+        opened, "find_vocabulary_tensors", lambda *a: dataclasses.replace(real(*a), others=("embed_per_layer",))
     )
     with pytest.raises(InputError, match="embed_per_layer has one row per token too"):
         run(zoo, tmp_path, "gpt", "spm")

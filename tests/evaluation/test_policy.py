@@ -26,7 +26,7 @@ def unloadable(monkeypatch):
     def fail(*_):
         raise AssertionError("a model was loaded")
 
-    for room in ("rebuild", "trial"):
+    for room in ("evaluation.states", "verification.running"):
         monkeypatch.setattr(f"tokensurgeon.{room}.load_model", fail)
 
 

@@ -7,23 +7,23 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from tokensurgeon.progress import Progress
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "emit_json", "guarded", "progress_bar"]
+__all__ = ["LINE_EVERY_S", "PlainLines", "console", "emit_json", "guarded", "progress_bar"]
 
-STAGES = {
-    "states": "Reading text through the base",
-    "embedding": "Reconstructing tokens (input embedding)",
-    "head": "Reconstructing tokens (LM head)",
-    "verify": "Writing and verifying",
-}
+LINE_EVERY_S = 30.0
+"""Where nobody sees a bar, a plain line comes this often."""
 
 
 @contextmanager
@@ -89,27 +89,62 @@ def emit_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-@contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (stage, done, total) that draws bars with rate and time left on stderr."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+class PlainLines:
+    """Lines in a log file: every half minute what is being done, how far it is, and how long it may still take."""
 
-    with Progress(
+    def __init__(self) -> None:
+        """Nothing is told before the first half minute is over."""
+        self._now: tuple[str, int, int, float, str] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> PlainLines:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End, without waiting for the next line."""
+        self._over.set()
+        self._thread.join()
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Say how far a stage is, and what else there is to say of it."""
+        now = self._now
+        started = now[3] if now is not None and now[0] == stage else time.monotonic()
+        self._now = (stage, done, total, started, note)
+
+    def _tell(self) -> None:
+        while not self._over.wait(LINE_EVERY_S):
+            if (now := self._now) is None:
+                continue
+            stage, done, total, started, note = now
+            line = f"{stage}: {done:,} of {total:,}"
+            if 0 < done < total:
+                line += f", {(time.monotonic() - started) * (total - done) / done:,.0f} s left"
+            typer.echo(f"{line}, {note}" if note else line, err=True)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A callback (stage, done, total) that draws bars with rate and time left on stderr, or writes plain lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    screen = Console(stderr=True)
+    if not quiet and not screen.is_terminal:
+        with PlainLines() as lines:
+            yield lines.update
+        return
+    with Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=screen,
         disable=quiet,
         speed_estimate_period=3600,  # a step may take longer than the 30 s that rich looks back
     ) as bars:
@@ -119,7 +154,7 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             if stage not in tasks:
                 for task in tasks.values():
                     bars.update(task, completed=bars.tasks[task].total)
-                tasks[stage] = bars.add_task(STAGES.get(stage, stage), total=total, rate="")
+                tasks[stage] = bars.add_task(str(stage), total=total, rate="")
             speed = bars.tasks[tasks[stage]].speed
             bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
 

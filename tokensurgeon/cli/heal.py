@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded
+from tokensurgeon.cli.common import PlainLines, console, emit_json, guarded
 
 if TYPE_CHECKING:
     from tokensurgeon.healing import HealReport
@@ -105,17 +105,27 @@ def _shown(quiet: bool) -> Iterator[Callable[[float, HealReport, dict[str, float
         TimeRemainingColumn,
     )
 
+    screen = Console(stderr=True)
+    if not quiet and not screen.is_terminal:
+        with PlainLines() as lines:
+            lines.update("Healing (per cent)", 0, 100, "starting")
+            yield lambda share, report, losses: lines.update(
+                "Healing (per cent)", int(100 * share), 100, _told(report, losses)
+            )
+        return
     columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=screen, disable=quiet) as bar:
         task = bar.add_task("starting", total=1.0)
 
         def tell(share: float, report: HealReport, losses: dict[str, float]) -> None:
-            speed = report.tokens / max(report.seconds, 1e-9)
-            bar.update(
-                task,
-                completed=share,
-                description=f"loss {losses['loss']:.3f}, {speed:,.0f} tokens/s, held out "
-                f"{report.curve[-1]['held_out']:.4f} (best {report.best['held_out']:.4f})",
-            )
+            bar.update(task, completed=share, description=_told(report, losses))
 
         yield tell
+
+
+def _told(report: HealReport, losses: dict[str, float]) -> str:
+    speed = report.tokens / max(report.seconds, 1e-9)
+    return (
+        f"loss {losses['loss']:.3f}, {speed:,.0f} tokens/s, held out {report.curve[-1]['held_out']:.4f} "
+        f"(best {report.best['held_out']:.4f})"
+    )

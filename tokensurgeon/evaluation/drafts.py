@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from tokensurgeon.checkpoint import resolve
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
+from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["MODES", "DraftOptions", "DraftScore", "bench_drafts", "generate_with", "take_prompts"]
 
@@ -97,7 +98,7 @@ def bench_drafts(
     untouched: str | None = None,
     options: DraftOptions | None = None,
     device: str = "cpu",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate with and without a draft model, greedily and by sampling.
 
@@ -168,7 +169,7 @@ def generate_with(
     sides: Mapping[str, LoadedModel | None],
     prompts: Sequence[str],
     options: DraftOptions,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate from every prompt with every side in turn, so that all meet the same state of the machine.
 
@@ -208,7 +209,7 @@ def generate_with(
                 scores[side][mode].same += int(torch.equal(written, alone))
                 done += 1
                 if progress is not None:
-                    progress("Generating", done, total)
+                    progress(Stage.GENERATE, done, total)
     first = next(iter(scores.values()))
     return {side: {mode: of[mode].as_dict(first[mode]) for mode in MODES} for side, of in scores.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
+from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["evaluate", "gold_groups"]
 
@@ -43,7 +44,7 @@ def evaluate(
     reference: str,
     texts: Mapping[str, str],
     device: str = "cpu",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Bits per byte of a model on each text, and their mean.
 
@@ -62,7 +63,7 @@ def evaluate(
     groups, watched = gold_groups(manifest, loaded)
     pieces = {name: split_bytes(text) for name, text in texts.items()}
     total, done = sum(map(len, pieces.values())), 0
-    stage = f"Scoring {directory.name}"
+    stage = Stage.SCORE.of(directory.name)
 
     def tell() -> None:
         nonlocal done

@@ -10,12 +10,12 @@ import torch
 from tokensurgeon.checkpoint.model import Side
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
 
 Encode = Callable[[str], list[int]]
-Progress = Callable[[str, int, int], None]
 
 
 __all__ = ["collect_states", "quiet_row", "read_states"]
@@ -54,7 +54,7 @@ def read_states(
 ) -> tuple[LoadedModel, HeadStates]:
     """The base, and what its LM head sees on the ends of the texts, or on text that every Python carries."""
     if progress is not None:
-        progress("states", 0, 1)
+        progress(Stage.STATES, 0, 1)
     loaded = load_model(base.directory, device)
     share = _READ // max(1, len(texts or ()))
     read = [text.encode()[-share:].decode("utf-8", "ignore") for text in texts.values()] if texts else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.gguf.architectures import Architecture, find_architecture
 from tokensurgeon.gguf.spm import cut_otherwise
 from tokensurgeon.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
+from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["GGUF_DTYPES", "ExportReport", "export_gguf"]
 
@@ -55,7 +55,7 @@ def export_gguf(
     *,
     dtype: str = "f16",
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ExportReport:
     """Write a model as GGUF, for llama.cpp.
 
@@ -176,7 +176,7 @@ def _write(
     names: dict[str, str],
     vocabulary: GgufVocabulary,
     chat_template: str | None,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     import gguf
 
@@ -213,7 +213,7 @@ def _write(
         content = architecture.change(name, files.read(name), config).float().numpy()
         writer.write_tensor_data(np.ascontiguousarray(gguf.quants.quantize(content, stored[name])))
         if progress is not None:
-            progress("Writing tensors", done + 1, len(names))
+            progress(Stage.TENSORS, done + 1, len(names))
     writer.close()
 
 

@@ -18,7 +18,7 @@ from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState
 from tokensurgeon.healing.trained_rows import TrainedRows
 
-__all__ = ["HealReport", "Loop", "Progress"]
+__all__ = ["HealProgress", "HealReport", "Loop"]
 
 _EVALUATIONS = 5
 _WARM_UP = 0.05
@@ -49,7 +49,8 @@ class HealReport:
     best: dict[str, float] = field(default_factory=dict)
 
 
-Progress = Callable[[float, HealReport, dict[str, float]], None]
+HealProgress = Callable[[float, HealReport, dict[str, float]], None]
+"""Called with (share done, report so far, last losses)."""
 
 
 class _Student(torch.nn.Module):
@@ -112,7 +113,7 @@ class Loop:
         pieces: Sequence[Piece],
         classes: tuple[torch.Tensor, torch.Tensor],
         state: SavedState,
-        progress: Progress | None,
+        progress: HealProgress | None,
     ) -> None:
         """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
         device, writes = self.accelerator.device, self.accelerator.is_main_process

@@ -20,7 +20,7 @@ from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.batches import Piece, read_pieces
-from tokensurgeon.healing.loop import HealReport, Loop, Progress
+from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.meeting import first_shared
 from tokensurgeon.healing.objective import weights_of_terms
 from tokensurgeon.healing.options import HealOptions
@@ -39,7 +39,7 @@ def heal(
     options: HealOptions | None = None,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: HealProgress | None = None,
 ) -> HealReport:
     """Train some rows of a transplanted model, or more, to do as its base does.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +17,11 @@ from tokensurgeon.checkpoint.model import Side, describe_side, open_side, output
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.models import Model, content_digest, open_model
 from tokensurgeon.merging.rows import Kinds, kinds_of
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.transplant import transplant
 
 __all__ = ["Aligned", "Owner", "align_model", "find_owner", "has_ids_of", "place_of"]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +130,4 @@ def _named(progress: Progress | None, name: str) -> Progress | None:
     """Stages of several transplants in one display."""
     if progress is None:
         return None
-    return lambda stage, done, total: progress(f"Transplanting {name}: {stage}", done, total)
+    return lambda stage, done, total: progress(Stage.TRANSPLANT.of(f"{name}: {stage}"), done, total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, resources
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from typing import Any
 
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.merging.recipe import slices_of
+from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["chat_template", "check_plan", "find_method", "layer_setting", "require_mergekit", "run_mergekit"]
 
@@ -94,7 +95,7 @@ def run_mergekit(
     *,
     seed: int,
     device: str,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     """Merge into ``out``, where a ``config.json`` lies already; safetensors are written, nothing else.
 
@@ -120,7 +121,7 @@ def run_mergekit(
         done = Executor(targets, math_device=device, storage_device="cpu").run(quiet=True)
         for number, _ in enumerate(done, 1):
             if progress is not None:
-                progress(f"Merging ({merge.merge_method})", number, len(targets))
+                progress(Stage.MERGE.of(f"by {merge.merge_method}"), number, len(targets))
 
 
 def layer_setting(merge: Any, places: Mapping[Any, Path]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +42,7 @@ from tokensurgeon.merging.write import (
     write_config,
     write_others,
 )
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.report.merged import merge_card, merge_page
 from tokensurgeon.surgery.record import describe_run
 from tokensurgeon.verification.running import Check
@@ -71,7 +72,7 @@ def merge(
     *,
     seed: int = 0,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> MergeReport:
     """Merge models, each of which may have a tokenizer of its own, with mergekit.
 
@@ -125,7 +126,7 @@ def merge(
         shutil.copyfile(work / "config.json", raw / "config.json")
         run_mergekit(read.merge, places, raw, seed=seed, device=device, progress=progress)
         if progress is not None:
-            progress("verify", 0, 1)
+            progress(Stage.VERIFY, 0, 1)
         fill_rows(raw, work, parts)
         state_dtype(work)
         content["tokenizer_sha256"] = write_others(work, first, owner, template, list(given.values()))

@@ -21,7 +21,6 @@ from tokensurgeon.solver.problem import check_problem
 
 __all__ = ["joined", "own_device", "rank", "solve_in_shares", "world"]
 
-Progress = Callable[[int, int], None]
 _PATIENCE = timedelta(days=1)
 """Ranks may be of very different speed; one that dies is noticed by torchrun."""
 
@@ -75,7 +74,7 @@ def solve_in_shares(
     exact: bool = False,
     memory: int | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SparseCoefficients:
     """As `solve_omp`, with the targets divided among the ranks; every rank gets the whole result.
 

@@ -40,8 +40,6 @@ _FEWEST, _MOST = 16, 1024
 _ALIGNED = 16
 """Dimensions are padded to 64 bytes, since the bits of a sum depend on where in memory a row begins."""
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class SparseCoefficients:
@@ -79,7 +77,7 @@ def solve_omp(
     tol: float = TINY,
     memory: int | None = None,
     device: torch.device | str | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SparseCoefficients:
     """Approximate every target with k atoms, greedily.
 

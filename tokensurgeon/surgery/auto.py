@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.transfer.calibrate import calibrate
 from tokensurgeon.transfer.protocol import Method, Resources
@@ -121,7 +122,7 @@ def choose(
     texts: Mapping[str, str],
     options: TransplantOptions,
     resources: Resources,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Choice:
     """Try `CANDIDATES`, each plain and calibrated unless ``options.calibrate`` says which.
 
@@ -166,7 +167,7 @@ def choose(
     fixed = made_by(make_method("zero"))[1]  # whatever the method
     for done, (name, given) in enumerate(CANDIDATES):
         if progress is not None:
-            progress("trials", done, len(CANDIDATES))
+            progress(Stage.TRIALS, done, len(CANDIDATES))
         if given.get("k", 1) > anchors:
             trials.append(Trial(name, given, False, None, 0.0, f"k exceeds the {anchors} anchors"))
             continue

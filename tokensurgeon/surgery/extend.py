@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
+from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.extend_rows import grown_matrices, rows_by_donor, rows_by_text
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.own_tokenizer import changed_side, read_lines, refuse_other_texts, write_pages
@@ -38,8 +39,6 @@ learnt from."""
 _MULTIPLE = 64
 """Where a model's rows are padded to a multiple of this, they stay so."""
 _SHOWN = 32
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,13 @@ from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, read_matrices
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
+from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.transfer.protocol import Method, Resources
 from tokensurgeon.transfer.rows import SUPPRESSED_BIAS, VocabularyMatrices, build_rows
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["grown_matrices", "rows_by_donor", "rows_by_text"]
-
-Progress = Callable[[str, int, int], None]
 
 
 def rows_by_text(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from tokensurgeon.baselines.subtoken import Subtoken
 from tokensurgeon.checkpoint.model import Side
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.states import quiet_row, read_states
+from tokensurgeon.progress import Progress
 from tokensurgeon.solver.distributed import own_device, rank
 from tokensurgeon.surgery.auto import Choice, choose
 from tokensurgeon.surgery.options import TransplantOptions
@@ -27,8 +28,6 @@ from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, bu
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["Pair", "Rebuilt", "rebuild"]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

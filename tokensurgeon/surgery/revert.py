@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, 
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
+from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.record import describe_run
 from tokensurgeon.surgery.write import seal, write_output
@@ -31,7 +31,7 @@ def revert(
     out: Path | str,
     *,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Check]:
     """Give a transplanted model its base's tokenizer again.
 

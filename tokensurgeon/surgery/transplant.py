@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import load_texts
+from tokensurgeon.progress import Progress
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
 from tokensurgeon.solver.distributed import rank, world
@@ -31,7 +31,6 @@ from tokensurgeon.vocabulary.schemes import compare_schemes
 
 __all__ = ["TransplantReport", "default_output", "transplant"]
 
-Progress = Callable[[str, int, int], None]
 _SHOWN = 65_536
 """Of a text, for the share of its tokens that are anchors."""
 

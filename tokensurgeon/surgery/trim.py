@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import load_texts
+from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.own_tokenizer import changed_side, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
@@ -59,7 +60,7 @@ def trim(
     size: int | None = None,
     keep: Path | str | None = None,
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TrimReport:
     """Write a model that knows only the tokens that some text needs.
 

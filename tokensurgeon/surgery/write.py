@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import Base, Side, other_files
 from tokensurgeon.checkpoint.pinning import pin_tokenizer
 from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.tensors import accepted, verify
@@ -91,7 +91,7 @@ def seal(
     content: dict[str, Any],
     shared: frozenset[str],
     started: float,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> list[Check]:
     """Verify what `write_output` wrote, and say so in its manifest.
 
@@ -109,7 +109,7 @@ def seal(
         VerificationError: If the model breaks an invariant; it must not stay.
     """
     if progress is not None:
-        progress("verify", 0, 1)
+        progress(Stage.VERIFY, 0, 1)
     checks = verify(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
     content["verified"] = accepted(checks)
     content["seconds"] = round(time.perf_counter() - started, 1)

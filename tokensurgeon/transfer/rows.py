@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.errors import InputError
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.solver.omp import SparseCoefficients
 from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.transfer.combine import Weights
@@ -17,7 +18,6 @@ from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Fitt
 
 __all__ = ["SUPPRESSED_BIAS", "NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
 
-Progress = Callable[[str, int, int], None]
 SUPPRESSED_BIAS = -1e4
 
 
@@ -80,7 +80,7 @@ def build_rows(
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
         resources: Device, memory, exactness and seed of the reconstruction.
-        progress: Called with (tensor, rows done, rows in all).
+        progress: Called with (stage, rows done, rows in all).
 
     Raises:
         InputError: If the method cannot solve the problem, or rows that are needed are not finite.
@@ -92,10 +92,10 @@ def build_rows(
     cut = Pieces.of(pieces) if pieces is not None else None
     coefficients: dict[str, SparseCoefficients] = {}
 
-    def fit(name: str, matrix: torch.Tensor) -> Fitted:
+    def fit(name: str, matrix: torch.Tensor, stage: Stage) -> Fitted:
         def tell(done: int, total: int) -> None:
             if progress is not None:
-                progress(name, done, total)
+                progress(stage, done, total)
 
         fitted = method.fit(
             DonorSpace(matrix[targets], matrix[atoms], cut, auxiliary), replace(resources, progress=tell)
@@ -104,9 +104,9 @@ def build_rows(
             coefficients[name] = fitted.coefficients
         return fitted
 
-    shared = fit("embedding", donor.embedding)
+    shared = fit("embedding", donor.embedding, Stage.EMBEDDING)
     separate = base.head is not None or untie
-    own = fit("head", donor.head) if separate and auxiliary is None and donor.head is not None else shared
+    own = fit("head", donor.head, Stage.HEAD) if separate and auxiliary is None and donor.head is not None else shared
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
 
     def assemble(source: torch.Tensor, use: Use, quiet: torch.Tensor, *override: int) -> torch.Tensor:

@@ -65,7 +65,7 @@ def test_without_mergekit_it_says_what_to_install():
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.modules['mergekit'] = None\nimport runpy, importlib.util as u\n"
          "u.find_spec = lambda name, find=u.find_spec: None if name == 'mergekit' else find(name)\n"
-         "runpy.run_module('tokensurgeon.merging.methods', run_name='__main__')"],
+         "runpy.run_module('tokensurgeon.merging', run_name='__main__')"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and "tokensurgeon[merge]" in done.stderr

@@ -16,7 +16,10 @@ from tokensurgeon.merging.methods.fisher import fisher_average
 from tokensurgeon.merging.methods.metrics import metrics_average
 from tokensurgeon.merging.methods.opcm import opcm_merge
 from tokensurgeon.merging.methods.pcb import pcb_merge
+from tokensurgeon.merging.methods.register import register
 from tokensurgeon.merging.methods.widen import widen_merge
+
+register()
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,6 @@ def test_what_is_missing_is_named(models, tmp_path):
 
 def test_the_module_is_their_command(models, tmp_path):
     (tmp_path / "recipe.yaml").write_text(METRICS.replace("ROOT", str(models)))
-    arguments = ("tokensurgeon.merging.methods", tmp_path / "recipe.yaml", tmp_path / "out", "--quiet")
+    arguments = ("tokensurgeon.merging", tmp_path / "recipe.yaml", tmp_path / "out", "--quiet")
     processes.run(processes.MODULE, *arguments).check_returncode()
     assert (tmp_path / "out/model.safetensors").is_file()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.merging.estimate.dam_training import DamOptions, Weights, fit
 from tokensurgeon.merging.estimate.files import check_file, write_file
 from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows, weights_digest
+from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["DamReport", "train_dam"]
 
@@ -49,7 +50,7 @@ def train_dam(
     *,
     device: str = "cpu",
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DamReport:
     """Write coefficients for ``merge_method: dam``.
 
@@ -87,7 +88,7 @@ def train_dam(
 
     def tell(done: int, _divergence: float) -> None:
         if progress is not None:
-            progress("Training coefficients", done, options.steps)
+            progress(Stage.DAM, done, options.steps)
 
     fitted = fit(sources, forward, data, options, tell)
     metadata = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.merging.estimate.files import check_file, write_file
 from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows
+from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["FisherReport", "estimate_fisher", "fisher_diagonal"]
 
@@ -79,7 +80,7 @@ def estimate_fisher(
     seed: int = 0,
     device: str = "cpu",
     overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FisherReport:
     """Write a model's Fisher diagonal on some text, for ``merge_method: fisher``.
 
@@ -108,7 +109,7 @@ def estimate_fisher(
     def rows() -> Iterable[torch.Tensor]:
         for done, row in enumerate(token_rows(loaded, chosen)):
             if progress is not None:
-                progress("Reading text for the Fisher information", done, len(chosen))
+                progress(Stage.FISHER, done, len(chosen))
             yield row
 
     found, count = fisher_diagonal(loaded.model, rows(), torch.Generator().manual_seed(seed))
