@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from tokensurgeon.baselines import make_method
 from tokensurgeon.checkpoint.linking import LINKS, Link
+from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.solver.memory import parse_size
 from tokensurgeon.transfer.protocol import Method
@@ -141,7 +142,7 @@ def load_recipe(path: Path) -> TransplantOptions:
         InputError: If the file is missing, not TOML, or has an unknown key.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise InputError(f"recipe {path} does not exist") from error
     except tomllib.TOMLDecodeError as error:
