@@ -148,7 +148,7 @@ def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
     ids = loaded.encode(_SAMPLES[0])
     prefix = [] if loaded.prefix is None else [loaded.prefix]
     with torch.inference_mode():
-        logits = loaded.model(input_ids=torch.tensor([[*prefix, *ids]])).logits
+        logits = loaded.model(input_ids=torch.tensor([[*prefix, *ids][: loaded.context]])).logits
     finite = bool(torch.isfinite(logits).all())
     good = finite and logits.shape[-1] == rows
     yield Check("forward pass", good, f"{list(logits.shape)} logits, {'finite' if finite else 'not finite'}")
