@@ -84,8 +84,9 @@ def score_text(
     context = context_of(model)
     for piece in pieces:
         for part, ids in inputs_of(encode, prefix, piece, context):
+            total.n_bytes += len(part.encode())
             if len(ids) < 2:
-                continue
+                continue  # nothing is predicted; as for every first token without a prefix, its bytes count
             tokens = torch.tensor([ids], device=model.device)
             with torch.inference_mode():
                 logits = model(input_ids=tokens).logits[0, :-1].float()
@@ -94,7 +95,6 @@ def score_text(
                 nats = normaliser - logits.gather(1, gold[:, None])[:, 0]
                 if watched is not None and len(watched):
                     mass += float((torch.logsumexp(logits[:, watched], dim=-1) - normaliser).exp().sum())
-            total.n_bytes += len(part.encode())
             total.nats += float(nats.double().sum())
             total.positions += len(gold)
             for name, mask in (groups or {}).items():

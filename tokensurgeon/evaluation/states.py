@@ -34,6 +34,8 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
     try:
         context = context_of(model)
         for _, ids in (inputs for piece in pieces for inputs in inputs_of(encode, prefix, piece, context)):
+            if not ids:
+                continue
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
             hidden, raw = seen.pop()
