@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ class VocabularyTensors:
     head_name: str | None
     rows: int
     dim: int
-    stale: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    stale: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     unclaimed: tuple[str, ...] = ()
 
