@@ -23,6 +23,7 @@ from tokensurgeon.merging.models import is_buffer
 from tokensurgeon.merging.rows import Choice, Kind, filled
 from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
+from tokensurgeon.verification.tensors import differing
 
 __all__ = ["Layers", "Part", "fill_rows", "manifest_of", "state_dtype", "verify_merge", "write_config", "write_others"]
 
@@ -186,9 +187,8 @@ def _tensors(out: Path, first: Aligned, parts: Sequence[Part], whole: bool) -> I
         yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{len(tensor)} rows")
         wrong_rows = 0
         for number, aligned in enumerate(models):
-            ids = torch.from_numpy(np.flatnonzero(choice.taken == number))
-            meant = _counterpart(name, layout, aligned).reshape(tensor.shape)[ids].to(tensor.dtype)
-            wrong_rows += int((tensor[ids] != meant).any(dim=1).sum())
+            ids = np.flatnonzero(choice.taken == number)
+            wrong_rows += len(differing(tensor, _counterpart(name, layout, aligned).reshape(tensor.shape), ids, ids))
         taken = int((choice.taken >= 0).sum())
         yield Check(
             f"{name} chosen rows",
