@@ -21,3 +21,8 @@ class MissingDependencyError(ImportError):
         super().__init__(f"{purpose} needs {package}: pip install 'tokensurgeon[{extra}]'")
         self.package = package
         self.extra = extra
+        self.purpose = purpose
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
+        """Pickle what it was made from, not the message: it must come out of a worker process."""
+        return type(self), (self.package, self.extra, self.purpose)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.special import softmax
+from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.linear_model import Ridge as SklearnRidge
-from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
 from tokensurgeon import InputError
@@ -182,6 +182,32 @@ def test_ridge_is_scikit_learns(penalty):
     np.testing.assert_allclose(found, peer.predict(space.targets.double().numpy()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("penalty", [0, 0.0, "0", 1e-12])
+def test_ridge_without_a_penalty_is_least_squares(penalty):
+    space, base = problem()
+    peer = LinearRegression().fit(space.anchors.double().numpy(), base.anchors.double().numpy())
+    expected = peer.predict(space.targets.double().numpy())
+    np.testing.assert_allclose(made("ridge", {"penalty": penalty}), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(made("ridge") - expected).max() > 1e-3  # leaving one out chooses another
+
+
+def test_least_squares_where_anchors_do_not_span_the_space():
+    """As many directions as anchors lack have no weight, as in the pseudo-inverse."""
+    space, base = problem()
+    few, wide = 7, torch.cat([space.anchors, space.anchors[:, :3] * 2], dim=1)
+    targets = torch.cat([space.targets, space.targets[:, :3] * 2], dim=1)
+    for n in (few, ANCHORS):
+        fitted = make_method("ridge", {"penalty": 0}).fit(DonorSpace(targets, wide[:n], space.pieces), Resources())
+        peer = LinearRegression().fit(wide[:n].double().numpy(), base.anchors[:n].double().numpy())
+        found = all_rows(fitted, BaseRows(base.every, base.anchors[:n], "input"))
+        np.testing.assert_allclose(found, peer.predict(targets.double().numpy()), rtol=1e-4, atol=1e-4)
+
+
+def test_what_ridge_records():
+    assert asdict(make_method("ridge")) == asdict(make_method("ridge", {"penalty": None})) == {"penalty": None}
+    assert asdict(make_method("ridge", {"penalty": 0})) == {"penalty": 0.0}
+
+
 def test_ridge_chooses_the_penalty_by_leaving_one_out():
     space, base = problem()
     x = space.anchors.double().numpy()
@@ -219,6 +245,11 @@ def test_procrustes_is_scipys_where_widths_agree():
         ("omp", {"k": 0}, r"k=0 must be a whole number of at least 1"),
         ("omp", {"k": "2.5"}, r"k='2.5' must be a whole number"),
         ("wechsel", {"temperature": "-1"}, r"temperature='-1' must be a number above 0"),
+        ("ridge", {"penalty": -1}, r"penalty=-1 must be a number of at least 0"),
+        ("ridge", {"penalty": "nan"}, r"penalty='nan' must be a number of at least 0"),
+        ("ridge", {"penalty": False}, r"penalty=False must be a number"),
+        ("wechsel", {"temperature": 0}, r"temperature=0 must be a number above 0"),
+        ("omp", {"k": None}, r"k=None must be a whole number"),
         ("wechsel", {"temperature": "nan"}, r"must be a number above 0"),
         ("subtoken", {"head": "middle"}, r"head='middle' must be one of mean, first, last, decay"),
     ],

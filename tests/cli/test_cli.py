@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tokensurgeon.cli.app import app
+from tokensurgeon.cli.common import emit_json
 
 runner = CliRunner(env={"COLUMNS": "200"})  # no line breaks inside paths
 
@@ -43,6 +45,16 @@ def test_json_is_one_object_and_nothing_else(zoo, tmp_path):
     assert content["options"]["memory"] == "1GiB"
     dry = json.loads(run(zoo["gpt"], zoo["spm"], "--dry-run", "--json").stdout)
     assert dry["out"] is None and dry["counts"] == content["counts"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_json_is_json_in_every_encoding(monkeypatch, encoding):
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        emit_json({"token": "<｜end▁of▁sentence｜> 🙂"})
+        stream.flush()
+        assert json.loads(raw.getvalue().decode(encoding)) == {"token": "<｜end▁of▁sentence｜> 🙂"}
 
 
 def test_quiet_prints_nothing(zoo, tmp_path):

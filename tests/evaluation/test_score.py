@@ -51,6 +51,20 @@ def test_without_a_prefix_the_first_token_is_not_scored(loaded):
     assert score_text(loaded.model, loaded.encode, None, [TEXT]).positions == len(loaded.encode(TEXT)) - 1
 
 
+def test_without_a_prefix_the_bytes_of_a_single_token_are_counted(loaded):
+    told = []
+    alone = score_text(loaded.model, loaded.encode, None, ["a"], tell=lambda: told.append(1))
+    assert len(loaded.encode("a")) == 1 and len(told) == 1
+    assert (alone.n_bytes, alone.positions, alone.nats) == (1, 0, 0.0)
+    both, text = (score_text(loaded.model, loaded.encode, None, pieces) for pieces in (["a", TEXT], [TEXT]))
+    assert both.n_bytes == text.n_bytes + 1 and both.nats == text.nats
+
+
+def test_a_text_of_no_tokens_has_no_states(loaded):
+    seen = collect_states(loaded.model, lambda text: loaded.encode(text) if text == TEXT else [], None, ["", TEXT])
+    assert len(seen.states) == len(loaded.encode(TEXT))
+
+
 def test_states_times_head_are_the_logits(loaded):
     seen = collect_states(loaded.model, loaded.encode, loaded.prefix, [TEXT])
     with torch.no_grad():

@@ -578,6 +578,25 @@ def test_a_broken_merge_is_discarded(recipe, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+def test_chosen_rows_are_compared_byte_by_byte(recipe, models, copy_of, tmp_path, monkeypatch):
+    """-0.0 equals 0.0, and is another row."""
+    own = copy_of("gpt")
+    tensors = load_file(own / "model.safetensors")
+    tensors[EMBEDDING][:, 0] = 0.0
+    save_file(tensors, own / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setitem(models, "a", own)
+
+    def negated(merged, tensors, choice):
+        made = filled(merged, tensors, choice)
+        return torch.where(made == 0, -0.0, made)
+
+    path = recipe({"merge_method": "linear", "models": of("a", "s")})
+    merge(path, tmp_path / "good")
+    monkeypatch.setattr("tokensurgeon.merging.write.filled", negated)
+    with pytest.raises(VerificationError, match="chosen rows"):
+        merge(path, tmp_path / "out")
+
+
 def test_a_merge_has_no_single_base(models, recipe, tmp_path):
     merge(recipe({"merge_method": "linear", "models": of("a", "s")}), tmp_path / "out")
     for use in (

@@ -13,6 +13,7 @@ import torch
 from tokensurgeon import TransplantOptions, transplant
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint
+from tokensurgeon.report.card import described
 from tokensurgeon.report.page import report_page, verdict
 from tokensurgeon.solver.omp import solve_omp
 from tokensurgeon.transfer.diagnose import doubtful_tokens, histogram, reconstructions
@@ -156,3 +157,8 @@ def test_one_new_token_is_compared_with_nothing(made):
     rows = NewRows(VocabularyMatrices(torch.randn(plan.n_rows, 16)), {}, torch.empty(0))
     found = doubtful_tokens(report.donor.vocabulary, alone, rows, base, donor, [[1, 2]], None)
     assert found["pieces"]["of"] == 1 and found["pieces"]["count"] == 0
+
+
+def test_an_option_that_is_left_to_the_method_is_not_named():
+    assert described({"name": "ridge", "penalty": None}) == "method ridge"
+    assert described({"name": "ridge", "penalty": 0.0}) == "method ridge, penalty=0.0"

@@ -318,3 +318,27 @@ def test_transfer_is_the_weighted_sum_of_rows():
     expected = torch.from_numpy(dense(solution, len(atoms))) @ rows.double()
     torch.testing.assert_close(transfer(solution, rows).double(), expected, rtol=1e-4, atol=1e-4)
     assert transfer(solve_omp(targets[:0], atoms, 5), rows).shape == (0, 20)
+
+
+def test_a_callers_coarse_products_do_not_reach_the_dictionary(monkeypatch):
+    """Else atoms would be turned in bfloat16 or TF32, and would be other atoms."""
+    places = [torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]
+    seen = []
+    build = omp.Dictionary.of
+
+    def watched(*arguments):
+        seen.append([place.fp32_precision for place in places])
+        return build(*arguments)
+
+    monkeypatch.setattr(omp.Dictionary, "of", watched)
+    targets, atoms = problem()
+    plain = solve_omp(targets, atoms, 4)
+    before = [place.fp32_precision for place in places]
+    try:
+        places[0].fp32_precision, places[1].fp32_precision = "bf16", "tf32"
+        coarse = solve_omp(targets, atoms, 4)
+        assert [place.fp32_precision for place in places] == ["bf16", "tf32"]
+    finally:
+        places[0].fp32_precision, places[1].fp32_precision = before
+    assert seen == [["ieee", "ieee"]] * 2
+    assert torch.equal(coarse.indices, plain.indices) and torch.equal(coarse.values, plain.values)

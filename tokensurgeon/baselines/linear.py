@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -21,11 +21,11 @@ class Ridge:
     """Least squares with a penalty on the map, both sides centred (Hoerl and Kennard 1970).
 
     Attributes:
-        penalty: In units of the mean squared singular value of the anchors. By default (0 here) the
+        penalty: In units of the mean squared singular value of the anchors; 0 is plain least squares. None takes the
             one with the smallest leave-one-out error on the anchors, of 13 from 1e-5 to 10.
     """
 
-    penalty: float = 0.0
+    penalty: float | None = field(default=None, metadata={"zero": True})
 
     def fit(self, space: DonorSpace, _: Resources) -> _Mapped:
         """Keep both sets of rows; the map depends on the base's matrix."""
@@ -36,7 +36,7 @@ class Ridge:
 @dataclass(frozen=True)
 class _Mapped:
     space: DonorSpace
-    penalty: float
+    penalty: float | None
 
     @cached_property
     def _decomposed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -51,9 +51,15 @@ class _Mapped:
         middle = _mean(base.anchors)
         crossed = vectors.T @ _crossed(self.space.anchors, mean, base.anchors, middle)
         unit = values.mean().clamp(min=1e-30)
-        penalties = unit * (torch.tensor([self.penalty], dtype=torch.float64) if self.penalty else _PENALTIES)
-        best = penalties[0] if self.penalty else penalties[self._left_out(base, middle, crossed, penalties).argmin()]
-        turned = vectors @ (crossed / (values + best)[:, None])
+        if self.penalty is None:
+            penalties = unit * _PENALTIES
+            best = penalties[self._left_out(base, middle, crossed, penalties).argmin()]
+        else:
+            best = unit * self.penalty
+        divisors = values + best
+        noise = divisors.max() * len(divisors) * torch.finfo(torch.float64).eps
+        shrunk = torch.where(divisors > noise, 1 / divisors, 0.0)  # directions that no anchor has: the pseudo-inverse
+        turned = vectors @ (crossed * shrunk[:, None])
         for rows in _centred(self.space.targets, mean):
             yield (rows @ turned + middle).float()
 

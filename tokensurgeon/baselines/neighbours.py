@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from tokensurgeon.solver.scan import full_precision
 from tokensurgeon.transfer.combine import Compared, Weights, compared
 from tokensurgeon.transfer.protocol import DonorSpace, Resources, Space
 
@@ -39,7 +40,8 @@ class Neighbours:
         anchors = both.sources.to(resources.device, torch.float32)
         found = []
         for start in range(0, len(both.targets), _ROWS):
-            distance = torch.cdist(both.targets[start : start + _ROWS].to(anchors), anchors)
+            with full_precision():
+                distance = torch.cdist(both.targets[start : start + _ROWS].to(anchors), anchors)
             nearest, index = distance.topk(self.k, dim=1, largest=False)
             weight = 1 / nearest.clamp(min=1e-6)
             found.append((index.cpu(), (weight / weight.sum(dim=1, keepdim=True)).cpu()))
@@ -74,7 +76,9 @@ def cosines(targets: torch.Tensor, sources: torch.Tensor, resources: Resources) 
 
     known, n = unit(sources), len(targets)
     for start in range(0, n, _ROWS):
-        yield unit(targets[start : start + _ROWS]) @ known.T
+        with full_precision():  # which rows are nearest must not hang on what a caller allows
+            cosine = unit(targets[start : start + _ROWS]) @ known.T
+        yield cosine
         if resources.progress is not None:
             resources.progress(min(start + _ROWS, n), n)
 

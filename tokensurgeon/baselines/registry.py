@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokensurgeon.baselines.auto import Auto
 from tokensurgeon.baselines.constant import Mean, Normal, Zero
@@ -56,29 +56,40 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         raise InputError(f"unknown method {name!r}; known are {', '.join((*METHODS, 'auto'))}")
     cls = METHODS.get(name, Auto)
     kinds = get_type_hints(cls)
-    known = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+    known = {f.name: f for f in fields(cls) if f.default is not MISSING}
     given = {}
     for option, value in (options or {}).items():
         if option not in known:
             takes = "takes no options" if not known else f"takes {', '.join(known)}"
             raise InputError(f"method {name} takes no {option}; it {takes}")
-        given[option] = _value(name, option, value, kinds[option])
+        given[option] = _value(name, option, value, kinds[option], zero=known[option].metadata.get("zero", False))
     method: Method = cls(**given)
     return method
 
 
-def _value(method: str, option: str, value: Any, kind: Any) -> Any:
-    """A value of the option's type: a whole number from 1, a positive number, or one of some words."""
+def _value(method: str, option: str, value: Any, kind: Any, *, zero: bool) -> Any:
+    """A value of the option's type: a whole number from 1, a number above 0 or from it, or one of some words.
+
+    An option that may be None has that as its default.
+    """
     words = get_args(kind)
-    if words:
+    if get_origin(kind) is Literal:
         if value in words:
             return value
         raise InputError(f"method {method}: {option}={value!r} must be one of {', '.join(words)}")
+    if words:
+        if value is None:
+            return None
+        kind = next(word for word in words if word is not type(None))
     try:
         number = kind(value) if not isinstance(value, bool) else None
     except (TypeError, ValueError, OverflowError):
         number = None
-    if number is None or (kind is int and float(value) != number) or not 0 < number < float("inf"):
-        least = "a whole number of at least 1" if kind is int else "a number above 0"
+    if (
+        number is None
+        or (kind is int and float(value) != number)
+        or not (0 < number < float("inf") or (zero and number == 0))
+    ):
+        least = "a whole number of at least 1" if kind is int else f"a number {'of at least' if zero else 'above'} 0"
         raise InputError(f"method {method}: {option}={value!r} must be {least}")
     return number

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.checkpoint.text import read_json
 from tokensurgeon.errors import InputError
 
 __all__ = [
@@ -68,10 +69,11 @@ def shard_names(index: Path) -> list[str]:
     Raises:
         InputError: If the index is damaged.
     """
+    content = read_json(index, "Fetch it again")
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(content["weight_map"].values()))
         odd = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
     if odd:
         raise InputError(f"{index} lists {odd[0]!r}, which is not the name of a file beside it. Fetch it again")

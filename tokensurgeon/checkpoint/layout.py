@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from tokensurgeon.checkpoint.header import DTYPES, TensorInfo
+from tokensurgeon.checkpoint.text import read_json
 from tokensurgeon.errors import InputError
 
 __all__ = ["VocabularyTensors", "find_vocabulary_tensors", "parameter_shapes", "read_config", "stored_name"]
@@ -42,7 +42,7 @@ class VocabularyTensors:
     head_name: str | None
     rows: int
     dim: int
-    stale: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    stale: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     unclaimed: tuple[str, ...] = ()
 
@@ -56,14 +56,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The parsed ``config.json``."""
     path = directory / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        return read_json(path)
     except FileNotFoundError as error:
         raise InputError(f"{directory} has no config.json, so it is not a model directory") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object")
-    return config
 
 
 def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) -> VocabularyTensors:

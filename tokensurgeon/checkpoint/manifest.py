@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.checkpoint.layout import VocabularyTensors
+from tokensurgeon.checkpoint.text import read_json, write_json
 from tokensurgeon.errors import InputError
 
 __all__ = ["MANIFEST", "Manifest"]
@@ -51,7 +51,7 @@ class Manifest:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path, "Run the transplant again")
             if content["format"] != _FORMAT:
                 raise InputError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
             rows = content.pop("rows")
@@ -88,7 +88,7 @@ class Manifest:
             "source": _pack(self.source.astype("<i4")),
         }
         content = {"format": _FORMAT, **self.content, "rows": rows}
-        (directory / MANIFEST).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(directory / MANIFEST, content)
 
     def ids(self, *provenances: Provenance) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Ids (ascending) with one of these provenances."""

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tokensurgeon.checkpoint.cache import cache_directory, copy_small_files, is_kept, kept
 from tokensurgeon.checkpoint.header import INDEX, listed_shards
+from tokensurgeon.checkpoint.text import write_json
 from tokensurgeon.errors import InputError
 
 __all__ = ["PICKLED", "as_safetensors", "tensor_shapes"]
@@ -74,7 +75,7 @@ def _convert(directory: Path, shards: list[Path], work: Path) -> None:
         save_file(tensors, work / name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
-        (work / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        write_json(work / INDEX, {"metadata": {}, "weight_map": weight_map})
     copy_small_files(directory, work, ("*.bin", _INDEX))
 
 

@@ -7,8 +7,9 @@ file where ``auto_map`` names a class, and with ``trust_remote_code`` it then as
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from tokensurgeon.checkpoint.text import read_json_if_there, write_json, write_text
 
 __all__ = ["pin_tokenizer"]
 
@@ -38,7 +39,7 @@ def pin_tokenizer(directory: Path, model_type: str) -> bool:
     doubted = getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ())
     imposed = tokenization_auto.TOKENIZER_MAPPING_NAMES.get(model_type)
     path = directory / "tokenizer_config.json"
-    settings = json.loads(path.read_text()) if path.is_file() else {}
+    settings = read_json_if_there(path)
     own = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
     if model_type not in doubted or not imposed or "auto_map" in settings:
         return False
@@ -46,6 +47,6 @@ def pin_tokenizer(directory: Path, model_type: str) -> bool:
         return False
     settings["auto_map"] = {"AutoTokenizer": [None, f"{_MODULE}.TransplantedTokenizer"]}
     settings.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    (directory / f"{_MODULE}.py").write_text(_CODE)
+    write_json(path, settings)
+    write_text(directory / f"{_MODULE}.py", _CODE)
     return True

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.text import read_json_if_there, write_json
 from tokensurgeon.checkpoint.tokenizer import TokenizerFiles
-from tokensurgeon.errors import InputError
 
 __all__ = ["vocab_size", "write_settings"]
 
@@ -73,12 +72,12 @@ def write_settings(
     config["tie_word_embeddings"] = tied
     if isinstance(config.get("text_config"), dict):
         config["text_config"]["tie_word_embeddings"] = tied
-    _dump(out / "config.json", config)
+    write_json(out / "config.json", config)
 
-    generation = _load(base / "generation_config.json")
+    generation = read_json_if_there(base / "generation_config.json")
     stops = _as_list(generation.get("eos_token_id")) or _as_list(read_config(base).get("eos_token_id"))
     carried = [new for old in stops for new in new_ids.get(old, [])]
-    donors = _as_list(_load(donor / "generation_config.json").get("eos_token_id"))
+    donors = _as_list(read_json_if_there(donor / "generation_config.json").get("eos_token_id"))
     own = [special["eos_token"]] if "eos_token" in special else []
     _remap(generation, special, new_ids, dropped, "generation_config.json")
     eos = list(dict.fromkeys(i for i in [*own, *donors, *carried] if i < n_rows))
@@ -86,7 +85,7 @@ def write_settings(
         generation["eos_token_id"] = eos[0] if len(eos) == 1 else eos
     if generation.get("pad_token_id") is None and eos:
         generation["pad_token_id"] = eos[0]
-    _dump(out / "generation_config.json", generation)
+    write_json(out / "generation_config.json", generation)
     return dropped
 
 
@@ -119,19 +118,3 @@ def _text_parts(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object")
-    return content
-
-
-def _dump(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

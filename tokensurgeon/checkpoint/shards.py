@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from tokensurgeon.checkpoint.header import DTYPES, INDEX, SINGLE, TensorInfo, header_bytes, listed_shards, read_header
 from tokensurgeon.checkpoint.linking import Link, place
+from tokensurgeon.checkpoint.text import write_json
 from tokensurgeon.errors import InputError
 
 __all__ = ["Checkpoint"]
@@ -134,7 +134,7 @@ class Checkpoint:
                 total += self._rewrite(out / shard, names, replaced, dtype, self.metadata[shard])
         if list(self.shards) != [SINGLE]:
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+            write_json(out / INDEX, index)
         return frozenset(shared)
 
     def _rewrite(

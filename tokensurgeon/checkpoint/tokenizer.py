@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tokensurgeon.checkpoint.cache import copy_if_there
+from tokensurgeon.checkpoint.text import read_json_if_there, read_text, write_json, write_text
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.edit.digits import digitwise_spec
@@ -68,12 +69,12 @@ class TokenizerFiles:
             InputError: If there is none, or it is damaged.
         """
         declared = {
-            **_json(directory / "special_tokens_map.json"),
-            **_json(directory / "tokenizer_config.json"),
+            **read_json_if_there(directory / "special_tokens_map.json"),
+            **read_json_if_there(directory / "tokenizer_config.json"),
         }
         template = declared.get("chat_template")
         if (directory / "chat_template.jinja").is_file():
-            template = (directory / "chat_template.jinja").read_text()
+            template = read_text(directory / "chat_template.jinja")
         if isinstance(template, list):  # several named templates
             template = next((t["template"] for t in template if t.get("name") == "default"), None)
         path = directory / "tokenizer.json"
@@ -143,10 +144,10 @@ class TokenizerFiles:
         """Put the changed tokenizer in the place of the files as they were."""
         for path in (*(out / name for name in _OTHER_SPELLINGS), *out.glob("tokenization_*.py")):
             path.unlink(missing_ok=True)
-        (out / "tokenizer.json").write_text(self.tokenizer.to_str(pretty=True), "utf-8")
-        settings = _json(out / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        write_text(out / "tokenizer.json", self.tokenizer.to_str(pretty=True))
+        settings = read_json_if_there(out / "tokenizer_config.json") | {"tokenizer_class": "PreTrainedTokenizerFast"}
         settings.pop("auto_map", None)  # classes that build their own way of cutting, like those with a name
-        (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_json(out / "tokenizer_config.json", settings)
 
     @staticmethod
     def owns(path: Path) -> bool:
@@ -156,16 +157,6 @@ class TokenizerFiles:
     def digest(self) -> str:
         """SHA-256 of the fast tokenizer."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from error
-    return content
 
 
 def _convert_slow(directory: Path) -> Any:

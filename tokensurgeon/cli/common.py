@@ -86,7 +86,8 @@ def console() -> Console:
 
 def emit_json(content: Any) -> None:
     """One JSON object on stdout, and nothing else."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    letters = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=not letters) + "\n")
 
 
 class PlainLines:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.context import context_of
 
 __all__ = ["LoadedModel", "load_model", "pick_device"]
 
@@ -30,8 +31,7 @@ class LoadedModel:
     @property
     def context(self) -> int | None:
         """Tokens that the model reads at most; None where its config says nothing."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else None
+        return context_of(self.model)
 
     def encode(self, text: str) -> list[int]:
         """Text to ids, without special tokens."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.evaluation.context import context_of, inputs_of
+
 __all__ = ["TextScore", "score_text"]
 
 Encode = Callable[[str], list[int]]
@@ -69,7 +71,7 @@ def score_text(
         encode: Text to ids, without special tokens.
         prefix: Id that every piece starts with (BOS, or EOS where there is none). Without one the
             first token of a piece is not scored, and its bytes are still counted.
-        pieces: Texts that fit the model's context.
+        pieces: Texts. One that exceeds the model's context is halved until its parts fit, each scored on its own.
         groups: Name to a (vocab,) bool mask, to split the loss by gold token.
         watched: (n,) int64 ids whose probability is to be summed.
         log_weights: (vocab,) float32 log of how many tokens each row stands for: log 50 where one row was drawn from
@@ -79,29 +81,29 @@ def score_text(
     total = TextScore(groups=dict.fromkeys(groups or {}, (0, 0.0)))
     mass = 0.0
     weights = None if log_weights is None else log_weights.to(model.device)
+    context = context_of(model)
     for piece in pieces:
-        ids = encode(piece)
-        ids = ids if prefix is None else [prefix, *ids]
-        if len(ids) < 2:
-            continue
-        tokens = torch.tensor([ids], device=model.device)
-        with torch.inference_mode():
-            logits = model(input_ids=tokens).logits[0, :-1].float()
-            normaliser = torch.logsumexp(logits if weights is None else logits + weights, dim=-1)
-            gold = tokens[0, 1:]
-            nats = normaliser - logits.gather(1, gold[:, None])[:, 0]
-            if watched is not None and len(watched):
-                mass += float((torch.logsumexp(logits[:, watched], dim=-1) - normaliser).exp().sum())
-        total.n_bytes += len(piece.encode())
-        total.nats += float(nats.double().sum())
-        total.positions += len(gold)
-        for name, mask in (groups or {}).items():
-            inside = mask[gold.cpu()]
-            count, before = total.groups[name]
-            total.groups[name] = (
-                count + int(inside.sum()),
-                before + float(nats.cpu().double()[inside].sum()),
-            )
+        for part, ids in inputs_of(encode, prefix, piece, context):
+            total.n_bytes += len(part.encode())
+            if len(ids) < 2:
+                continue  # nothing is predicted; as for every first token without a prefix, its bytes count
+            tokens = torch.tensor([ids], device=model.device)
+            with torch.inference_mode():
+                logits = model(input_ids=tokens).logits[0, :-1].float()
+                normaliser = torch.logsumexp(logits if weights is None else logits + weights, dim=-1)
+                gold = tokens[0, 1:]
+                nats = normaliser - logits.gather(1, gold[:, None])[:, 0]
+                if watched is not None and len(watched):
+                    mass += float((torch.logsumexp(logits[:, watched], dim=-1) - normaliser).exp().sum())
+            total.nats += float(nats.double().sum())
+            total.positions += len(gold)
+            for name, mask in (groups or {}).items():
+                inside = mask[gold.cpu()]
+                count, before = total.groups[name]
+                total.groups[name] = (
+                    count + int(inside.sum()),
+                    before + float(nats.cpu().double()[inside].sum()),
+                )
         if tell is not None:
             tell()
     if watched is not None:

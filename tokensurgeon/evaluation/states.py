@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from tokensurgeon.checkpoint.model import Side
+from tokensurgeon.evaluation.context import context_of, inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
-from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
+from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
@@ -22,7 +23,7 @@ __all__ = ["collect_states", "quiet_row", "read_states"]
 
 
 def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Iterable[str]) -> HeadStates:
-    """Run text through a model and keep the LM head's inputs."""
+    """Run text through a model and keep the LM head's inputs. Pieces that exceed its context are halved."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def keep(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -31,9 +32,10 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
     states, normalisers = [], []
     handle = model.get_output_embeddings().register_forward_hook(keep)
     try:
-        for piece in pieces:
-            ids = encode(piece)
-            ids = ids if prefix is None else [prefix, *ids]
+        context = context_of(model)
+        for _, ids in (inputs for piece in pieces for inputs in inputs_of(encode, prefix, piece, context)):
+            if not ids:
+                continue
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
             hidden, raw = seen.pop()
@@ -59,7 +61,6 @@ def read_states(
     share = _READ // max(1, len(texts or ()))
     read = [text.encode()[-share:].decode("utf-8", "ignore") for text in texts.values()] if texts else []
     pieces = [piece for text in read for piece in split_bytes(text)] or split_bytes(python_text(_READ))
-    pieces = fitting(pieces, loaded.encode, loaded.context)
     return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
 
 

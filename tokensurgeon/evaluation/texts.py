@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["fitting", "load_texts", "python_text", "split_bytes"]
+__all__ = ["load_texts", "python_text", "split_bytes"]
 
 CHUNK_BYTES = 2048
 
@@ -72,15 +72,3 @@ def split_bytes(text: str, size: int = CHUNK_BYTES) -> list[str]:
         pieces.append(head)
         text = text[len(head) :]
     return [piece for piece in pieces if piece.strip()]
-
-
-def fitting(pieces: Iterable[str], encode: Callable[[str], list[int]], context: int | None) -> list[str]:
-    """The pieces, halved until each fits a model's context together with the token that begins it."""
-    found = []
-    for piece in pieces:
-        if context is None or len(encode(piece)) < context or len(piece) < 2:
-            found.append(piece)
-        else:
-            middle = len(piece) // 2
-            found += fitting((piece[:middle], piece[middle:]), encode, context)
-    return found

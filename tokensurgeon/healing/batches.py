@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokensurgeon.evaluation.context import halved
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing.meeting import meeting_points, token_bytes
 from tokensurgeon.vocabulary import Vocabulary
@@ -35,11 +36,19 @@ class Piece:
 def read_pieces(
     texts: Sequence[str], student: LoadedModel, teacher: LoadedModel, vocabularies: tuple[Vocabulary, Vocabulary]
 ) -> list[Piece]:
-    """Tokenize; ``vocabularies`` are the student's and the teacher's. Pieces too short to learn from are left out."""
+    """Tokenize; ``vocabularies`` are the student's and the teacher's.
+
+    Pieces that exceed a model's context are halved until both can read them, those too short to learn from left out.
+    """
     mine, theirs = (token_bytes(v) for v in vocabularies)
     before, before_there = ([m.prefix] if m.prefix is not None else [] for m in (student, teacher))
+    limits = [(m, m.context - len(b)) for m, b in ((student, before), (teacher, before_there)) if m.context is not None]
+
+    def fits(text: str) -> bool:
+        return all(len(model.encode(text)) <= limit for model, limit in limits)
+
     found = []
-    for text in texts:
+    for text in (part for piece in texts for part in halved(piece, fits)):
         left, right = student.encode(text), teacher.encode(text)
         if len(left) < 2 or len(right) < 2:
             continue

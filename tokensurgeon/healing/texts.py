@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import load_texts, python_text, split_bytes
 
@@ -43,4 +44,4 @@ def divide(paths: list[Path], size: int) -> tuple[list[str], list[str], list[str
 def _source_code() -> str:
     import textwrap
 
-    return Path(textwrap.__file__).read_text("utf-8")[:_HELD_OUT]
+    return read_text(Path(textwrap.__file__))[:_HELD_OUT]

@@ -14,6 +14,7 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensor
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import Side, other_files
 from tokensurgeon.checkpoint.staging import staged
+from tokensurgeon.checkpoint.text import read_text, write_text
 from tokensurgeon.errors import VerificationError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
@@ -96,7 +97,7 @@ def write_healed(
             )
         if manifest is not None:
             manifest.write(work)
-        (work / "README.md").write_text(_card(model, teacher, run))
+        write_text(work / "README.md", _card(model, teacher, run))
 
 
 def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensors: Sequence[str]) -> Manifest:
@@ -112,7 +113,7 @@ def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensor
 
 def _card(model: Side, teacher: Side, run: dict[str, Any]) -> str:
     before = model.directory / "README.md"
-    told = before.read_text("utf-8") if before.is_file() else f"# {model.name}\n"
+    told = read_text(before) if before.is_file() else f"# {model.name}\n"
     what = f"{run['trained_rows']:,} rows" + (f" and updates of rank {run['lora']} of the body" if run["lora"] else "")
     start, best = run["curve"][0], run["best"]
     return (

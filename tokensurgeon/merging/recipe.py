@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.surgery.options import TransplantOptions
 
@@ -49,9 +50,9 @@ def load_recipe(path: Path) -> Recipe:
     from mergekit.config import MergeConfiguration
 
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path)
         source = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, InputError) as error:
         raise InputError(f"recipe {path} cannot be read ({error})") from error
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path} is not valid YAML ({' '.join(str(error).split())})") from error

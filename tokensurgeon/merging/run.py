@@ -15,6 +15,7 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.policy import why_not_run
@@ -138,8 +139,8 @@ def merge(
         content["verified"] = accepted(checks)
         content["seconds"] = round(time.perf_counter() - started, 1)
         manifest.write(work)
-        (work / "README.md").write_text(merge_card(content), "utf-8")
-        (work / "report.html").write_text(merge_page(content), "utf-8")
+        write_text(work / "README.md", merge_card(content))
+        write_text(work / "report.html", merge_page(content))
     return MergeReport(target, content, checks)
 
 

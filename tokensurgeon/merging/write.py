@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,11 +17,13 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import other_files
 from tokensurgeon.checkpoint.pinning import pin_tokenizer
 from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.checkpoint.text import write_json, write_text
 from tokensurgeon.merging.align import Aligned, Owner
 from tokensurgeon.merging.models import is_buffer
 from tokensurgeon.merging.rows import Choice, Kind, filled
 from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
+from tokensurgeon.verification.tensors import differing
 
 __all__ = ["Layers", "Part", "fill_rows", "manifest_of", "state_dtype", "verify_merge", "write_config", "write_others"]
 
@@ -67,7 +68,7 @@ def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None)
             if isinstance(value, list) and len(value) == part[name] and "layer" in key:  # such as layer_types
                 part[key] = [theirs[place][key][i] for place, i in chosen]
         part[name] = len(chosen)
-        (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_json(out / "config.json", config)
     return removed
 
 
@@ -81,7 +82,7 @@ def state_dtype(out: Path) -> None:
         config["dtype"] = written
     for part in parts:
         part.update({name: written for name in _DTYPES if name in part})
-    (out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "config.json", config)
 
 
 def _part(config: dict[str, Any], setting: str) -> tuple[dict[str, Any], str]:
@@ -105,7 +106,7 @@ def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, 
             shutil.copyfile(path, out / name)
     owner.side.files.write(out)
     if template is not None:
-        (out / "chat_template.jinja").write_text(template)
+        write_text(out / "chat_template.jinja", template)
     pin_tokenizer(out, str(read_config(out).get("model_type", "")))
     return TokenizerFiles.open(out).digest()
 
@@ -186,9 +187,8 @@ def _tensors(out: Path, first: Aligned, parts: Sequence[Part], whole: bool) -> I
         yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{len(tensor)} rows")
         wrong_rows = 0
         for number, aligned in enumerate(models):
-            ids = torch.from_numpy(np.flatnonzero(choice.taken == number))
-            meant = _counterpart(name, layout, aligned).reshape(tensor.shape)[ids].to(tensor.dtype)
-            wrong_rows += int((tensor[ids] != meant).any(dim=1).sum())
+            ids = np.flatnonzero(choice.taken == number)
+            wrong_rows += len(differing(tensor, _counterpart(name, layout, aligned).reshape(tensor.shape), ids, ids))
         taken = int((choice.taken >= 0).sum())
         yield Check(
             f"{name} chosen rows",

@@ -57,7 +57,7 @@ def model_card(content: dict[str, Any]) -> str:
 
 def described(method: dict[str, Any]) -> str:
     """A method and its options in a few words."""
-    options = ", ".join(f"{name}={value}" for name, value in method.items() if name != "name")
+    options = ", ".join(f"{name}={value}" for name, value in method.items() if name != "name" and value is not None)
     return f"method {method['name']}" + (f", {options}" if options else "")
 
 

@@ -42,15 +42,15 @@ def free_memory(device: torch.device) -> int:
 def _group_limits() -> list[int]:
     """What our control group and those above it leave us. File cache does not count: it gives way."""
     try:
-        line = next(line for line in _OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+        line = next(line for line in _OWN_GROUP.read_text("utf-8").splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         return []
     own = _GROUPS / line[3:].lstrip("/")
     left = []
     for group in (own, *own.parents):
         try:
-            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            statistics = dict(entry.split() for entry in (group / "memory.stat").read_text().splitlines())
+            limit, used = (int((group / f"memory.{name}").read_text("utf-8")) for name in ("max", "current"))
+            statistics = dict(entry.split() for entry in (group / "memory.stat").read_text("utf-8").splitlines())
         except (OSError, ValueError):  # no such group here, or no limit ("max")
             continue
         cache = int(statistics.get("active_file", 0)) + int(statistics.get("inactive_file", 0))

@@ -124,21 +124,22 @@ def solve_omp(
         some = some.to(device=device, dtype=torch.float32)
         return torch.nn.functional.pad(some, (0, padding)) if padding else some
 
-    dictionary = Dictionary.of(aligned(atoms), rows, precision, exact)
-    room = torch.empty(rows, k + SHORTLIST, dim, device=device)
-    for start in range(0, n, rows):
-        part = slice(start, min(start + rows, n))
+    with full_precision():  # the dictionary too: atoms that a coarse product turns are other atoms
+        dictionary = Dictionary.of(aligned(atoms), rows, precision, exact)
+        room = torch.empty(rows, k + SHORTLIST, dim, device=device)
+        for start in range(0, n, rows):
+            part = slice(start, min(start + rows, n))
 
-        def tell(step: int, part: slice = part) -> None:
-            if progress is not None:
-                progress(part.start + (part.stop - part.start) * step // k, n)
+            def tell(step: int, part: slice = part) -> None:
+                if progress is not None:
+                    progress(part.start + (part.stop - part.start) * step // k, n)
 
-        with full_precision():
             solved = _solve_batch(aligned(targets[part]), dictionary, k, tol, room.view(-1), tell)
-        for whole, piece in zip((result.indices, result.values, result.n_active, result.residual), solved, strict=True):
-            whole[part] = piece
-        if progress is not None:
-            progress(part.stop, n)
+            places = (result.indices, result.values, result.n_active, result.residual)
+            for whole, piece in zip(places, solved, strict=True):
+                whole[part] = piece
+            if progress is not None:
+                progress(part.stop, n)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from tokensurgeon.checkpoint.layout import parameter_shapes
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.pickled import tensor_shapes
 from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.checkpoint.text import read_json, write_json, write_text
 from tokensurgeon.errors import InputError
 
 __all__ = ["carry_adapter"]
@@ -63,22 +63,20 @@ def carry_adapter(adapter: str, model: str, out: Path | str, *, overwrite: bool 
     with staged(target, overwrite) as work:
         place = str(body.resolve()) if Path(model).expanduser().is_dir() else model
         changed = config | {"base_model_name_or_path": place, "revision": None}
-        (work / CONFIG).write_text(json.dumps(changed, indent=2) + "\n")
+        write_json(work / CONFIG, changed)
         shutil.copyfile(weights, work / weights.name)
         if any(TokenizerFiles.owns(path) for path in source.iterdir()):  # people load it from there
             TokenizerFiles.open(body).write(work)
-        (work / "README.md").write_text(_card(adapter, place))
+        write_text(work / "README.md", _card(adapter, place))
     return sorted({_module(name) for name in shapes})
 
 
 def _config(source: Path, adapter: str) -> dict[str, Any]:
     try:
-        config = json.loads((source / CONFIG).read_text())
+        config = read_json(source / CONFIG)
     except FileNotFoundError as error:
         raise InputError(f"{adapter} has no {CONFIG}, so it is no adapter") from error
-    except ValueError as error:
-        raise InputError(f"{source / CONFIG} is not valid JSON ({error})") from error
-    if not isinstance(config, dict) or "peft_type" not in config:
+    if "peft_type" not in config:
         raise InputError(f"{source / CONFIG} has no peft_type, so it is not PEFT's")
     return config
 

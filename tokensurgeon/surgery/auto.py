@@ -20,9 +20,10 @@ from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.baselines import make_method
 from tokensurgeon.baselines.auto import Auto
 from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.context import inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.evaluation.texts import fitting, python_text, split_bytes
+from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.transfer.calibrate import calibrate
@@ -143,7 +144,9 @@ def choose(
     Raises:
         InputError: If the text says too little, or no candidate fits into the time.
     """
-    pieces = fitting(_pieces(texts), tokenizer.encode, loaded.context)
+    context = loaded.context  # cut here too: what has a row is known by the ids of what is scored
+    whole = _pieces(texts)
+    pieces = [part for text in whole for part, _ in inputs_of(tokenizer.encode, loaded.prefix, text, context)]
     scored = sum(len(piece.encode()) for piece in pieces)
     if scored < _LEAST:
         raise InputError(

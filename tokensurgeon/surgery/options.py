@@ -6,11 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from tokensurgeon.baselines import make_method
 from tokensurgeon.checkpoint.linking import LINKS, Link
+from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.solver.memory import parse_size
 from tokensurgeon.transfer.protocol import Method
@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class TransplantOptions:
-    """What a transplant may be told.
+    """What a transplant may be told. Tables and lists are copied: what a caller does to its own later changes nothing.
 
     Attributes:
         method: How tokens that the base lacks are reconstructed, a name of `tokensurgeon.baselines`.
@@ -53,8 +53,8 @@ class TransplantOptions:
 
     method: str = "omp"
     k: int | None = None
-    method_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    map: Mapping[str, str] = field(default_factory=dict)
     numbers: Numbers = "donor"
     untie: bool = False
     pad_to_multiple_of: int | None = None
@@ -97,11 +97,18 @@ class TransplantOptions:
             raise InputError("text must be a list of file names")
         if not isinstance(self.method_options, Mapping):
             raise InputError("method_options must be a table of option = value")
+        for name, copied in (("map", dict), ("method_options", dict), ("text", tuple)):
+            object.__setattr__(self, name, copied(getattr(self, name)))  # plain ones: a mappingproxy is not picklable
         self.reconstruction()  # raises what it has to say
         if self.method not in ("omp", "auto") and (self.exact or self.memory is not None):
             raise InputError(
                 f"method {self.method} takes no {'exact' if self.exact else 'memory'}; that is for omp's solver"
             )
+
+    def __hash__(self) -> int:
+        """Of equal options the same, whatever the order of their tables."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return hash(tuple(frozenset(value.items()) if isinstance(value, dict) else value for value in values))
 
     def reconstruction(self) -> Method:
         """The method with its options."""
@@ -141,7 +148,7 @@ def load_recipe(path: Path) -> TransplantOptions:
         InputError: If the file is missing, not TOML, or has an unknown key.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise InputError(f"recipe {path} does not exist") from error
     except tomllib.TOMLDecodeError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.model import Side, open_side
+from tokensurgeon.checkpoint.text import read_json, read_text, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.report.page import report_page
@@ -28,8 +29,8 @@ def read_lines(option: str, path: Path | str) -> list[str]:
         InputError: If it cannot be read.
     """
     try:
-        return [line for line in Path(path).read_text("utf-8").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line for line in read_text(Path(path)).splitlines() if line]
+    except (OSError, InputError) as error:
         raise InputError(f"{option} {path} cannot be read ({error})") from error
 
 
@@ -43,14 +44,14 @@ def changed_side(old: Side, spec: Mapping[str, Any], new_ids: Mapping[int, int],
         place: An empty directory.
         what: What was done, for the name.
     """
-    (place / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), "utf-8")
+    write_text(place / "tokenizer.json", json.dumps(spec, ensure_ascii=False))
     path = old.directory / "tokenizer_config.json"
-    settings = json.loads(path.read_text("utf-8")) if path.is_file() else dict(old.files.declared)
+    settings = read_json(path) if path.is_file() else dict(old.files.declared)
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         known = {new_ids[int(i)]: token for i, token in decoder.items() if int(i) in new_ids}
         settings["added_tokens_decoder"] = {str(i): token for i, token in known.items()}
-    (place / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_json(place / "tokenizer_config.json", settings)
     for name in _CARRIED:
         copy_if_there(old.directory / name, place / name)
     shutil.copyfile(old.directory / "config.json", place / "config.json")
@@ -79,8 +80,9 @@ def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, An
         told: What was done, in sentences.
     """
     details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
-    (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
-    (work / "README.md").write_text(
+    write_text(work / "report.html", report_page(content, summary, details))
+    write_text(
+        work / "README.md",
         f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {title}\n\n{told} The licence of the model "
-        "applies.\n"
+        "applies.\n",
     )

@@ -13,6 +13,7 @@ from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
 from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, read_matrices
 from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.progress import Progress
@@ -77,7 +78,7 @@ def revert(
     with staged(target, overwrite) as work:
         shared = write_output(work, own, right, matrices, plan, content)
         checks = seal(work, left, right, plan, content, shared, started, progress)
-        (work / "README.md").write_text(_card(left, right, plan))
+        write_text(work / "README.md", _card(left, right, plan))
     return checks
 
 

@@ -14,6 +14,7 @@ from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, output_rows, read_matrices
 from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import load_texts
@@ -154,6 +155,6 @@ def transplant(
         shared = write_output(work, body, right, made.rows.matrices, plan, content, options.dtype, options.link)
         del pair, made  # the large tensors: `verify` reads its own
         checks = seal(work, left, right, plan, content, shared, started, progress)
-        (work / "README.md").write_text(model_card(content))
-        (work / "report.html").write_text(report_page(content, summary, details), "utf-8")
+        write_text(work / "README.md", model_card(content))
+        write_text(work / "report.html", report_page(content, summary, details))
     return TransplantReport(target, left, right, plan, summary, content, checks)

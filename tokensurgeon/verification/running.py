@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.settings import vocab_size
+from tokensurgeon.checkpoint.text import read_json_if_there
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
@@ -53,8 +53,7 @@ def tokenizer_checks(out: Path, donor: Path | None, manifest: Manifest) -> Itera
     yield Check("ids in range", top < rows, f"highest id {top}, {rows} rows")
     yield Check("vocab_size", size == rows, f"config says {size}, tensors have {rows}")
     special = files.special_ids()
-    generation_path = out / "generation_config.json"
-    generation = json.loads(generation_path.read_text()) if generation_path.is_file() else {}
+    generation = read_json_if_there(out / "generation_config.json")
     wrong = []
     for where, part in (("config", config), ("generation_config", generation)):
         for name, value in part.items():
@@ -149,7 +148,7 @@ def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
     ids = loaded.encode(_SAMPLES[0])
     prefix = [] if loaded.prefix is None else [loaded.prefix]
     with torch.inference_mode():
-        logits = loaded.model(input_ids=torch.tensor([[*prefix, *ids]])).logits
+        logits = loaded.model(input_ids=torch.tensor([[*prefix, *ids][: loaded.context]])).logits
     finite = bool(torch.isfinite(logits).all())
     good = finite and logits.shape[-1] == rows
     yield Check("forward pass", good, f"{list(logits.shape)} logits, {'finite' if finite else 'not finite'}")

@@ -15,7 +15,7 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
 
-__all__ = ["accepted", "verify"]
+__all__ = ["accepted", "differing", "verify"]
 
 _BLOCK = 4096
 
@@ -119,7 +119,7 @@ def _tensors(
         if wanted != tensor.dtype:
             yield Check(f"{name} anchors", False, f"stored as {tensor.dtype}, expected {wanted}")
             continue
-        differ = _differing(tensor, source.reshape(len(source), -1), anchors, manifest.source[anchors])
+        differ = differing(tensor, source.reshape(len(source), -1), anchors, manifest.source[anchors])
         yield Check(
             f"{name} anchors",
             not len(differ),
@@ -129,7 +129,7 @@ def _tensors(
         )
 
 
-def _differing(new: torch.Tensor, old: torch.Tensor, ids: Ids, sources: Ids) -> Ids:
+def differing(new: torch.Tensor, old: torch.Tensor, ids: Ids, sources: Ids) -> Ids:
     """Those ``ids`` whose rows in ``new`` are not, bit by bit, the ``sources`` of ``old``, cast to the same dtype."""
     equal = np.ones(len(ids), dtype=bool)
     for start in range(0, len(ids), _BLOCK):

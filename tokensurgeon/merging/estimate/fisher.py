@@ -107,9 +107,10 @@ def estimate_fisher(
     directory, loaded = load_trainable(model, device)
 
     def rows() -> Iterable[torch.Tensor]:
-        for done, row in enumerate(token_rows(loaded, chosen)):
+        read = token_rows(loaded, chosen)
+        for done, row in enumerate(read):
             if progress is not None:
-                progress(Stage.FISHER, done, len(chosen))
+                progress(Stage.FISHER, done, len(read))
             yield row
 
     found, count = fisher_diagonal(loaded.model, rows(), torch.Generator().manual_seed(seed))

@@ -13,6 +13,7 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_
 from tokensurgeon.checkpoint.cache import file_digest
 from tokensurgeon.checkpoint.layout import read_config, stored_name
 from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.context import inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 
 __all__ = ["ids_digest", "ids_of", "load_trainable", "stored_names", "token_rows", "weights_digest"]
@@ -41,9 +42,10 @@ def stored_names(tensors: Mapping[str, torch.Tensor], directory: Path, loaded: L
 
 
 def token_rows(loaded: LoadedModel, pieces: list[str]) -> list[torch.Tensor]:
-    """(1, length) int64 ids of each piece of text, behind what every text starts with."""
-    start = [] if loaded.prefix is None else [loaded.prefix]
-    return [torch.tensor([[*start, *loaded.encode(piece)]], device=loaded.model.device) for piece in pieces]
+    """(1, length) int64 ids of each piece of text, behind what every text starts with; cut to the context."""
+    context = loaded.context
+    read = [ids for piece in pieces for _, ids in inputs_of(loaded.encode, loaded.prefix, piece, context)]
+    return [torch.tensor([ids], device=loaded.model.device) for ids in read]
 
 
 def ids_digest(tokenizer: TokenizerFiles, rows: int) -> str:

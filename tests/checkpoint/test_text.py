@@ -1,0 +1,101 @@
+"""Text is UTF-8 on every machine."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tokensurgeon
+from tokensurgeon import InputError
+from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_text, write_json, write_text
+
+ROOT = Path(tokensurgeon.__file__).parent
+STOP = "<｜end▁of▁sentence｜>"
+
+
+def without_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the locale's encoding."""
+    texts = [a.value for a in (*call.args, *(k.value for k in call.keywords)) if isinstance(a, ast.Constant)]
+    encoded = "utf-8" in texts or any(k.arg == "encoding" for k in call.keywords)
+    if isinstance(call.func, ast.Name):
+        return call.func.id == "open" and not encoded and not any("b" in str(t) for t in texts)
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    if call.func.attr == "open":
+        ours = isinstance(call.func.value, ast.Name) and call.func.value.id[0].isupper()  # Checkpoint.open(...)
+        return not ours and not encoded and not any("b" in str(t) for t in texts)
+    return call.func.attr in ("read_text", "write_text") and not encoded
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("path.read_text()", True),
+        ("path.write_text(text)", True),
+        ("open(path)", True),
+        ("path.open()", True),
+        ("path.open('w')", True),
+        ("path.read_text('utf-8')", False),
+        ("path.write_text(text, encoding='utf-8')", False),
+        ("open(path, 'rb')", False),
+        ("read_text(path)", False),
+        ("Checkpoint.open(path)", False),
+    ],
+)
+def test_what_counts_as_without_encoding(code, wrong):
+    assert without_encoding(ast.parse(code).body[0].value) == wrong
+
+
+def test_no_text_is_read_or_written_without_encoding():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and without_encoding(node)
+    ]
+    assert found == []
+
+
+def test_a_plain_c_locale_changes_nothing(copy_of, zoo, tmp_path):
+    """Python falls back to ASCII there, and tokens are seldom ASCII."""
+    donor, out = copy_of("gpt"), tmp_path / "out"
+    path = donor / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "note": STOP}, ensure_ascii=False), "utf-8")
+    (donor / "chat_template.jinja").write_text("{{ '" + STOP + "' }}", "utf-8")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "tokensurgeon", zoo["untied"], donor, "--out", out, "--method", "mean"]
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert read_json(out / "tokenizer_config.json")["note"] == STOP
+    assert STOP in read_text(out / "chat_template.jinja")
+
+
+def test_what_is_not_json(tmp_path):
+    path = tmp_path / "x.json"
+    assert read_json_if_there(path) == {}
+    for data, message in (
+        (b'{"a": "\xff"}', r"x\.json is not valid JSON \(.*utf-8"),
+        (b"{", r"x\.json is not valid JSON \(.*\)\. Fetch it again"),
+        (b"[]", r"x\.json must hold a JSON object"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=message):
+            read_json(path, "Fetch it again")
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"x\.json is not UTF-8"):
+        read_text(path)
+
+
+def test_what_is_written_comes_back(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"token": STOP})
+    assert path.read_bytes() == f'{{\n  "token": "{STOP}"\n}}\n'.encode()
+    assert read_json(path) == {"token": STOP}
+    write_text(path, STOP)
+    assert read_text(path) == STOP
