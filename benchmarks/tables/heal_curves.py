@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PANELS = {"held_out": "held out of the text that is trained on", "other": "Python's documentation"}
 
 

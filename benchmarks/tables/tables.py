@@ -1,4 +1,4 @@
-"""The README's tables on distillation, trimming and numbers; `benchmarks.tables.results` puts them in their places."""
+"""The tables on distillation, trimming and numbers; `benchmarks.tables.results` puts them in their places."""
 
 from __future__ import annotations
 
