@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import tokensurgeon
+from tokensurgeon.baselines.registry import METHODS
 from tokensurgeon.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +167,11 @@ def test_every_command_and_every_public_name_is_explained():
     readme, api = text_of("README.md"), text_of("docs/python.md")
     assert [name for name in COMMANDS.commands if name != "transplant" and f"`tokensurgeon {name}`" not in readme] == []
     assert [name for name in tokensurgeon.__all__ if not re.search(rf"\b{name}\b", api)] == []
+
+
+def test_every_method_is_explained():
+    listed = re.findall(r"^\| (`.*?) \|", text_of("docs/methods.md"), re.MULTILINE)
+    assert {name for cell in listed for name in re.findall(r"`(\w+)`", cell)} == {*METHODS, "auto"}
 
 
 def test_the_tree_of_the_readme_is_the_packages():

@@ -17,13 +17,13 @@ from typing import Any
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 from benchmarks.tables.merge import merge
-from benchmarks.tables.tables import distil, numbers, trimming
+from benchmarks.tables.tables import auto, distil, numbers, trimming
 from benchmarks.tables.tools import drafts, llama_cpp
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SEVERAL = ("fidelity", "heal", "drafts", "numbers")
+SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers")
 """Experiments with one result file per pair."""
 
 
@@ -274,6 +274,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "full_job": full_job,
     "architectures": architectures,
     "fidelity": fidelity,
+    "auto": auto,
     "lm_eval": lm_eval,
     "numbers": numbers,
     "scale": scale,
