@@ -1,4 +1,4 @@
-"""The README's table on merges."""
+"""The table on merges."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The README's tables, made from committed results.
+"""The tables of benchmarks/RESULTS.md, and the README's, made from committed results.
 
 python -m benchmarks.tables.results          # write them
-python -m benchmarks.tables.results --check  # exit with 1 if the README does not agree with the results
+python -m benchmarks.tables.results --check  # exit with 1 if a page does not agree with the results
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from typing import Any
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 from benchmarks.tables.merge import merge
-from benchmarks.tables.tables import distil, numbers, trimming
+from benchmarks.tables.tables import auto, distil, numbers, trimming
 from benchmarks.tables.tools import drafts, llama_cpp
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SEVERAL = ("fidelity", "heal", "drafts", "numbers")
+SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers")
 """Experiments with one result file per pair."""
 
 
@@ -274,6 +274,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "full_job": full_job,
     "architectures": architectures,
     "fidelity": fidelity,
+    "auto": auto,
     "lm_eval": lm_eval,
     "numbers": numbers,
     "scale": scale,
@@ -288,30 +289,42 @@ TABLES: dict[str, Callable[[Any], str]] = {
 }
 
 
-def render(readme: str) -> str:
-    """The README with every marked block replaced by its table."""
-    for name, table in TABLES.items():
+PAGES: dict[str, tuple[str, ...]] = {"benchmarks/RESULTS.md": tuple(TABLES), "README.md": ("compare_mergekit",)}
+"""Which tables each page has."""
+
+
+def render(page: str, names: Iterable[str]) -> str:
+    """A page's text with every marked block replaced by its table.
+
+    Raises:
+        ValueError: If one of the names has no block there, or several, or if there is a block of another name.
+    """
+    for name in names:
         several = name in SEVERAL
         result = (
             all_results(EXPERIMENTS / f"{name}.toml") if several else json.loads((RESULTS / f"{name}.json").read_text())
         )
-        block = f"<!-- results:{name} -->\n{table(result)}\n<!-- /results:{name} -->"
+        block = f"<!-- results:{name} -->\n{TABLES[name](result)}\n<!-- /results:{name} -->"
         pattern = rf"<!-- results:{name} -->.*?<!-- /results:{name} -->"
-        readme, found = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)
+        page, found = re.subn(pattern, lambda _, block=block: block, page, flags=re.DOTALL)
         if found != 1:
-            raise ValueError(f"README.md has {found} blocks for {name}; it must have one")
-    return readme
+            raise ValueError(f"the page has {found} blocks for {name}; it must have one")
+    if strangers := set(re.findall(r"<!-- results:(\w+) -->", page)) - set(names):
+        raise ValueError(f"no table is written into the page's blocks for {', '.join(sorted(strangers))}")
+    return page
 
 
 def main() -> int:
     """Write or check."""
-    path = ROOT / "README.md"
-    before = path.read_text()
-    after = render(before)
-    if "--check" in sys.argv:
-        return int(before != after)
-    path.write_text(after)
-    return 0
+    differ = 0
+    for name, tables in PAGES.items():
+        path = ROOT / name
+        before = path.read_text("utf-8")
+        after = render(before, tables)
+        differ |= before != after
+        if "--check" not in sys.argv:
+            path.write_text(after, "utf-8")
+    return int(differ) if "--check" in sys.argv else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's tables on distillation, trimming and numbers; `benchmarks.tables.results` puts them in their places."""
+"""The tables on distillation, trimming, auto and numbers; `benchmarks.tables.results` puts them in their places."""
 
 from __future__ import annotations
 
@@ -75,6 +75,22 @@ def distil(result: dict[str, Any]) -> str:
     minutes, tokens = curve[-1]["minutes"], curve[-1]["tokens"]
     told = f"{minutes:.1f} minutes of training on {tokens:,} tokens of WikiText-2. "
     return "\n".join([*lines, "", told + _ran(result, "distil")])
+
+
+def auto(results: list[dict[str, Any]]) -> str:
+    """What `--method auto` took, beside the candidates that were measured with it."""
+    lines = ["| | loss | 95% interval | wall, trials included |", "|---|---:|---:|---:|"]
+    for result in results:
+        sides = result["pair"]["sides"]
+        best = sides["auto"]["choice"]["best"]
+        k = f", k={best['options']['k']}" if "k" in best["options"] else ""
+        took = f"auto: took {best['method']}{k}{', calibrated' if best['calibrated'] else ''}"
+        lines.append(f"| **{result['title']}** | | | |")
+        for side, of in sorted(sides.items(), key=lambda item: (item[0] != "auto", item[1]["loss"]["mean"])):
+            low, high = of["loss"]["interval"]
+            title, wall = (took, f"{of['wall_s'] / 60:.0f} min") if side == "auto" else (side, "")
+            lines.append(f"| {title} | {of['loss']['mean']:+.3f} | {low:.3f} to {high:.3f} | {wall} |")
+    return "\n".join([*lines, "", "Result files: `benchmarks/results/auto_*.json`."])
 
 
 def numbers(results: list[dict[str, Any]]) -> str:

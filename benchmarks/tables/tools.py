@@ -1,4 +1,4 @@
-"""The README's tables on other tools: draft models, llama.cpp."""
+"""The tables on other tools: draft models, llama.cpp."""
 
 from __future__ import annotations
 
