@@ -32,6 +32,7 @@ LAUNCHERS = pytest.mark.parametrize("launch", [forked, pytest.param(torchrun, ma
 
 
 @LAUNCHERS
+@pytest.mark.usefixtures("all_read")
 def test_two_processes_write_what_one_writes(zoo, tmp_path, launch):
     """The donor's own head is solved too, 301 targets do not divide evenly, and only rank 0 writes."""
     one, two = tmp_path / "one", tmp_path / "two"
