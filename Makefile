@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 WORKERS := 2
 
-.PHONY: demo install test lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
+.PHONY: demo install test test-slow lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
 	bench-extend bench-distil bench-architectures bench-drafts bench-llama-cpp authors tools clean
 
@@ -14,8 +14,12 @@ demo: $(VENV)/.models  ## the main job on two real models
 
 install: $(VENV)/.models $(VENV)/.peers  ## .venv with everything that demo, tests and benchmarks need
 
-test: $(INSTALLED)  ## the default test suite, offline once installed; make WORKERS=8 where there are cores
+test: $(INSTALLED)  ## the default tests, under two minutes on two cores, offline once installed; WORKERS=8 where there are cores
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-slow: $(INSTALLED)  ## the tests left out of `make test` for their time: real launchers, several processes; offline too
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
+		-m 'slow and not models and not gpu and not peers and not network'
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tokensurgeon.evaluation import states
 from tokensurgeon.evaluation.texts import python_text
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 TEXT = python_text(60_000)
+READ = states._READ
+"""Bytes that a base is run on, where nobody makes them fewer."""
 
 
 def byte_level(size: int, text: str = TEXT, specials: tuple[str, ...] = ("<|endoftext|>",)) -> Tokenizer:
@@ -158,6 +161,20 @@ def llama(rows: int, *, dim: int = 32, tied: bool = True, seed: int = 0) -> torc
         num_key_value_heads=1, max_position_embeddings=2048, tie_word_embeddings=tied,
     )  # fmt: skip
     return _steady(LlamaForCausalLM(config), seed)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def little_read() -> Iterator[None]:
+    """A quarter of the text has many more states than tiny models have dimensions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, "_READ", READ // 4)
+        yield
+
+
+@pytest.fixture
+def all_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much text as other processes read, for tests that compare with what these write."""
+    monkeypatch.setattr(states, "_READ", READ)
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def test_thousands_of_unused_ids_take_no_mass(pair, tmp_path):
     assert score["dead_mass"] < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.network
 @pytest.mark.parametrize(
     ("package", "least"),
     [

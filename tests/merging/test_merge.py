@@ -314,13 +314,14 @@ def test_the_cache_goes_by_content(models, recipe, tmp_path, cache, monkeypatch)
     assert len(made) == 3 and not any(path.name.startswith("gpt") for path in made)  # nothing of the unchanged model
 
 
+@pytest.mark.usefixtures("all_read")
 def test_the_same_seed_the_same_merge(recipe, tmp_path):
     content = {"merge_method": "dare_linear", "base_model": "<a>", "models": of("s", density=0.5)}
     path = recipe(content)
     for seed in (3, 4):
         merge(path, tmp_path / str(seed), seed=seed)
     command = [sys.executable, "-m", "tokensurgeon", "merge", str(path), "--out", str(tmp_path / "alone")]
-    env = {**os.environ, "PYTHONHASHSEED": "2"}
+    env = {**os.environ, "PYTHONHASHSEED": "2"}  # which a process reads as it starts
     subprocess.run([*command, "--seed", "3", "--quiet"], check=True, env=env)
     here, other, alone = (load_file(tmp_path / name / "model.safetensors") for name in ("3", "4", "alone"))
     assert all(torch.equal(here[name], alone[name]) for name in here)

@@ -24,6 +24,14 @@ from tokensurgeon.transfer.rows import VocabularyMatrices
 AUTO = TransplantOptions(method="auto")
 
 
+@pytest.fixture(autouse=True)
+def little_text():
+    """A third of what is scored by default holds as many rows of tiny vocabularies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "_BYTES", 8192)
+        yield
+
+
 @pytest.mark.parametrize("base", ["gpt", "untied", "biased"])
 def test_what_is_written_is_what_the_best_trial_makes(zoo, tmp_path, base):
     report = transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "auto", AUTO)
@@ -32,7 +40,7 @@ def test_what_is_written_is_what_the_best_trial_makes(zoo, tmp_path, base):
     scores = [trial["bits_per_byte"] for trial in choice["trials"]]
     assert len(scores) == 2 * len(choose.CANDIDATES) and scores == sorted(scores) and len(set(scores)) > 4
     assert method["name"] == best["method"] and report.content["calibrated"] == best["calibrated"]
-    assert choice["held_out"] >= 64 and choice["n_bytes"] > 20_000
+    assert choice["held_out"] >= 64 and choice["n_bytes"] > 6_000
     assert report.content["options"]["method"] == "auto"
     same = TransplantOptions(method=best["method"], method_options=best["options"], calibrate=best["calibrated"])
     transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "same", same)
@@ -128,7 +136,7 @@ def test_text_is_cut_to_the_context(zoo, copy_of, tmp_path):
         patch.setattr(LlamaForCausalLM, "forward", watched)
         patch.setattr("tokensurgeon.verification.tensors.forward_checks", lambda *_: iter(()))
         transplant(str(base), str(zoo["spm"]), tmp_path / "out", AUTO)
-    assert len(longest) > 1000 and max(longest) == 50
+    assert len(longest) > 300 and max(longest) == 50
 
 
 def test_a_text_that_says_nothing_is_refused(zoo, tmp_path):
