@@ -38,7 +38,7 @@ from tokensurgeon.surgery.pair import align_models
 RESULTS = Path(__file__).parents[1] / "results"
 ROOT = Path(__file__).parents[2]
 _SCORED_BY = ("tokensurgeon/evaluation/*.py", "benchmarks/common/measures.py", "benchmarks/common/texts.py")
-_ALIGNED_BY = ("tokensurgeon/vocabulary/*.py", "tokensurgeon/segmentation.py", "tokensurgeon/alignment.py")
+_ALIGNED_BY = ("tokensurgeon/vocabulary/*.py", "tokensurgeon/alignment/*.py")
 
 
 def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
