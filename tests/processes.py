@@ -23,7 +23,11 @@ from huggingface_hub import constants
 MAIN = "from tokensurgeon.cli import main; main()"
 MODULE = "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 """``python -m``: the module's name is the first argument."""
-_SLOW = ["transformers.models.llama.modeling_llama", "sklearn.metrics", "accelerate", "tokensurgeon.surgery.transplant"]
+_SLOW = [
+    "transformers.models.llama.modeling_llama", "transformers.tokenization_utils_sentencepiece",
+    "transformers.tokenization_utils_tokenizers", "sklearn.metrics", "accelerate", "typer.main", "pydantic.main",
+    "pydoc_data.topics", "tokensurgeon.surgery.transplant",
+]  # fmt: skip
 
 
 class Process:

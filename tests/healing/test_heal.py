@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial
 
 import processes
@@ -42,13 +44,35 @@ def made(zoo, tmp_path_factory):
     return root
 
 
-@pytest.fixture(autouse=True)
-def little_text():
+@contextmanager
+def little():
     """Most of a run's time would go to reading text that a few steps do not come to."""
     with pytest.MonkeyPatch.context() as patch:  # of its own: some tests undo theirs
         patch.setattr(texts, "_PYTHON_BYTES", 1 << 15)
         patch.setattr(texts, "_HELD_OUT", 4096)
         yield
+
+
+@pytest.fixture(autouse=True)
+def little_text():
+    with little():
+        yield
+
+
+def forget():
+    """Accelerate keeps one state per process."""
+    for state in (AcceleratorState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture(scope="module")
+def healed_twice(made, zoo, tmp_path_factory):
+    """A report, and what it is of: all rows and the body were trained first, then the new rows again."""
+    root = tmp_path_factory.mktemp("twice")
+    forget()
+    with little():
+        heal(str(made / "gpt"), str(zoo["gpt"]), root / "out", quick(rows="all", lora=2, steps=1))
+        return heal(str(root / "out"), str(zoo["gpt"]), root / "twice", quick(steps=1)), root / "twice"
 
 
 def quick(**more):
@@ -207,9 +231,7 @@ def test_only_new_rows_change(made, zoo, tmp_path, base):
 
 @pytest.fixture(autouse=True)
 def anew():
-    """Accelerate keeps one state per process."""
-    for state in (AcceleratorState, PartialState):
-        state._reset_state()
+    forget()
 
 
 @pytest.fixture
@@ -249,9 +271,9 @@ def test_low_rank_updates_are_trained_in_float32_whatever_the_model(made, zoo, t
 
 
 @pytest.mark.parametrize("damage", ["anchor", "norm", "projection"])
-def test_verify_sees_what_was_not_trained(made, zoo, tmp_path, damage):
-    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", lora=2, steps=1))
-    again = heal(str(tmp_path / "out"), str(zoo["gpt"]), tmp_path / "twice", quick(steps=1))
+def test_verify_sees_what_was_not_trained(healed_twice, zoo, tmp_path, damage):
+    again, place = healed_twice
+    shutil.copytree(place, tmp_path / "twice")
     assert again.steps == 1 and all(check.ok for check in verify(tmp_path / "twice", zoo["gpt"]))
     path = tmp_path / "twice/model.safetensors"
     tensors, manifest = load_file(path), json.loads((tmp_path / "twice/tokensurgeon.json").read_text())
