@@ -1,4 +1,4 @@
-"""Where every row of the new vocabulary comes from, and why."""
+"""Match a donor's tokens with the base's, by bytes and by role: the plan for every row."""
 
 from __future__ import annotations
 

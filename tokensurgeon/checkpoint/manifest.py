@@ -15,7 +15,7 @@ from tokensurgeon.checkpoint.layout import VocabularyTensors
 from tokensurgeon.checkpoint.text import read_json, write_json
 from tokensurgeon.errors import InputError
 
-__all__ = ["MANIFEST", "Manifest"]
+__all__ = ["MANIFEST", "Manifest", "refuse_strangers"]
 
 MANIFEST = "tokensurgeon.json"
 _FORMAT = 1

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["context_of", "halved", "inputs_of"]
+__all__ = ["Encode", "context_of", "halved", "inputs_of"]
 
 Encode = Callable[[str], list[int]]
+"""Text to ids, without special tokens."""
 
 
 def context_of(model: Any) -> int | None:
@@ -45,7 +46,10 @@ def inputs_of(encode: Encode, prefix: int | None, piece: str, context: int | Non
         piece: The text.
         context: As `context_of` gives it.
     """
-    start = [] if prefix is None else [prefix]
-    limit = None if context is None else context - len(start)
-    for part in halved(piece, lambda text: limit is None or len(encode(text)) <= limit):
-        yield part, (start + encode(part))[:context]
+    ids = encode(piece) if prefix is None else [prefix, *encode(piece)]
+    if context is None or len(ids) <= context or len(piece) < 2:
+        yield piece, ids[:context]
+        return
+    middle = len(piece) // 2
+    yield from inputs_of(encode, prefix, piece[:middle], context)
+    yield from inputs_of(encode, prefix, piece[middle:], context)

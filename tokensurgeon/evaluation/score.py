@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.evaluation.context import context_of, inputs_of
+from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
 
 __all__ = ["TextScore", "score_text"]
-
-Encode = Callable[[str], list[int]]
 
 
 @dataclass(slots=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from tokensurgeon.checkpoint.model import Side
-from tokensurgeon.evaluation.context import context_of, inputs_of
+from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
@@ -16,10 +16,10 @@ from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
 
-Encode = Callable[[str], list[int]]
-
-
 __all__ = ["collect_states", "quiet_row", "read_states"]
+
+_READ = 16_384
+"""Bytes of text that the base reads for its states."""
 
 
 def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Iterable[str]) -> HeadStates:
@@ -45,10 +45,6 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
     finally:
         handle.remove()
     return HeadStates(torch.cat(states), torch.cat(normalisers))
-
-
-_READ = 16_384
-"""Bytes of text that the base reads for its states."""
 
 
 def read_states(

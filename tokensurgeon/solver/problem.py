@@ -1,4 +1,4 @@
-"""Rows that are damaged: NaN or infinite somewhere."""
+"""What cannot be solved: shapes that do not fit, k out of range, rows that hold NaN or infinity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["damaged_rows"]
+__all__ = ["check_problem", "damaged_rows"]
 
 
 def damaged_rows(matrix: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from tokensurgeon.solver.problem import check_problem
 from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Resources, Space, parts
 from tokensurgeon.transfer.statistics import normal_rows
 
-__all__ = ["Compared", "Weights", "compared"]
+__all__ = ["Compared", "Weights", "compared", "transfer"]
 
 
 @dataclass(frozen=True, slots=True)
