@@ -12,7 +12,7 @@ import torch
 from benchmarks.common import texts
 from benchmarks.common.continuations import Continuation, answer, score_continuations
 from tokensurgeon.checkpoint.manifest import Manifest
-from tokensurgeon.checkpoint.model import open_side
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.evaluation.evaluate import gold_groups
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
@@ -85,7 +85,7 @@ def measure_forced(base: Path, donor: Path, settings: dict[str, Any], through: T
     Each donor token becomes the equal base token, or the base's pieces where there is none. It is a reference for
     what rows can do, and no limit: one good row may do better than the pieces that it stands for.
     """
-    loaded, left, right = load_model(base), open_side(str(base), "all"), open_side(str(donor), "none")
+    loaded, left, right = load_model(base), OpenModel.open(str(base), "all"), OpenModel.open(str(donor), "none")
     ids = base_pieces(left.vocabulary, right.vocabulary, range(len(right.vocabulary)), len(left.vocabulary))
     known = left.vocabulary.text_ids()
     for token_id, key in enumerate(right.vocabulary.keys):

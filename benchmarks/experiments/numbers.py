@@ -29,7 +29,7 @@ from benchmarks.common.pairs import run_pairs
 from benchmarks.common.timing import timed
 from benchmarks.experiments.anchors import npm_tokenizer
 from tokensurgeon.checkpoint.manifest import Manifest
-from tokensurgeon.checkpoint.model import open_side
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 
 PLACES = ("number", "behind", "elsewhere")
@@ -55,7 +55,7 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
     """One pair: the base, and every side by a whole command."""
     base, package = getattr(models, pair["base"])(), experiment["npm"].get(pair["donor"])
     donor = bare_donor(npm_tokenizer(package), work / "donor") if package else getattr(models, pair["donor"])()
-    through = lossy(open_side(str(donor), "none").vocabulary)
+    through = lossy(OpenModel.open(str(donor), "none").vocabulary)
     read = documents(experiment["measures"]["bytes"], through)
     n_sums = 0 if through else experiment["measures"]["sums"]
     untouched = measure(load_model(base), read, n_sums)

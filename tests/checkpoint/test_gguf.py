@@ -12,9 +12,12 @@ from conftest import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokensurgeon.checkpoint.gguf as ours
-from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon import InputError, TransplantOptions, evaluate, export_gguf, transplant
 from tokensurgeon.checkpoint import resolve
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import MissingDependencyError
+from tokensurgeon.progress import Stage
+from tokensurgeon.surgery.transplant import default_output
 
 NAMES = {
     "input_layernorm": "attn_norm",
@@ -97,6 +100,22 @@ def test_as_base_and_as_donor(tiny, zoo, tmp_path):
     for pair in ((path, zoo["spm"]), (zoo["spm"], path)):
         report = transplant(str(pair[0]), str(pair[1]), tmp_path / "out", TransplantOptions(k=8), overwrite=True)
         assert all(check.ok for check in report.checks)
+
+
+def test_a_conversion_is_called_as_its_file(tiny, tmp_path, zoo):
+    """Not by the cache's name, which ends in a digest."""
+    directory = resolve(str(tiny[0]))
+    assert directory.name != "tiny"
+    assert OpenModel.open(str(directory)).name == "tiny" and OpenModel.open(str(tiny[0])).name == "tiny.gguf"
+    assert default_output(str(directory), str(tiny[0])).name == "tiny-with-tiny-tokenizer"
+    report = transplant(str(directory), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, forward=False))
+    assert report.content["base"]["name"] == "tiny"
+    assert "`tiny`" in (tmp_path / "out/README.md").read_text()
+    stages = set()
+    evaluate(str(directory), {"a": "some text"}, progress=lambda stage, *_: stages.add(stage))
+    assert stages == {Stage.SCORE.of("tiny")}
+    export_gguf(str(directory), tmp_path / "new.gguf")
+    assert gguf.GGUFReader(tmp_path / "new.gguf").get_field("general.name").contents() == "tiny"
 
 
 def test_garbage(tmp_path, monkeypatch):

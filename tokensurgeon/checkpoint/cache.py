@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from pathlib import Path
 
 from tokensurgeon.checkpoint.staging import beside
 
-__all__ = ["cache_directory", "copy_if_there", "copy_small_files", "file_digest", "is_kept", "kept"]
+__all__ = ["cache_directory", "copy_if_there", "copy_small_files", "file_digest", "is_kept", "kept", "shown_name"]
+
+_DIGEST = re.compile(r"-[0-9a-f]{12}$")
 
 
 def cache_directory() -> Path:
@@ -20,6 +23,19 @@ def cache_directory() -> Path:
     chosen = os.environ.get("TOKENSURGEON_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(chosen).expanduser() if chosen else Path(base).expanduser() / "tokensurgeon"
+
+
+def shown_name(reference: str) -> str:
+    """What people call a model: the name of its directory or file, or its hub id.
+
+    A conversion in the cache has the name of what was converted.
+    """
+    place = Path(reference).expanduser()
+    if not place.exists():
+        return reference
+    place = place.resolve()
+    converted = place.parent.parent == cache_directory().resolve() and place.parent.name in ("gguf", "bin")
+    return _DIGEST.sub("", place.name) if converted else place.name
 
 
 def is_kept(out: Path) -> bool:

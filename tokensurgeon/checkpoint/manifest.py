@@ -118,7 +118,7 @@ def refuse_strangers(
         layout: Its vocabulary-sized tensors.
         manifest: Its manifest.
         base: The base's name.
-        sha256: Of the base, as `describe_side` has it.
+        sha256: Of the base, as `OpenModel.described` has it.
         base_layout: The base's vocabulary-sized tensors.
     """
     recorded = manifest.content["base"]

@@ -9,6 +9,7 @@ import torch
 
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import resolve
+from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.score import score_text
@@ -63,7 +64,7 @@ def evaluate(
     groups, watched = gold_groups(manifest, loaded)
     pieces = {name: split_bytes(text) for name, text in texts.items()}
     total, done = sum(map(len, pieces.values())), 0
-    stage = Stage.SCORE.of(directory.name)
+    stage = Stage.SCORE.of(shown_name(reference))
 
     def tell() -> None:
         nonlocal done

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint.model import Side
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.texts import python_text, split_bytes
@@ -48,7 +48,7 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
 
 
 def read_states(
-    base: Side, device: torch.device, progress: Progress | None, texts: Mapping[str, str] | None = None
+    base: OpenModel, device: torch.device, progress: Progress | None, texts: Mapping[str, str] | None = None
 ) -> tuple[LoadedModel, HeadStates]:
     """The base, and what its LM head sees on the ends of the texts, or on text that every Python carries."""
     if progress is not None:
@@ -60,7 +60,7 @@ def read_states(
     return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
 
 
-def quiet_row(base: Side, matrices: VocabularyMatrices, n_rows: int, states: HeadStates | None) -> torch.Tensor:
+def quiet_row(base: OpenModel, matrices: VocabularyMatrices, n_rows: int, states: HeadStates | None) -> torch.Tensor:
     """(dim,) float32, the row that ``n_rows`` ids which take no probability get.
 
     Args:

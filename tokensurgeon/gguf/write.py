@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
+from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.layout import VocabularyTensors
 from tokensurgeon.checkpoint.staging import beside
 from tokensurgeon.errors import InputError, MissingDependencyError
@@ -187,7 +188,7 @@ def _write(
     }
     matrices, file_type = kinds[dtype]
     writer = gguf.GGUFWriter(path, architecture.name)
-    writer.add_name(Path(model).name)
+    writer.add_name(Path(shown_name(model)).name)
     writer.add_file_type(file_type)
     for key, value in architecture.settings(config).items():
         add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import Alignment, Provenance, align
-from tokensurgeon.checkpoint import Checkpoint, VocabularyTensors, find_vocabulary_tensors
+from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.checkpoint.header import DTYPES
 from tokensurgeon.checkpoint.layout import stored_name
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
-from tokensurgeon.checkpoint.model import Side, describe_side, find_copies, open_side, refuse_what_would_break
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
@@ -62,12 +62,9 @@ def heal(
     check_target(target, overwrite, (model, teacher))
     train, *scored = divide([Path(name) for name in options.text], options.piece)
     accelerator = _accelerator(options)
-    right, left = open_side(model, "all"), open_side(teacher, "all")
-    files = Checkpoint.open(right.directory)
-    layout = find_vocabulary_tensors(right.directory, files.tensors)
-    refuse_what_would_break(model, files, layout)
-    copies = find_copies(model, files, layout)
-    plan = _plan(right, left, teacher, layout)
+    right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
+    files, layout = right.checked().checkpoint, right.layout
+    plan = _plan(right, left, teacher)
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
     widths = [loaded.model.get_input_embeddings().weight.shape[1] for loaded in (student, master)]
     if widths[0] != widths[1]:
@@ -102,7 +99,7 @@ def heal(
         }
         rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
         write_healed(
-            target, right, left, files, layout, copies, ids, rows_now, body, options, loop.report,
+            target, right, left, ids, rows_now, body, options, loop.report,
             scored[0], overwrite=overwrite,
         )  # fmt: skip
         loop.report.out = target
@@ -138,15 +135,12 @@ def _precision() -> str | None:
     return "bf16" if supported is not None and supported() else None
 
 
-def _plan(model: Side, teacher: Side, name: str, layout: VocabularyTensors) -> Alignment:
+def _plan(model: OpenModel, teacher: OpenModel, name: str) -> Alignment:
     """Provenance of the model's rows: as its manifest has it, or by the two vocabularies."""
     manifest = Manifest.of_transplant(model.directory)
-    files = Checkpoint.open(teacher.directory)
-    known = find_vocabulary_tensors(teacher.directory, files.tensors)
     if manifest is None:
-        return align(teacher.vocabulary, model.vocabulary, n_rows=layout.rows, base_rows=known.rows)
-    described = describe_side(teacher.name, teacher.directory, teacher.files, files, known)
-    refuse_strangers(model.name, layout, manifest, name, described["sha256"], known)
+        return align(teacher.vocabulary, model.vocabulary, n_rows=model.layout.rows, base_rows=teacher.layout.rows)
+    refuse_strangers(model.name, model.layout, manifest, name, teacher.described()["sha256"], teacher.layout)
     return Alignment(manifest.provenance, manifest.source, {}, ())
 
 
@@ -184,7 +178,7 @@ def _add_lora(model: Any, rank: int, files: Checkpoint) -> dict[str, str]:
     return found
 
 
-def _identity(side: Side) -> list[Any]:
+def _identity(side: OpenModel) -> list[Any]:
     """Tokenizer and weights, the latter by size and time."""
     weights = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(side.directory.glob("*.safetensors"))]
-    return [side.files.digest(), weights]
+    return [side.tokenizer.digest(), weights]

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors
 from tokensurgeon.checkpoint.manifest import Manifest
-from tokensurgeon.checkpoint.model import Side, other_files
+from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.checkpoint.staging import staged
 from tokensurgeon.checkpoint.text import read_text, write_text
 from tokensurgeon.errors import VerificationError
@@ -30,11 +29,8 @@ _ROUNDING = 0.002
 
 def write_healed(
     target: Path,
-    model: Side,
-    teacher: Side,
-    files: Checkpoint,
-    layout: VocabularyTensors,
-    copies: Mapping[str, str],
+    model: OpenModel,
+    teacher: OpenModel,
     ids: torch.Tensor,
     rows: Mapping[str, torch.Tensor],
     body: Mapping[str, torch.Tensor],
@@ -50,9 +46,6 @@ def write_healed(
         target: Output directory.
         model: What was healed.
         teacher: What taught it.
-        files: The model's checkpoint.
-        layout: Its vocabulary-sized tensors.
-        copies: As `find_copies` gives them.
         ids: (n,) int64, the rows that were trained.
         rows: By matrix (``embedding``, ``head``): (n, dim) these rows.
         body: By tensor of the checkpoint: what is added to it.
@@ -64,12 +57,13 @@ def write_healed(
     Raises:
         VerificationError: If the written model breaks an invariant, or has become worse.
     """
+    files, layout = model.checkpoint, model.layout
     replaced: dict[str, torch.Tensor] = {}
     for matrix, values in rows.items():
         name = layout.embedding if matrix == "embedding" or layout.head is None else layout.head
         replaced[name] = files.read(name).clone()
         replaced[name][ids] = values.to(replaced[name].dtype)
-    replaced |= {name: replaced[original] for name, original in copies.items() if original in replaced}
+    replaced |= {name: replaced[original] for name, original in model.copies.items() if original in replaced}
     for name, change in body.items():
         weight = files.read(name)
         replaced[name] = (weight.float() + change.float()).to(weight.dtype)
@@ -80,7 +74,7 @@ def write_healed(
     manifest = Manifest.read(model.directory)
     with staged(target, overwrite) as work:
         files.write(work, replaced, frozenset(layout.stale))
-        TokenizerFiles.open(model.directory).write(work)
+        model.tokenizer.write(work)
         for path in other_files(model.directory):
             if not (work / path.name).exists():
                 shutil.copyfile(path, work / path.name)
@@ -111,7 +105,7 @@ def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensor
     return replace(manifest, content=manifest.content | {"healed": healed})
 
 
-def _card(model: Side, teacher: Side, run: dict[str, Any]) -> str:
+def _card(model: OpenModel, teacher: OpenModel, run: dict[str, Any]) -> str:
     before = model.directory / "README.md"
     told = read_text(before) if before.is_file() else f"# {model.name}\n"
     what = f"{run['trained_rows']:,} rows" + (f" and updates of rank {run['lora']} of the body" if run["lora"] else "")

@@ -10,10 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.cache import cache_directory, is_kept
 from tokensurgeon.checkpoint.manifest import Manifest
-from tokensurgeon.checkpoint.model import Side, describe_side, open_side, output_rows
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.models import Model, content_digest, open_model
 from tokensurgeon.merging.rows import Kinds, kinds_of
@@ -29,14 +28,14 @@ class Owner:
     """Whose tokenizer all models get.
 
     Attributes:
-        reference: What `open_side` takes.
+        reference: What `OpenModel.open` takes.
         side: Its vocabulary.
         rows: Rows of every aligned model.
         described: Hashes of what a transplant reads of it.
     """
 
     reference: str
-    side: Side
+    side: OpenModel
     rows: int
     described: dict[str, Any]
 
@@ -67,17 +66,13 @@ def find_owner(tokenizer: str | None, models: list[Model]) -> Owner:
 
         named = open_model(ModelReference.parse(tokenizer))
     reference = str(named.directory) if named is not None else str(tokenizer)
-    side = open_side(reference, "vocabulary")
-    files = Checkpoint.open(side.directory)
-    layout = find_vocabulary_tensors(side.directory, files.tensors)
-    described = describe_side(side.name, side.directory, side.files, files, layout)
-    return Owner(reference, side, output_rows(side, None), described["sha256"])
+    side = OpenModel.open(reference, "vocabulary")
+    return Owner(reference, side, side.output_rows(), side.described()["sha256"])
 
 
 def has_ids_of(model: Model, owner: Owner) -> bool:
     """Whether a model has the owner's ids already, and as many rows."""
-    theirs = owner.side.files.tokenizer.get_vocab(with_added_tokens=True)
-    return model.layout.rows == owner.rows and model.ids == theirs
+    return model.layout.rows == owner.rows and model.ids == owner.side.ids
 
 
 def align_model(model: Model, owner: Owner, options: TransplantOptions, progress: Progress | None) -> Aligned:
@@ -100,9 +95,7 @@ def align_model(model: Model, owner: Owner, options: TransplantOptions, progress
     manifest = Manifest.read(out)
     if manifest is None:
         raise InputError(f"{out} has no tokensurgeon.json; remove it, and run the same command again")
-    files = Checkpoint.open(out)
-    layout = find_vocabulary_tensors(out, files.tensors)
-    moved = Model(model.name, out, files, layout, owner.side.files)
+    moved = Model(model.name, out, owner.side.tokenizer)
     return Aligned(moved, kinds_of(owner.rows, before, manifest), manifest, digest)
 
 

@@ -7,15 +7,14 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors, resolve
+from tokensurgeon.checkpoint import TokenizerFiles, resolve
 from tokensurgeon.checkpoint.cache import cache_directory, copy_if_there, file_digest, is_kept, kept
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.manifest import MANIFEST, Manifest
-from tokensurgeon.checkpoint.model import other_files, refuse_what_would_break
+from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.errors import InputError
 
 __all__ = ["Model", "content_digest", "glance", "is_buffer", "open_model", "refuse_strangers"]
@@ -23,23 +22,8 @@ __all__ = ["Model", "content_digest", "glance", "is_buffer", "open_model", "refu
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One model of a recipe.
-
-    Attributes:
-        name: As the recipe calls it.
-        directory: Where it lies, with safetensors.
-        files: Its checkpoint.
-        layout: Its vocabulary-sized tensors.
-        tokenizer: Its tokenizer.
-    """
-
-    name: str
-    directory: Path
-    files: Checkpoint
-    layout: VocabularyTensors
-    tokenizer: TokenizerFiles
+class Model(OpenModel):
+    """One model of a recipe, by the name that the recipe gives it."""
 
     @property
     def short(self) -> str:
@@ -47,16 +31,11 @@ class Model:
         return Path(self.name).name if Path(self.name.partition("+")[0]).expanduser().exists() else self.name
 
     @property
-    def ids(self) -> dict[str, int]:
-        """Token to id, added tokens included: two models with the same have rows in the same order."""
-        return self.tokenizer.tokenizer.get_vocab(with_added_tokens=True)
-
-    @property
     def body(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what is not vocabulary-sized, by name."""
         layout = self.layout
         own = {layout.embedding, layout.head, layout.bias, *layout.stale, *layout.unclaimed}
-        return {n: info.shape for n, info in self.files.tensors.items() if n not in own and not is_buffer(n)}
+        return {n: info.shape for n, info in self.checkpoint.tensors.items() if n not in own and not is_buffer(n)}
 
 
 def is_buffer(name: str) -> bool:
@@ -95,18 +74,17 @@ def open_model(reference: Any) -> Model:
     directory = resolve(str(reference.model))
     if reference.lora is not None:
         directory = _with_adapter(name, directory, resolve(str(reference.lora), weights="adapter"))
-    files = Checkpoint.open(directory)
-    layout = find_vocabulary_tensors(directory, files.tensors)
-    if read_config(directory).get("quantization_config"):
+    model = Model(name, directory, TokenizerFiles.open(directory))
+    if model.config.get("quantization_config"):
         raise InputError(f"{name} is quantised; mergekit merges floating-point tensors. Give the model it was made of")
-    refuse_what_would_break(name, files, layout)
+    model.checked()
     manifest = Manifest.read(directory)
-    if manifest is not None and len(manifest.provenance) != layout.rows:
+    if manifest is not None and len(manifest.provenance) != model.layout.rows:
         raise InputError(
-            f"{name} has {layout.rows} rows, and its {MANIFEST} tells of {len(manifest.provenance)}: the model was "
-            f"changed since. Remove {directory / MANIFEST}; all rows count as the model's own then"
+            f"{name} has {model.layout.rows} rows, and its {MANIFEST} tells of {len(manifest.provenance)}: the model "
+            f"was changed since. Remove {directory / MANIFEST}; all rows count as the model's own then"
         )
-    return Model(name, directory, files, layout, TokenizerFiles.open(directory))
+    return model
 
 
 def _with_adapter(name: str, directory: Path, adapter: Path) -> Path:

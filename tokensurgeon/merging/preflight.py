@@ -89,7 +89,7 @@ def _refuse_other_ids(
     from tokensurgeon.merging.estimate.loading import ids_digest
 
     moved = [model for model in models if not has_ids_of(model, owner)]
-    if told.get("ids") == ids_digest(owner.side.files, owner.rows) or ("ids" not in told and not moved):
+    if told.get("ids") == ids_digest(owner.side.tokenizer, owner.rows) or ("ids" not in told and not moved):
         return
     if not moved:
         raise InputError(f"{path} was made in other ids than those of {owner.side.name}. Make it from {models[0].name}")

@@ -46,7 +46,7 @@ def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None)
 
     Args:
         out: An existing directory.
-        first: Base of the recipe, or its first model.
+        first: OpenModel of the recipe, or its first model.
         owner: Whose tokenizer it gets.
         layers: The setting that counts layers (dots lead into nested tables), and for each of the output's the
             directory of the model that it is from and its number there; None where the layers stay.
@@ -57,7 +57,7 @@ def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None)
     same = {i: [i] for i in range(owner.rows)}
     tied = first.model.layout.tied
     removed = write_settings(
-        first.model.directory, owner.side.directory, out, owner.side.files, same, owner.rows, tied=tied, dtype=None
+        first.model.directory, owner.side.directory, out, owner.side.tokenizer, same, owner.rows, tied=tied, dtype=None
     )
     if layers is not None:
         setting, chosen = layers
@@ -104,7 +104,7 @@ def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, 
         if all(there.read_bytes() != path.read_bytes() for there in known):
             name = path.name if not (out / path.name).exists() else f"{path.stem}-{number}{path.suffix}"
             shutil.copyfile(path, out / name)
-    owner.side.files.write(out)
+    owner.side.tokenizer.write(out)
     if template is not None:
         write_text(out / "chat_template.jinja", template)
     pin_tokenizer(out, str(read_config(out).get("model_type", "")))
@@ -139,7 +139,7 @@ def _counterpart(name: str, layout: VocabularyTensors, aligned: Aligned) -> torc
     """A model's own tensor for the output's embedding, head or bias."""
     theirs = aligned.model.layout
     known = {layout.embedding: theirs.embedding, layout.head: theirs.head, layout.bias: theirs.bias}
-    return aligned.model.files.read(known[name] or theirs.embedding)
+    return aligned.model.checkpoint.read(known[name] or theirs.embedding)
 
 
 def manifest_of(choice: Choice, content: dict[str, Any]) -> Manifest:

@@ -12,8 +12,8 @@ PAD = "tokensurgeon BASE DONOR --pad-to-multiple-of N, the same for both"
 def builds(model: Candidate, source: str) -> Rule:
     """The architecture is known."""
     names = ", ".join(model.config.get("architectures") or []) or str(model.config.get("model_type"))
-    detail = names if model.layout else model.fault
-    return Rule("architecture is known", model.layout is not None, detail, "update transformers", source)
+    detail = model.fault or names
+    return Rule("architecture is known", not model.fault, detail, "update transformers", source)
 
 
 def ids_in_range(model: Candidate, source: str) -> Rule:
@@ -22,7 +22,7 @@ def ids_in_range(model: Candidate, source: str) -> Rule:
     rows = model.rows or 0
     beyond = {i for i in model.ids.values() if i >= rows}
     detail = f"highest id {top}, {rows} rows" + (f": {len(beyond)} tokens have none" if beyond else "")
-    special = {i for i, token in model.files.tokenizer.get_added_tokens_decoder().items() if token.special}
+    special = {i for i, token in model.tokenizer.tokenizer.get_added_tokens_decoder().items() if token.special}
     remedy = "resize_token_embeddings to at least the highest id + 1"
     remedy += "" if beyond & special else ", or drop these tokens: tokensurgeon trim"
     return Rule("every token has a row", not beyond, detail, remedy, source)
@@ -30,11 +30,7 @@ def ids_in_range(model: Candidate, source: str) -> Rule:
 
 def rows_as_configured(model: Candidate, source: str) -> Rule:
     """``config.vocab_size`` says how many rows there are, in embedding and head."""
-    found = (
-        {}
-        if model.layout is None
-        else {n: model.shapes[n][0] for n in (model.layout.embedding, model.layout.head) if n}
-    )
+    found = {} if model.fault else {n: model.shapes[n][0] for n in (model.layout.embedding, model.layout.head) if n}
     size = model.vocab_size
     wrong = [f"{name} has {rows}" for name, rows in found.items() if rows != size]
     remedy = "set vocab_size in config.json to the number of rows"

@@ -38,7 +38,7 @@ def rules(model: Candidate, target: Candidate | None) -> Iterator[Rule]:
     if isinstance(vocabulary, str):
         return
     yield from _vocabulary(vocabulary)
-    joined = cut_otherwise(model.files, vocabulary)
+    joined = cut_otherwise(model.tokenizer, vocabulary)
     yield Rule(
         "merging by score gives the tokenizer's tokens",
         joined is None,

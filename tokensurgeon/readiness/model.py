@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors, resolve
-from tokensurgeon.checkpoint.layout import read_config
-from tokensurgeon.checkpoint.settings import vocab_size
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.gguf.read import read_gguf_vocabulary
 from tokensurgeon.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
@@ -37,33 +35,22 @@ class Rule:
     source: str
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model that shall be used by another tool.
-
-    Attributes:
-        name: As the user gave it.
-        directory: Where it lies.
-        config: ``config.json``.
-        files: Its tokenizer.
-        shapes: Tensors of the checkpoint, by name.
-        layout: The vocabulary-sized ones; None where transformers cannot build the model.
-        fault: Why it cannot.
-    """
-
-    name: str
-    directory: Path
-    config: Mapping[str, Any]
-    files: TokenizerFiles
-    shapes: Mapping[str, tuple[int, ...]]
-    layout: VocabularyTensors | None
-    fault: str
+class Candidate(OpenModel):
+    """A model that another tool shall use, by the name that the user gives it."""
 
     @cached_property
-    def ids(self) -> dict[str, int]:
-        """Every token and its id."""
-        found: dict[str, int] = self.files.tokenizer.get_vocab(with_added_tokens=True)
-        return found
+    def fault(self) -> str:
+        """Why transformers cannot build the model; empty if it can."""
+        try:
+            _ = self.layout
+        except InputError as error:
+            return str(error)
+        return ""
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensors of the checkpoint, by name."""
+        return {name: info.shape for name, info in self.checkpoint.tensors.items()}
 
     @cached_property
     def text_config(self) -> Mapping[str, Any]:
@@ -72,14 +59,9 @@ class Candidate:
         return inner if isinstance(inner, dict) else self.config
 
     @property
-    def vocab_size(self) -> int | None:
-        """``config.vocab_size``."""
-        return vocab_size(self.directory)
-
-    @property
     def rows(self) -> int | None:
         """Rows of the embedding; what the config says where the embedding cannot be found."""
-        return self.layout.rows if self.layout else self.vocab_size
+        return self.vocab_size if self.fault else self.layout.rows
 
     @cached_property
     def gguf(self) -> GgufVocabulary | str:
@@ -88,7 +70,7 @@ class Candidate:
         try:
             if path.is_file():
                 return read_gguf_vocabulary(path)
-            return gguf_vocabulary(self.files, max(self.rows or 0, max(self.ids.values(), default=-1) + 1))
+            return gguf_vocabulary(self.tokenizer, max(self.rows or 0, max(self.ids.values(), default=-1) + 1))
         except InputError as error:
             return str(error)
 
@@ -103,12 +85,6 @@ def open_candidate(reference: str, weights: str = "vocabulary") -> Candidate:
     Raises:
         InputError: If there is no such model, or it has no tokenizer or no weights.
     """
-    directory = resolve(reference, weights=weights)
-    config = read_config(directory)
-    checkpoint = Checkpoint.open(directory)
-    try:
-        layout, fault = find_vocabulary_tensors(directory, checkpoint.tensors), ""
-    except InputError as error:
-        layout, fault = None, str(error)
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    return Candidate(reference, directory, config, TokenizerFiles.open(directory), shapes, layout, fault)
+    candidate = replace(Candidate.open(reference, weights), name=reference)
+    _ = candidate.config, candidate.checkpoint  # raise what they have to say
+    return candidate

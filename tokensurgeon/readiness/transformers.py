@@ -47,7 +47,7 @@ def _tokenizer(model: Candidate) -> Rule:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     except (ValueError, KeyError, OSError, ImportError) as error:
         return Rule(name, False, str(error).strip().splitlines()[0], remedy, source)
-    own = model.files.plain().encode(text, add_special_tokens=False).ids
+    own = model.tokenizer.plain().encode(text, add_special_tokens=False).ids
     return Rule(name, ids == own, f"{type(tokenizer).__name__}, {len(ids)} tokens and {len(own)}", remedy, source)
 
 

@@ -22,7 +22,7 @@ def rules(model: Candidate, target: Candidate | None) -> Iterator[Rule]:
 
 
 def _padding(model: Candidate) -> Rule:
-    special = model.files.special_ids()
+    special = model.tokenizer.special_ids()
     found = {name: special[name] for name in ("pad_token", "eos_token") if name in special}
     shown = ", ".join(f"{name} {token_id}" for name, token_id in found.items())
     return Rule(

@@ -15,7 +15,7 @@ import numpy as np
 from tokensurgeon.alignment import Alignment, Ids, Provenance
 from tokensurgeon.baselines import fasttext_units, goes_by_donor
 from tokensurgeon.baselines.auto import Auto
-from tokensurgeon.checkpoint.model import Base, Side
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.loading import pick_device
@@ -95,12 +95,12 @@ def extend(
     started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, *([donor] if donor else [])))
-    base = Base.open(model)
-    left, first = base.side, len(base.side.vocabulary)
+    base = OpenModel.open(model).checked()
+    left, first = base, len(base.vocabulary)
     if first > base.layout.rows:
         raise InputError(f"{model}: token {first - 1} has no row, the embedding has {base.layout.rows}")
     texts = load_texts([Path(name) for name in text])
-    spec = json.loads(left.files.tokenizer.to_str())
+    spec = json.loads(left.tokenizer.tokenizer.to_str())
     additions, measured = _additions(spec, left, texts, tokens, add)
     changed, added = extended_spec(spec, additions, first)
     if not added:
@@ -112,7 +112,7 @@ def extend(
         _refuse_silent(right, new)
         refuse_other_texts(left, right, texts.values(), "extended")
         plan = _plan(base.layout.rows, new)
-        unrun = why_not_run(left.directory, base.files, base.layout, None)
+        unrun = why_not_run(left.directory, base.checkpoint, base.layout, None)
         old, theirs, described = base.matrices(), 0, base.described()
         donated = described | {"name": right.name}
         if donor is None:
@@ -166,28 +166,28 @@ def _check_options(
 
 
 def _additions(
-    spec: Mapping[str, Any], model: Side, texts: Mapping[str, str], tokens: Path | str | None, add: int | None
+    spec: Mapping[str, Any], model: OpenModel, texts: Mapping[str, str], tokens: Path | str | None, add: int | None
 ) -> tuple[list[Addition], list[str]]:
     """New tokens, and the text that they were not learnt from."""
     if tokens is not None:
-        return given_tokens(spec, model.files.plain(), read_lines("--tokens", tokens)), list(texts.values())
+        return given_tokens(spec, model.tokenizer.plain(), read_lines("--tokens", tokens)), list(texts.values())
     pieces = [piece for content in texts.values() for piece in split_bytes(content)]
     if len(pieces) < _HELD_OUT:
         raise InputError(
             f"--text: {sum(map(len, pieces)):,} characters are too few to put a tenth aside. Give at least 20 kB"
         )
     learnt = ["".join(pieces[i : i + _HELD_OUT - 1]) for i in range(0, len(pieces), _HELD_OUT)]
-    return learnt_tokens(spec, model.files.plain(), learnt, add or 0), pieces[_HELD_OUT - 1 :: _HELD_OUT]
+    return learnt_tokens(spec, model.tokenizer.plain(), learnt, add or 0), pieces[_HELD_OUT - 1 :: _HELD_OUT]
 
 
-def _refuse_moved(old: Side, new: Side) -> None:
+def _refuse_moved(old: OpenModel, new: OpenModel) -> None:
     pieces = zip(old.vocabulary.pieces, new.vocabulary.pieces, strict=False)
     moved = [i for i, (before, after) in enumerate(pieces) if before is not None and before != after]
     if moved:
         raise VerificationError(f"token {old.vocabulary.describe(moved[0])} would lose its id {moved[0]}")
 
 
-def _refuse_silent(model: Side, new: Ids) -> None:
+def _refuse_silent(model: OpenModel, new: Ids) -> None:
     silent = [int(i) for i in new if not model.vocabulary.canonical[i]]
     if silent:
         raise VerificationError(
@@ -207,7 +207,7 @@ def _plan(n_old: int, new: Ids) -> Alignment:
     return Alignment(provenance, source, {}, ())
 
 
-def _tokens_per_byte(model: Side, texts: Sequence[str]) -> float:
+def _tokens_per_byte(model: OpenModel, texts: Sequence[str]) -> float:
     n_tokens = sum(len(model.vocabulary.encode(text)) for text in texts)
     return n_tokens / sum(len(text.encode()) for text in texts)
 

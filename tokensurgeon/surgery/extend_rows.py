@@ -11,8 +11,7 @@ import torch
 from tokensurgeon.alignment import Alignment, Ids, Provenance, align
 from tokensurgeon.baselines import make_method
 from tokensurgeon.baselines.subtoken import Subtoken
-from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
-from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, read_matrices
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.progress import Progress
@@ -25,7 +24,7 @@ __all__ = ["grown_matrices", "rows_by_donor", "rows_by_text"]
 
 
 def rows_by_text(
-    base: Base, old: VocabularyMatrices, right: Side, new: Ids, method: Method, seed: int
+    base: OpenModel, old: VocabularyMatrices, right: OpenModel, new: Ids, method: Method, seed: int
 ) -> VocabularyMatrices:
     """Rows that need no other model.
 
@@ -37,16 +36,16 @@ def rows_by_text(
         method: One that does not go by a donor.
         seed: For methods that draw.
     """
-    pieces = base_pieces(base.side.vocabulary, right.vocabulary, new.tolist(), base.layout.rows)
+    pieces = base_pieces(base.vocabulary, right.vocabulary, new.tolist(), base.layout.rows)
     nothing = VocabularyMatrices(torch.zeros(len(new), 1))
     cut = pieces if isinstance(method, Subtoken) else None
     return _built(old, nothing, np.zeros(0, dtype=np.int64), len(new), method, cut, Resources(seed=seed), None)
 
 
 def rows_by_donor(
-    base: Base,
+    base: OpenModel,
     old: VocabularyMatrices,
-    right: Side,
+    right: OpenModel,
     new: Ids,
     donor: str,
     options: TransplantOptions,
@@ -69,22 +68,20 @@ def rows_by_donor(
     Raises:
         InputError: If the donor has none of the new tokens, or shares too few with the model.
     """
-    other = open_side(donor, "vocabulary")
-    files = Checkpoint.open(other.directory)
-    layout = find_vocabulary_tensors(other.directory, files.tensors)
-    source = align(other.vocabulary, right.vocabulary, base_rows=layout.rows).source
+    other = OpenModel.open(donor, "vocabulary")
+    source = align(other.vocabulary, right.vocabulary, base_rows=other.layout.rows).source
     anchors, known = np.flatnonzero(source[: new[0]] >= 0), source[new] >= 0
     if not known.any():
         raise InputError(f"{donor} has none of the {len(new)} new tokens. Leave out --donor")
     method = options.reconstruction()
     if getattr(method, "k", 1) > len(anchors):
         raise InputError(f"k={options.k} exceeds the {len(anchors)} tokens that both models have. Choose a smaller --k")
-    theirs, ids = read_matrices(files, layout), torch.from_numpy(source[np.concatenate([anchors, new[known]])])
+    theirs, ids = other.matrices(), torch.from_numpy(source[np.concatenate([anchors, new[known]])])
     picked = VocabularyMatrices(theirs.embedding[ids], None if theirs.head is None else theirs.head[ids])
     device = pick_device(options.device)
     resources = Resources(device, options.exact, options.memory_bytes, options.seed)
     made = _built(old, picked, anchors, int(known.sum()), method, None, resources, progress)
-    described = describe_side(other.name, other.directory, other.files, files, layout)
+    described = other.described()
     if not known.all():
         rest = rows_by_text(base, old, right, new[~known], make_method("subtoken"), options.seed)
         made = _merged(made, rest, torch.from_numpy(known))

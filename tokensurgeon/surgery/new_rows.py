@@ -13,7 +13,7 @@ from tokensurgeon.baselines import fasttext_units, goes_by_donor
 from tokensurgeon.baselines.auto import Auto
 from tokensurgeon.baselines.fasttext import fasttext_space
 from tokensurgeon.baselines.subtoken import Subtoken
-from tokensurgeon.checkpoint.model import Side
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.progress import Progress
@@ -34,8 +34,8 @@ __all__ = ["Pair", "Rebuilt", "rebuild"]
 class Pair:
     """Both models with their vocabulary-sized tensors, aligned."""
 
-    base: Side
-    donor: Side
+    base: OpenModel
+    donor: OpenModel
     base_matrices: VocabularyMatrices
     donor_matrices: VocabularyMatrices
     plan: Alignment

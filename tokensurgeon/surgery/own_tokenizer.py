@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint.cache import copy_if_there
-from tokensurgeon.checkpoint.model import Side, open_side
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.text import read_json, read_text, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
@@ -34,7 +34,9 @@ def read_lines(option: str, path: Path | str) -> list[str]:
         raise InputError(f"{option} {path} cannot be read ({error})") from error
 
 
-def changed_side(old: Side, spec: Mapping[str, Any], new_ids: Mapping[int, int], place: Path, what: str) -> Side:
+def changed_side(
+    old: OpenModel, spec: Mapping[str, Any], new_ids: Mapping[int, int], place: Path, what: str
+) -> OpenModel:
     """Write a model's tokenizer with other content, and open it.
 
     Args:
@@ -46,7 +48,7 @@ def changed_side(old: Side, spec: Mapping[str, Any], new_ids: Mapping[int, int],
     """
     write_text(place / "tokenizer.json", json.dumps(spec, ensure_ascii=False))
     path = old.directory / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else dict(old.files.declared)
+    settings = read_json(path) if path.is_file() else dict(old.tokenizer.declared)
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         known = {new_ids[int(i)]: token for i, token in decoder.items() if int(i) in new_ids}
@@ -55,10 +57,10 @@ def changed_side(old: Side, spec: Mapping[str, Any], new_ids: Mapping[int, int],
     for name in _CARRIED:
         copy_if_there(old.directory / name, place / name)
     shutil.copyfile(old.directory / "config.json", place / "config.json")
-    return replace(open_side(str(place), "none"), name=f"{old.name}, {what}")
+    return replace(OpenModel.open(str(place), "none"), name=f"{old.name}, {what}")
 
 
-def refuse_other_texts(old: Side, new: Side, texts: Iterable[str], what: str) -> None:
+def refuse_other_texts(old: OpenModel, new: OpenModel, texts: Iterable[str], what: str) -> None:
     """What comes back from ids must be what came back before, for strange texts too.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokensurgeon.alignment import Alignment, align
 from tokensurgeon.alignment.summary import alignment_summary
-from tokensurgeon.checkpoint.model import Side, open_side, output_rows
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.surgery.options import Numbers, TransplantOptions
 from tokensurgeon.vocabulary import Vocabulary
@@ -20,17 +20,17 @@ __all__ = ["align_models", "overrides_for", "summarise", "with_numbers"]
 
 def align_models(
     base: str, donor: str, options: TransplantOptions | None = None
-) -> tuple[Side, Side, Alignment, list[SchemeDifference]]:
+) -> tuple[OpenModel, OpenModel, Alignment, list[SchemeDifference]]:
     """Align two models by their tokenizers alone; no weights are read or fetched."""
     options = options or TransplantOptions()
-    left = open_side(base, "none")
-    right = with_numbers(left, open_side(donor, "none"), options.numbers)
-    rows = output_rows(right, options.pad_to_multiple_of)
+    left = OpenModel.open(base, "none")
+    right = with_numbers(left, OpenModel.open(donor, "none"), options.numbers)
+    rows = right.output_rows(options.pad_to_multiple_of)
     aligned = align(left.vocabulary, right.vocabulary, n_rows=rows, overrides=overrides_for(right, options))
     return left, right, aligned, compare_schemes(left.vocabulary, right.vocabulary)
 
 
-def with_numbers(base: Side, donor: Side, numbers: Numbers) -> Side:
+def with_numbers(base: OpenModel, donor: OpenModel, numbers: Numbers) -> OpenModel:
     """The donor's side with the wanted way of cutting numbers; itself, where there is nothing to change.
 
     Args:
@@ -48,8 +48,8 @@ def with_numbers(base: Side, donor: Side, numbers: Numbers) -> Side:
             f"--numbers base: {base.name} does not cut numbers digit by digit itself ({differing}), "
             "and no other way can be given to a tokenizer. Leave it out"
         )
-    files = donor.files.digit_by_digit()
-    changed = replace(donor, files=files, vocabulary=files.vocabulary())
+    tokenizer = donor.tokenizer.digit_by_digit()
+    changed = replace(donor, tokenizer=tokenizer)
     left = _numbers_differ(base, changed)
     old, new = donor.vocabulary, changed.vocabulary
     other = next((p for p in PROBES if new.decode(new.encode(p)) != old.decode(old.encode(p))), None)
@@ -59,13 +59,13 @@ def with_numbers(base: Side, donor: Side, numbers: Numbers) -> Side:
     return changed
 
 
-def overrides_for(donor: Side, options: TransplantOptions) -> dict[str, str]:
+def overrides_for(donor: OpenModel, options: TransplantOptions) -> dict[str, str]:
     """Donor token to the base text that it stands for: the user's, and a word piece that is a space and a digit.
 
     Cut apart, most numbers begin with such a piece; left to the method, they gain little (``benchmarks/LOG.md``).
     """
     known = donor.vocabulary
-    first = {digit: known.encode(digit) for digit in "0123456789"} if donor.files.digitwise else {}
+    first = {digit: known.encode(digit) for digit in "0123456789"} if donor.tokenizer.digitwise else {}
     spaced = {digit: f" {digit}" for digit, ids in first.items() if _data(known, ids) == f" {digit}".encode()}
     return {**spaced, **options.map}
 
@@ -76,7 +76,7 @@ def _data(vocabulary: Vocabulary, ids: list[int]) -> bytes | None:
     return None if key is None else key.data
 
 
-def _numbers_differ(base: Side, donor: Side) -> str | None:
+def _numbers_differ(base: OpenModel, donor: OpenModel) -> str | None:
     """An example of a number that the two cut differently."""
     for scheme in compare_schemes(base.vocabulary, donor.vocabulary):
         if scheme.kind == "numbers":
@@ -85,8 +85,8 @@ def _numbers_differ(base: Side, donor: Side) -> str | None:
 
 
 def summarise(
-    base: Side,
-    donor: Side,
+    base: OpenModel,
+    donor: OpenModel,
     alignment: Alignment,
     schemes: Sequence[SchemeDifference],
     texts: Mapping[str, str] | None = None,
@@ -95,10 +95,10 @@ def summarise(
     summary = alignment_summary(base.vocabulary, donor.vocabulary, alignment, schemes, texts or {})
     several = digit_tokens(donor.vocabulary)
     return summary | {
-        "bos": {"base": base.files.adds_bos(), "donor": donor.files.adds_bos()},
+        "bos": {"base": base.tokenizer.adds_bos(), "donor": donor.tokenizer.adds_bos()},
         "numbers": {
             "digit_by_digit": {"base": is_digitwise(base.vocabulary), "donor": not several},
-            "changed": donor.files.digitwise,
+            "changed": donor.tokenizer.digitwise,
             "tokens": len(several),
             "examples": [donor.vocabulary.describe(i) for i in several[:: max(1, len(several) // 4)][:4]],
         },

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance
-from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
-from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, read_matrices
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -56,24 +55,22 @@ def revert(
     started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, base))
-    own, right = Base.open(model), open_side(base, "vocabulary")
-    left, layout = own.side, own.layout
+    own, right = OpenModel.open(model).checked(), OpenModel.open(base, "vocabulary")
+    left, layout = own, own.layout
     manifest = Manifest.of_transplant(left.directory)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
-    base_files = Checkpoint.open(right.directory)
-    base_layout = find_vocabulary_tensors(right.directory, base_files.tensors)
-    described = describe_side(right.name, right.directory, right.files, base_files, base_layout)
+    base_layout, described = right.layout, right.described()
     refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
     plan = _plan(manifest, base_layout.rows)
-    matrices = _rows(own.matrices(), read_matrices(base_files, base_layout), plan)
+    matrices = _rows(own.matrices(), right.matrices(), plan)
     content = describe_run(TransplantOptions()) | {
         "method": {"name": "revert"},
         "base": own.described(),
         "donor": described,
         "counts": plan.counts(),
         "anchors": len(plan.anchors),
-        "not_run": why_not_run(left.directory, own.files, layout, None),
+        "not_run": why_not_run(left.directory, own.checkpoint, layout, None),
     }
     with staged(target, overwrite) as work:
         shared = write_output(work, own, right, matrices, plan, content)
@@ -109,7 +106,7 @@ def _rows(model: VocabularyMatrices, base: VocabularyMatrices, plan: Alignment) 
     return VocabularyMatrices(joined(model.embedding, base.embedding), head, bias)
 
 
-def _card(model: Side, base: Side, plan: Alignment) -> str:
+def _card(model: OpenModel, base: OpenModel, plan: Alignment) -> str:
     counts = plan.counts()
     return (
         f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with its own tokenizer again\n\n"

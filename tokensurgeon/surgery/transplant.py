@@ -10,9 +10,8 @@ from typing import Any
 from tokensurgeon.alignment import Alignment, align
 from tokensurgeon.baselines import fasttext_units, goes_by_donor
 from tokensurgeon.baselines.auto import Auto
-from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
-from tokensurgeon.checkpoint.layout import read_config
-from tokensurgeon.checkpoint.model import Base, Side, describe_side, open_side, output_rows, read_matrices
+from tokensurgeon.checkpoint.cache import shown_name
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -51,8 +50,8 @@ class TransplantReport:
     """
 
     out: Path | None
-    base: Side
-    donor: Side
+    base: OpenModel
+    donor: OpenModel
     alignment: Alignment
     summary: dict[str, Any]
     content: dict[str, Any]
@@ -63,7 +62,7 @@ def default_output(base: str, donor: str) -> Path:
     """A directory in the current one, named after both models."""
 
     def short(reference: str) -> str:
-        name = Path(reference.partition("@")[0]).name
+        name = Path(shown_name(reference).partition("@")[0]).name
         return name.removesuffix(".gguf") or "model"
 
     return Path(f"{short(base)}-with-{short(donor)}-tokenizer")
@@ -103,31 +102,30 @@ def transplant(
     if not dry_run:
         check_target(target, overwrite, (base, donor))
     started = time.perf_counter()
-    body = Base.open(base, "vocabulary" if dry_run else "all", options.dtype)
-    left, base_layout, right = body.side, body.layout, open_side(donor, "vocabulary")
-    donor_files = Checkpoint.open(right.directory)
-    donor_layout = find_vocabulary_tensors(right.directory, donor_files.tensors)
-    given, right = right, with_numbers(left, right, options.numbers)
+    left = OpenModel.open(base, "vocabulary" if dry_run else "all").checked(options.dtype)
+    right = OpenModel.open(donor, "vocabulary")
+    given = right
+    right = with_numbers(left, right, options.numbers)
     method = options.reconstruction()
     if isinstance(method, Auto) and world() > 1:
         raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
     asked = True if options.calibrate or isinstance(method, Auto) else options.forward
-    if asked and read_config(left.directory).get("is_encoder_decoder"):
+    if asked and left.config.get("is_encoder_decoder"):
         raise InputError(
             f"{base} is an encoder-decoder model, which is not run. Drop --calibrate, --forward, method auto"
         )
-    unrun = why_not_run(left.directory, body.files, base_layout, asked)
-    if options.untie and base_layout.head_name is None:
+    unrun = why_not_run(left.directory, left.checkpoint, left.layout, asked)
+    if options.untie and left.layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
     plan = align(
         left.vocabulary,
         right.vocabulary,
-        n_rows=output_rows(right, options.pad_to_multiple_of),
-        base_rows=base_layout.rows,
-        donor_rows=donor_layout.rows,
+        n_rows=right.output_rows(options.pad_to_multiple_of),
+        base_rows=left.layout.rows,
+        donor_rows=given.layout.rows,
         overrides=overrides_for(right, options),
     )
-    n_atoms, k = int((plan.anchors < donor_layout.rows).sum()), getattr(method, "k", 1)
+    n_atoms, k = int((plan.anchors < given.layout.rows).sum()), getattr(method, "k", 1)
     if k > n_atoms and goes_by_donor(method):
         raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
     if fasttext_units(method) and not options.text:
@@ -135,15 +133,15 @@ def transplant(
     texts = load_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = describe_run(options) | {
-        "base": body.described(),
-        "donor": describe_side(given.name, given.directory, given.files, donor_files, donor_layout),
+        "base": left.described(),
+        "donor": given.described(),
         "not_run": unrun,
     }
     if dry_run:
         summary = summarise(left, right, plan, schemes)
         return TransplantReport(None, left, right, plan, summary, content | summary, [])
 
-    pair = Pair(left, right, body.matrices(), read_matrices(donor_files, donor_layout), plan)
+    pair = Pair(left, right, left.matrices(), given.matrices(), plan)
     made = rebuild(pair, options, method, texts, progress, run=unrun is None)
     plan, details = made.plan, made.details
     if rank() > 0:
@@ -152,7 +150,7 @@ def transplant(
     content |= describe_solution(summary, made.rows, made.held_out)
     content |= describe_method(made.method, made.calibrated, made.choice.as_dict() if made.choice else None)
     with staged(target, overwrite) as work:
-        shared = write_output(work, body, right, made.rows.matrices, plan, content, options.dtype, options.link)
+        shared = write_output(work, left, right, made.rows.matrices, plan, content, options.dtype, options.link)
         del pair, made  # the large tensors: `verify` reads its own
         checks = seal(work, left, right, plan, content, shared, started, progress)
         write_text(work / "README.md", model_card(content))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tokensurgeon.alignment import Alignment, Provenance
-from tokensurgeon.checkpoint.model import Base, Side
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
@@ -85,10 +85,10 @@ def trim(
     started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model,))
-    base = Base.open(model)
-    left, layout = base.side, base.layout
+    base = OpenModel.open(model).checked()
+    left, layout = base, base.layout
     texts = load_texts([Path(name) for name in text])
-    spec = json.loads(left.files.tokenizer.to_str())
+    spec = json.loads(left.tokenizer.tokenizer.to_str())
     used = _named(left) | {i for content in texts.values() for i in left.vocabulary.encode(content)}
     if keep is not None:
         used |= _asked_for(keep, left)
@@ -108,7 +108,8 @@ def trim(
         summary = summarise(left, right, plan, [], texts)
         content = describe_run(TransplantOptions()) | {
             "method": {"name": "trim"}, "base": described, "donor": described | {"name": right.name},
-            "held_out": None, "not_run": why_not_run(left.directory, base.files, layout, None), "needed": len(needed),
+            "held_out": None, "not_run": why_not_run(left.directory, base.checkpoint, layout, None),
+            "needed": len(needed),
         } | summary  # fmt: skip
         shared = write_output(work, base, right, _rows(base.matrices(), kept), plan, content)
         seal(work, left, right, plan, content, shared, started, progress)
@@ -119,14 +120,14 @@ def trim(
     return TrimReport(target, len(left.vocabulary), len(kept), len(needed), saved, content)
 
 
-def _named(side: Side) -> set[int]:
+def _named(side: OpenModel) -> set[int]:
     """Ids that have a role, or that the chat template writes."""
-    template, pieces = side.files.chat_template or "", side.vocabulary.pieces
+    template, pieces = side.tokenizer.chat_template or "", side.vocabulary.pieces
     named = {i for i in side.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
-    return named | set(side.vocabulary.roles.values()) | set(side.files.special_ids().values())
+    return named | set(side.vocabulary.roles.values()) | set(side.tokenizer.special_ids().values())
 
 
-def _asked_for(path: Path | str, side: Side) -> set[int]:
+def _asked_for(path: Path | str, side: OpenModel) -> set[int]:
     literal = {piece: i for i, piece in enumerate(side.vocabulary.pieces) if piece is not None}
     found: set[int] = set()
     for line in read_lines("--keep", path):
@@ -134,7 +135,7 @@ def _asked_for(path: Path | str, side: Side) -> set[int]:
     return found
 
 
-def _refuse_other_ids(old: Side, new: Side, kept: Sequence[int], texts: Mapping[str, str]) -> None:
+def _refuse_other_ids(old: OpenModel, new: OpenModel, kept: Sequence[int], texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         if [kept[i] for i in new.vocabulary.encode(text)] != old.vocabulary.encode(text):
             raise VerificationError(f"the trimmed tokenizer encodes {name} otherwise than before")

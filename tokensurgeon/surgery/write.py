@@ -14,7 +14,7 @@ from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.manifest import Manifest
-from tokensurgeon.checkpoint.model import Base, Side, other_files
+from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.checkpoint.pinning import pin_tokenizer
 from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.progress import Progress, Stage
@@ -27,8 +27,8 @@ __all__ = ["seal", "write_output"]
 
 def write_output(
     work: Path,
-    base: Base,
-    donor: Side,
+    base: OpenModel,
+    donor: OpenModel,
     matrices: VocabularyMatrices,
     plan: Alignment,
     content: dict[str, Any],
@@ -50,11 +50,11 @@ def write_output(
     Returns:
         The shards that are the base's own, cloned or linked.
     """
-    directory, layout = base.side.directory, base.layout
+    directory, layout = base.directory, base.layout
     for path in other_files(directory):
         if not TokenizerFiles.owns(path) and path.name not in ("config.json", "generation_config.json"):
             shutil.copyfile(path, work / path.name)
-    donor.files.write(work)
+    donor.tokenizer.write(work)
     pin_tokenizer(work, str(read_config(directory).get("model_type", "")))
     content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
     replaced = {layout.embedding: matrices.embedding}
@@ -64,7 +64,7 @@ def write_output(
         replaced[layout.bias] = matrices.bias
     replaced |= {name: replaced[original] for name, original in base.copies.items()}
     dropped = frozenset(layout.stale) - set(replaced)
-    shared = base.files.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
+    shared = base.checkpoint.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
     content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
     new_ids: dict[int, list[int]] = {}
     for token_id in plan.anchors.tolist():
@@ -73,7 +73,7 @@ def write_output(
         directory,
         donor.directory,
         work,
-        donor.files,
+        donor.tokenizer,
         new_ids,
         plan.n_rows,
         tied=matrices.head is None,
@@ -85,8 +85,8 @@ def write_output(
 
 def seal(
     work: Path,
-    base: Side,
-    donor: Side,
+    base: OpenModel,
+    donor: OpenModel,
     plan: Alignment,
     content: dict[str, Any],
     shared: frozenset[str],
