@@ -2,7 +2,7 @@
 
     >>> from tokensurgeon import TransplantOptions, transplant
     >>> report = transplant("path/to/base", "path/to/donor", "out", TransplantOptions(k=64))
-    >>> report.alignment.counts()
+    >>> report.alignment.plan.counts()
 
 The parts work alone too, on vocabularies and tensors without any files: `Vocabulary`, `align`,
 `solve_omp` and `build_rows`.
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokensurgeon.alignment import Alignment, Provenance, align
+    from tokensurgeon.alignment import Alignment, Provenance, RowPlan, align
     from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
     from tokensurgeon.evaluation.drafts import bench_drafts
     from tokensurgeon.evaluation.evaluate import evaluate
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
     from tokensurgeon.surgery.adapter import carry_adapter
     from tokensurgeon.surgery.extend import extend
-    from tokensurgeon.surgery.options import TransplantOptions
+    from tokensurgeon.surgery.options import ExtendOptions, TransplantOptions
     from tokensurgeon.surgery.pair import align_models
     from tokensurgeon.surgery.revert import revert
     from tokensurgeon.surgery.transplant import transplant
@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alignment",
+    "ExtendOptions",
     "HealOptions",
     "InputError",
     "MissingDependencyError",
     "Provenance",
+    "RowPlan",
     "SparseCoefficients",
     "TransplantOptions",
     "VerificationError",
@@ -68,10 +70,12 @@ __all__ = [
 
 _HOMES = {
     "Alignment": "alignment",
+    "ExtendOptions": "surgery.options",
     "HealOptions": "healing",
     "InputError": "errors",
     "MissingDependencyError": "errors",
     "Provenance": "alignment",
+    "RowPlan": "alignment",
     "SparseCoefficients": "solver.omp",
     "TransplantOptions": "surgery.options",
     "VerificationError": "errors",

@@ -29,7 +29,8 @@ def load_problem(problem: dict[str, Any], n_targets: int, seed: int = 0) -> tupl
     from benchmarks.common import models
 
     base, donor = (str(getattr(models, problem[side])()) for side in ("base", "donor"))
-    _, right, plan, _ = align_models(base, donor)
+    _, right, aligned, _ = align_models(base, donor)
+    plan = aligned.plan
     files = Checkpoint.open(right.directory)
     embedding = files.read(find_vocabulary_tensors(right.directory, files.tensors).embedding).float()
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))

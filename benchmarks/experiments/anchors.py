@@ -39,7 +39,7 @@ def npm_tokenizer(package: str) -> Path:
 def compare(base: Vocabulary, donor: Vocabulary) -> dict[str, float]:
     """Shared tokens by string (as most tools count them) and by bytes and role."""
     strings = {p for p in base.pieces if p} & {p for p in donor.pieces if p}
-    plan = align(base, donor)
+    plan = align(base, donor).plan
     # A string match is wrong where the two pieces stand for different bytes, or one is never emitted.
     wrong = sum(1 for piece in strings if not _same(base, donor, piece))
     return {

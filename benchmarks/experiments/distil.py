@@ -26,7 +26,7 @@ from tokensurgeon.checkpoint.cache import cache_directory, is_kept
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
-from tokensurgeon.surgery.auto import wear
+from tokensurgeon.surgery.auto import replace_vocabulary
 from tokensurgeon.transfer.rows import VocabularyMatrices
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -71,7 +71,7 @@ def distil(
     first, ids, check = small[0], small[1 : 1 + len(ids)], small[1 + len(ids) :]
     whole = student.model.get_input_embeddings().weight.detach().clone()
     for loaded in (teacher, student):  # both are tied: one matrix is input embedding and head
-        wear(loaded.model, VocabularyMatrices(loaded.model.get_input_embeddings().weight.detach()[used]))
+        replace_vocabulary(loaded.model, VocabularyMatrices(loaded.model.get_input_embeddings().weight.detach()[used]))
     rows = student.model.get_input_embeddings().weight
     size = float(rows.detach().float().square().mean().sqrt())
     adapted = get_peft_model(student.model, LoraConfig(r=settings["lora"], target_modules="all-linear"))
@@ -107,7 +107,7 @@ def distil(
     curve.append({"minutes": minutes, "tokens": tokens, "loss": _held_out_loss(teacher, adapted, tests)})
     merged = adapted.merge_and_unload()
     whole[used] = merged.get_input_embeddings().weight.detach()
-    wear(merged, VocabularyMatrices(whole))
+    replace_vocabulary(merged, VocabularyMatrices(whole))
     return {"steps": step, "rows": len(used), "parameters": sum(p.numel() for p in low_rank), "curve": curve}
 
 

@@ -76,12 +76,12 @@ class Bench:
         """All sides of one pair, as figures with intervals."""
         base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
         settings = self.experiment["measures"]
-        _, right, plan, _ = align_models(str(base), str(donor))
-        rows, through = Manifest.of(plan, {}), lossy(right.vocabulary)
+        _, right, aligned, _ = align_models(str(base), str(donor))
+        rows, through = Manifest.of(aligned.plan, {}), lossy(right.vocabulary)
         seen = (_digest(donor),) if through else ()
         untouched = self._scores((_digest(base), *seen), lambda: measure(base, settings, None, through))
-        aligned = (_digest(base), _digest(donor), *map(_source, _ALIGNED_BY))
-        forced = self._scores(("forced", *aligned), lambda: measure_forced(base, donor, settings, through))
+        cut_by = (_digest(base), _digest(donor), *map(_source, _ALIGNED_BY))
+        forced = self._scores(("forced", *cut_by), lambda: measure_forced(base, donor, settings, through))
         entry: dict[str, Any] = {
             "lossy": through is not None,
             "untouched": figures(untouched, untouched, None),

@@ -26,18 +26,18 @@ def donor(spm):
 
 def of(alignment, vocabulary, piece):
     token_id = vocabulary.pieces.index(piece)
-    return Provenance(alignment.provenance[token_id]), alignment.source[token_id]
+    return Provenance(alignment.plan.provenance[token_id]), alignment.plan.source[token_id]
 
 
 def test_copied_rows_mean_the_same_bytes(base, donor):
     aligned = align(base, donor)
-    copied = aligned.ids(Provenance.COPIED)
+    copied = aligned.plan.ids(Provenance.COPIED)
     assert len(copied) > 100
     for token_id in copied:
-        source = aligned.source[token_id]
+        source = aligned.plan.source[token_id]
         assert base.keys[source].data == donor.keys[token_id].data
         assert base.canonical[source] and donor.canonical[token_id]
-    assert sum(aligned.counts().values()) == aligned.n_rows == len(donor)
+    assert sum(aligned.plan.counts().values()) == aligned.plan.n_rows == len(donor)
 
 
 def test_string_identity_is_not_used(base, donor):
@@ -50,7 +50,9 @@ def test_string_identity_is_not_used(base, donor):
 def test_byte_fallback_duplicates_are_unreachable_not_copied(base, donor):
     aligned = align(base, donor)
     assert of(aligned, donor, "<0x41>") == (Provenance.UNREACHABLE, -1)
-    assert len(set(aligned.source[aligned.ids(Provenance.COPIED)])) == len(aligned.ids(Provenance.COPIED))
+    assert len(set(aligned.plan.source[aligned.plan.ids(Provenance.COPIED)])) == len(
+        aligned.plan.ids(Provenance.COPIED)
+    )
 
 
 def test_control_tokens_match_by_role(base, donor):
@@ -87,7 +89,7 @@ def test_no_second_copy_of_eos():
     )
     aligned = align(one, donor)
     eos = one.pieces.index("<|endoftext|>")
-    assert np.flatnonzero(aligned.source == eos).tolist() == [donor.pieces.index("</s>")]
+    assert np.flatnonzero(aligned.plan.source == eos).tolist() == [donor.pieces.index("</s>")]
 
 
 def test_control_tokens_match_by_literal_where_no_role_is_known(base):
@@ -100,22 +102,22 @@ def test_control_tokens_match_by_literal_where_no_role_is_known(base):
 
 def test_padding_rows_and_rows_without_a_donor_row(base, donor):
     aligned = align(base, donor, n_rows=len(donor) + 5, donor_rows=len(donor) - 3)
-    assert (aligned.provenance[len(donor) :] == Provenance.PADDING).all()
-    last = aligned.provenance[len(donor) - 3 : len(donor)]
+    assert (aligned.plan.provenance[len(donor) :] == Provenance.PADDING).all()
+    last = aligned.plan.provenance[len(donor) - 3 : len(donor)]
     assert set(last.tolist()) <= {Provenance.PADDING, Provenance.COPIED, Provenance.UNREACHABLE}
 
 
 def test_base_ids_beyond_its_embedding_are_not_sources(base, donor):
     aligned = align(base, donor, base_rows=300)
-    assert aligned.source.max() < 300
+    assert aligned.plan.source.max() < 300
 
 
 def test_overrides(base, donor):
     token_id, two = donor.pieces.index("<unused3>"), base.encode(" the repository")
     aligned = align(base, donor, overrides={"<unused3>": " the repository"})
     assert aligned.overrides == {token_id: tuple(two)} and len(two) > 1
-    assert aligned.provenance[token_id] == Provenance.OVERRIDE and aligned.source[token_id] == -1
-    assert np.count_nonzero(aligned.provenance == Provenance.OVERRIDE) == 1
+    assert aligned.plan.provenance[token_id] == Provenance.OVERRIDE and aligned.plan.source[token_id] == -1
+    assert np.count_nonzero(aligned.plan.provenance == Provenance.OVERRIDE) == 1
 
 
 def test_an_override_may_name_a_text(base, donor):
@@ -160,11 +162,11 @@ def _chars(alphabet, special):
 
 def test_alignment_is_deterministic(base, donor):
     first, second = align(base, donor), align(base, donor)
-    assert (first.provenance == second.provenance).all() and (first.source == second.source).all()
+    assert (first.plan.provenance == second.plan.provenance).all() and (first.plan.source == second.plan.source).all()
 
 
 def test_sentencepiece_with_itself_copies_everything_that_is_emitted():
     vocabulary = Vocabulary.from_tokenizer(sentencepiece_bpe(900))
     aligned = align(vocabulary, vocabulary)
-    assert aligned.counts()["reconstructed"] == 0
-    assert (aligned.source[aligned.anchors] == aligned.anchors).all()
+    assert aligned.plan.counts()["reconstructed"] == 0
+    assert (aligned.plan.source[aligned.plan.anchors] == aligned.plan.anchors).all()

@@ -17,7 +17,8 @@ TEXT = python_text(120_000)
 
 @pytest.mark.parametrize("kind", ["tokens", "words"])
 def test_the_space_knows_tokens_of_both_sides(zoo, kind):
-    left, right, plan, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
+    left, right, aligned, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
+    plan = aligned.plan
     n = len(left.vocabulary) if kind == "tokens" else 600
     one, two = (
         fasttext_space(kind, [TEXT], left.vocabulary, right.vocabulary, plan, base_rows=n, seed=1) for _ in range(2)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tokensurgeon.baselines import names_needing
 from tokensurgeon.cli.app import app
 from tokensurgeon.cli.common import emit_json
+from tokensurgeon.cli.options import BY_DONOR, WITHOUT_DONOR
 
 runner = CliRunner(env={"COLUMNS": "200"})  # no line breaks inside paths
 
@@ -256,3 +258,11 @@ def test_every_stage_that_is_told_is_one_that_people_can_read():
                 told.append((path.name, node.args[0]))
     assert len(told) > 8
     assert not [(name, ast.unparse(first)) for name, first in told if isinstance(first, ast.Constant | ast.JoinedStr)]
+
+
+def test_the_help_names_the_methods_of_the_registry():
+    def names(text):
+        return set(text.replace(" or ", ", ").split(", "))
+
+    assert names(BY_DONOR) == names(names_needing("donor"))
+    assert names(WITHOUT_DONOR) == names(names_needing("nothing", "text"))

@@ -74,10 +74,10 @@ def test_digits_are_the_bases_and_longer_numbers_take_no_mass(pair, tmp_path):
     base_tokens = AutoTokenizer.from_pretrained(pair["base"])
     for digit in "0123456789":
         ours, bases = own.convert_tokens_to_ids(digit), base_tokens.convert_tokens_to_ids(digit)
-        assert report.alignment.provenance[ours] == Provenance.COPIED
+        assert report.alignment.plan.provenance[ours] == Provenance.COPIED
         assert torch.equal(new[ours], old[bases])
     several = [i for token, i in own.get_vocab().items() if len(token) > 1 and any(map(str.isdigit, token))]
-    assert len(several) > 100 and (report.alignment.provenance[several] == Provenance.UNREACHABLE).all()
+    assert len(several) > 100 and (report.alignment.plan.provenance[several] == Provenance.UNREACHABLE).all()
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([own("x7y 12, 365")["input_ids"]])).logits
     assert logits.softmax(-1)[..., several].sum(-1).max() < DEAD_MASS_LIMIT
@@ -127,7 +127,7 @@ def test_word_pieces_continue_a_number_and_begin_it_with_the_space(pair, tmp_pat
     assert own.decode(own("in 2024", add_special_tokens=False)["input_ids"]) == "in 2024"
     words = [w for w in TEXT.split() if not any(map(str.isdigit, w))][:300]
     assert own(" ".join(words))["input_ids"] == theirs(" ".join(words))["input_ids"]
-    where = report.alignment.provenance
+    where = report.alignment.plan.provenance
     base = AutoTokenizer.from_pretrained(pair["base"])
     assert where[own.convert_tokens_to_ids("##7")] == Provenance.COPIED
     assert report.alignment.overrides[own.convert_tokens_to_ids("7")] == tuple(base(" 7")["input_ids"])

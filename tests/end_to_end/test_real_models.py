@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 
-from tokensurgeon import Provenance, TransplantOptions, Vocabulary, align, solve_omp, transplant
+from tokensurgeon import ExtendOptions, Provenance, TransplantOptions, Vocabulary, align, solve_omp, transplant
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles
 from tokensurgeon.evaluation.evaluate import evaluate
 from tokensurgeon.evaluation.texts import load_texts, python_text
@@ -30,15 +30,15 @@ def vocabularies(pair):
 
 def test_anchors(vocabularies):
     gemma, smollm2 = vocabularies
-    assert len(align(gemma, smollm2).anchors) >= 46_148
-    back = align(smollm2, gemma)
+    assert len(align(gemma, smollm2).plan.anchors) >= 46_148
+    back = align(smollm2, gemma).plan
     assert len(back.anchors) >= 46_148
     assert back.counts()["unreachable"] > 6_242  # the unused tokens, and byte pieces that are never emitted
 
 
 def test_byte_pieces_of_ascii_are_never_anchors(vocabularies):
     gemma, smollm2 = vocabularies
-    plan = align(smollm2, gemma)
+    plan = align(smollm2, gemma).plan
     for byte in range(0x21, 0x7F):
         piece, character = gemma.pieces.index(f"<0x{byte:02X}>"), gemma.pieces.index(chr(byte))
         assert plan.provenance[piece] == Provenance.UNREACHABLE
@@ -46,7 +46,7 @@ def test_byte_pieces_of_ascii_are_never_anchors(vocabularies):
 
 
 def test_solver_agrees_with_scikit_learn_on_real_embeddings(pair, vocabularies):
-    plan = align(*vocabularies)
+    plan = align(*vocabularies).plan
     embedding = Checkpoint.open(pair[1]).read("model.embed_tokens.weight")
     targets = embedding[torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED)[::250])]
     atoms = embedding[torch.from_numpy(plan.anchors)]
@@ -71,7 +71,7 @@ def test_transplant_stays_near_the_base(pair, tmp_path):
 def test_thousands_of_unused_ids_take_no_mass(pair, tmp_path):
     gemma, smollm2 = map(str, pair)
     report = transplant(smollm2, gemma, tmp_path / "out", TransplantOptions(k=2))
-    assert report.alignment.counts()["unreachable"] > 6_000
+    assert report.alignment.plan.counts()["unreachable"] > 6_000
     score = evaluate(str(tmp_path / "out"), {"other": python_text(8192, part=1)})["texts"]["other"]
     assert score["dead_mass"] < 1e-4
 
@@ -96,23 +96,23 @@ def test_real_tokenizers_share_more_by_bytes_than_by_string(vocabularies, packag
     for text in ("The naïve café cost 42 €.\n\n\tdef f(x):", "日本語 🙂"):
         data = b"".join(other.keys[i].data for i in other.encode(text))
         assert data.decode().strip() == text.strip()
-    assert len(align(smollm2, other).anchors) >= least
+    assert len(align(smollm2, other).plan.anchors) >= least
     strings = {p for p in gemma.pieces if p} & {p for p in other.pieces if p}
     if package != "llama2":  # the two SentencePiece vocabularies spell alike; there, byte pieces must go
-        assert len(align(gemma, other).anchors) > 2 * len(strings)
+        assert len(align(gemma, other).plan.anchors) > 2 * len(strings)
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_extended_by_given_and_learnt_tokens(pair, tmp_path, side):
     """Real merges on both: old ids of a text are what its new tokens are made of, rows and all."""
     (tmp_path / "text.txt").write_text(python_text(60_000))
-    report = extend(str(pair[side]), tmp_path / "out", text=[tmp_path / "text.txt"], add=64)
+    report = extend(str(pair[side]), tmp_path / "out", ExtendOptions(text=[tmp_path / "text.txt"], add=64))
     assert report.added == 64 and report.tokens_per_byte[1] < report.tokens_per_byte[0]
     old, new = (TokenizerFiles.open(d).vocabulary() for d in (pair[side], tmp_path / "out"))
     text, first = python_text(20_000, part=2), len(old)
     pieces = [new.pieces[i] for i in new.encode(text)]
     assert "".join(pieces) == "".join(old.pieces[i] for i in old.encode(text)) and len(pieces) < len(old.encode(text))
     (tmp_path / "new.txt").write_text(" tokensurgery\n pneumonoultramicroscopic\n")
-    extend(str(pair[side]), tmp_path / "given", tokens=tmp_path / "new.txt")
+    extend(str(pair[side]), tmp_path / "given", ExtendOptions(tokens=tmp_path / "new.txt"))
     given = TokenizerFiles.open(tmp_path / "given").vocabulary()
     assert len(given.encode("a tokensurgery")) == 2 and given.encode("a tokensurgery")[1] >= first

@@ -80,7 +80,7 @@ def test_methods(zoo, tmp_path, by_omp, name, base):
     assert all(check.ok for check in report.checks) and report.content["method"]["name"] == name
     assert (report.content["held_out"] is None) == (name == "subtoken")
     one, other = Checkpoint.open(report.out).read("model.embed_tokens.weight"), by_omp(base)
-    anchors, new = (torch.from_numpy(ids) for ids in (report.alignment.anchors, report.alignment.ids(3)))
+    anchors, new = (torch.from_numpy(ids) for ids in (report.alignment.plan.anchors, report.alignment.plan.ids(3)))
     assert len(new) > 50 and torch.equal(one[anchors], other[anchors])
     assert not torch.isclose(one[new], other[new]).all(dim=1).any()
     assert f"method {name}" in (report.out / "README.md").read_text()
@@ -89,7 +89,7 @@ def test_methods(zoo, tmp_path, by_omp, name, base):
 def test_logits_of_shared_tokens_are_the_bases(zoo, tmp_path):
     """A text of shared tokens only goes through the body as before, and scores as before."""
     report = run(zoo, tmp_path, "gpt", "spm")
-    plan = report.alignment
+    plan = report.alignment.plan
     ids = [i for i in report.donor.vocabulary.encode("The value of the object") if plan.source[i] >= 0]
     source = [int(plan.source[i]) for i in ids]
     new = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(torch.tensor([ids])).logits[0]
@@ -111,10 +111,10 @@ def test_everything_but_the_vocabulary_is_byte_identical(zoo, tmp_path):
 def test_manifest_tells_the_provenance_of_every_row(zoo, tmp_path):
     report = run(zoo, tmp_path, "gpt", "spm")
     manifest = Manifest.read(tmp_path / "out")
-    assert (manifest.provenance == report.alignment.provenance).all()
-    assert (manifest.source == report.alignment.source).all()
+    assert (manifest.provenance == report.alignment.plan.provenance).all()
+    assert (manifest.source == report.alignment.plan.source).all()
     content = manifest.content
-    assert content["counts"] == report.alignment.counts() and content["options"]["k"] == 8
+    assert content["counts"] == report.alignment.plan.counts() and content["options"]["k"] == 8
     assert content["base"]["sha256"]["model.embed_tokens.weight"] == Checkpoint.open(zoo["gpt"]).digest(
         "model.embed_tokens.weight"
     )
@@ -146,7 +146,7 @@ def test_donor_with_its_own_tokenizer_is_the_identity(zoo, tmp_path):
 
 def test_unreachable_rows_take_no_mass(zoo, tmp_path):
     report = run(zoo, tmp_path, "gpt", "spm")
-    assert report.alignment.counts()["unreachable"] > 40 and report.alignment.counts()["padding"] == 22
+    assert report.alignment.plan.counts()["unreachable"] > 40 and report.alignment.plan.counts()["padding"] == 22
     (dead,) = [check for check in report.checks if check.name == "dead ids"]
     assert dead.ok
 
@@ -160,7 +160,7 @@ def test_calibrate_moves_the_heads_new_rows_only(zoo, tmp_path, base):
     head = "lm_head.weight" if "lm_head.weight" in new else "model.embed_tokens.weight"
     expected = {head, "lm_head.bias"} & set(new)
     assert {name for name in new if not torch.equal(old[name], new[name])} == expected
-    fresh = torch.from_numpy(plain.alignment.provenance == 3)
+    fresh = torch.from_numpy(plain.alignment.plan.provenance == 3)
     changed = (old[head] != new[head]).any(dim=1)
     assert not changed[~fresh].any() and changed[fresh].all()
 
@@ -184,7 +184,9 @@ def test_frequent_new_tokens_get_their_share_of_the_text(zoo, tmp_path):
     """With a text, a new token that makes up much of it comes out likelier than without."""
     plain = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "plain", TransplantOptions(k=8))
     spm = plain.donor.vocabulary
-    fresh = [int(i) for i in plain.alignment.ids(Provenance.RECONSTRUCTED) if spm.encode(spm.decode([int(i)])) == [i]]
+    fresh = [
+        int(i) for i in plain.alignment.plan.ids(Provenance.RECONSTRUCTED) if spm.encode(spm.decode([int(i)])) == [i]
+    ]
     word = spm.decode(fresh[:1])
     (tmp_path / "mine.txt").write_text("The value of the object is. " * 50 + word * 400)
     options = TransplantOptions(k=8, text=(str(tmp_path / "mine.txt"),))
@@ -224,7 +226,7 @@ def test_ids_beyond_the_embedding(zoo, copy_of, tmp_path):
     with pytest.raises(InputError, match=r"4 ids do not fit.*--pad-to-multiple-of"):
         transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", K8)
     report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", TransplantOptions(k=8, pad_to_multiple_of=64))
-    assert report.alignment.n_rows == -(-len(tokenizer) // 64) * 64
+    assert report.alignment.plan.n_rows == -(-len(tokenizer) // 64) * 64
 
 
 def test_wordpiece_donor(zoo, tmp_path):
@@ -233,13 +235,13 @@ def test_wordpiece_donor(zoo, tmp_path):
     tokenizer = fast(wordpiece(900), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
     donor = save(tmp_path / "wp", llama(len(tokenizer), seed=8), tokenizer)
     report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", K8)
-    assert report.alignment.counts()["copied"] > 100
+    assert report.alignment.plan.counts()["copied"] > 100
     assert {c.name: c.detail for c in report.checks}["text round trip"] == "lossy, as the donor's"
 
 
 def test_dry_run_writes_nothing(zoo, tmp_path):
     report = run(zoo, tmp_path, "gpt", "spm", dry_run=True)
-    assert report.out is None and report.alignment.counts()["copied"] > 100
+    assert report.out is None and report.alignment.plan.counts()["copied"] > 100
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,7 +283,7 @@ def test_a_model_that_fails_verification_is_discarded(zoo, tmp_path, monkeypatch
 
     def sabotage(*args, **kwargs):
         new = real(*args, **kwargs)
-        new.matrices.embedding[int(args[2].anchors[7]), 0] += 1e-3
+        new.matrices.embedding[int(args[2].plan.anchors[7]), 0] += 1e-3
         return new
 
     monkeypatch.setattr(rebuild, "build_rows", sabotage)
@@ -507,7 +509,7 @@ def test_a_bias_that_is_stored_twice(gpt, zoo, tmp_path):
         if name.startswith("cls.predictions.") and name.endswith("bias") and "transform" not in name
     ]
     assert all(check.ok for check in report.checks) and len(biases) == 1
-    assert len(written[biases[0]]) == len(report.alignment.provenance)
+    assert len(written[biases[0]]) == len(report.alignment.plan.provenance)
     tensors["cls.predictions.decoder.bias"] += 1
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="are one bias, but the checkpoint holds different values"):

@@ -117,7 +117,7 @@ def test_evaluate_splits_by_provenance(zoo, tmp_path):
     text = {"t": TEXT}
     result = evaluate(str(tmp_path / "out"), text)["texts"]["t"]
     ids = report.donor.vocabulary.encode(TEXT)
-    shared = sum(report.alignment.source[i] >= 0 for i in ids)
+    shared = sum(report.alignment.plan.source[i] >= 0 for i in ids)
     assert result["groups"]["shared"]["tokens"] == shared and result["groups"]["new"]["tokens"] == len(ids) - shared
     assert 0 <= result["dead_mass"] < 1e-4
     assert evaluate(str(zoo["gpt"]), text)["texts"]["t"]["groups"] == {}

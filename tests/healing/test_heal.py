@@ -110,7 +110,8 @@ def test_pieces_meet_at_equal_bytes(zoo):
 
 
 def test_continuations_begin_with_shared_tokens(zoo):
-    teacher, student, plan, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
+    teacher, student, aligned, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
+    plan = aligned.plan
     of_teacher, of_student = first_shared(teacher.vocabulary, student.vocabulary, plan)
     shared = torch.from_numpy(plan.anchors)
     assert torch.equal(of_student[shared], of_teacher[torch.from_numpy(plan.source[plan.anchors])])

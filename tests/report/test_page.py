@@ -104,7 +104,7 @@ def made(zoo, tmp_path_factory):
 
 def test_the_worst_tokens_are_the_worst(made):
     report, donor = made
-    plan = report.alignment
+    plan = report.alignment.plan
     targets, anchors = donor.embedding[torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))], plan.anchors
     solved = solve_omp(targets, donor.embedding[torch.from_numpy(anchors)], 8)
     rows = NewRows(donor, {"embedding": solved}, torch.from_numpy(plan.source[anchors]))
@@ -126,7 +126,10 @@ def test_a_planted_token_is_found(made, chunk, monkeypatch):
     """A donor row of ten times the length, and a new row that is another token's."""
     monkeypatch.setattr("tokensurgeon.transfer.diagnose._CHUNK", chunk)
     report, donor = made
-    plan, base = report.alignment, VocabularyMatrices(torch.randn(600, 16, generator=torch.Generator().manual_seed(0)))
+    plan, base = (
+        report.alignment.plan,
+        VocabularyMatrices(torch.randn(600, 16, generator=torch.Generator().manual_seed(0))),
+    )
     targets = plan.ids(Provenance.RECONSTRUCTED)
     pieces = [[i % 600, (i * 7) % 600] for i in range(len(targets))]
     new = torch.zeros(plan.n_rows, 16)
@@ -149,7 +152,7 @@ def test_a_planted_token_is_found(made, chunk, monkeypatch):
 
 def test_one_new_token_is_compared_with_nothing(made):
     report, donor = made
-    plan = report.alignment
+    plan = report.alignment.plan
     provenance = plan.provenance.copy()
     provenance[plan.ids(Provenance.RECONSTRUCTED)[1:]] = Provenance.PADDING
     alone = replace(plan, provenance=provenance)

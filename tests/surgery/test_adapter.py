@@ -42,10 +42,10 @@ def test_it_does_to_shared_tokens_what_it_did(made, zoo, tmp_path):
     report, model, adapter = made
     modules = carry_adapter(str(adapter), str(model), tmp_path / "out")
     assert len(modules) == 14 and "model.layers.0.mlp.down_proj" in modules
-    ids = report.alignment.anchors[100:160]
+    ids = report.alignment.plan.anchors[100:160]
     logits = []
     for directory, lora, tokens in (
-        (zoo["gpt"], adapter, report.alignment.source[ids]), (model, tmp_path / "out", ids),
+        (zoo["gpt"], adapter, report.alignment.plan.source[ids]), (model, tmp_path / "out", ids),
     ):  # fmt: skip
         body = AutoModelForCausalLM.from_pretrained(directory)
         some = torch.from_numpy(tokens)[None]

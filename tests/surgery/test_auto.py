@@ -54,8 +54,8 @@ def test_a_donor_that_is_the_base_loses_nothing(zoo, tmp_path):
     """Held-out rows come back exactly from a linear map, and the text scores as the untouched base does."""
     report = transplant(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", AUTO)
     loaded = load_model(zoo["gpt"])
-    silent = torch.zeros(report.alignment.n_rows)
-    silent[torch.from_numpy(report.alignment.ids(Provenance.UNREACHABLE, Provenance.PADDING))] = -math.inf
+    silent = torch.zeros(report.alignment.plan.n_rows)
+    silent[torch.from_numpy(report.alignment.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING))] = -math.inf
     pieces = split_bytes(python_text(choose._BYTES, choose._PART))
     truth = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, log_weights=silent).bits_per_byte
     trials = {(t["method"], t["options"].get("k"), t["calibrated"]): t for t in report.content["choice"]["trials"]}
@@ -97,15 +97,16 @@ def test_candidates_that_take_too_long_or_need_more_anchors_are_left_out(zoo, tm
 
 def test_a_sample_stands_for_all_new_tokens(zoo, monkeypatch):
     """However few are drawn, their weights sum to as many tokens as there are."""
-    plan = align_models(str(zoo["gpt"]), str(zoo["spm"]))[2]
+    aligned = align_models(str(zoo["gpt"]), str(zoo["spm"]))[2]
+    plan = aligned.plan
     donor = VocabularyMatrices(torch.ones(plan.n_rows, 4))
     new = plan.ids(Provenance.RECONSTRUCTED)
     seen = set(new[:7].tolist()) | set(plan.ids(Provenance.COPIED)[:200].tolist())
     monkeypatch.setattr(choose, "_SAMPLE", 20)
-    trimmed = choose._trimmed(plan, donor, seen, 0)
-    held = (trimmed.plan.source < 0) & (plan.source >= 0)
+    trimmed = choose._trimmed(aligned, donor, seen, 0)
+    held = (trimmed.alignment.plan.source < 0) & (plan.source >= 0)
     assert trimmed.new == 7 and held.sum() == trimmed.held_out >= 64 and len(new) > 40
-    drawn = torch.from_numpy((trimmed.plan.provenance == Provenance.RECONSTRUCTED) & ~held)
+    drawn = torch.from_numpy((trimmed.alignment.plan.provenance == Provenance.RECONSTRUCTED) & ~held)
     assert int(drawn.sum()) == 27
     assert float(trimmed.log_weights[drawn].exp().sum()) == pytest.approx(len(new), rel=1e-5)
     dropped = np.setdiff1d(new, np.flatnonzero(drawn.numpy()))
@@ -117,7 +118,7 @@ def test_a_padding_token_of_the_base_beyond_the_donors_rows(copy_of, zoo, tmp_pa
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"pad_token_id": config["vocab_size"] - 1}))
     report = transplant(str(base), str(zoo["gpt"]), tmp_path / "out", AUTO)
-    assert report.alignment.n_rows < config["vocab_size"] and report.content["choice"]["trials"]
+    assert report.alignment.plan.n_rows < config["vocab_size"] and report.content["choice"]["trials"]
 
 
 def test_text_is_cut_to_the_context(zoo, copy_of, tmp_path):

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from tokensurgeon import InputError, TransplantOptions, VerificationError
+from tokensurgeon import ExtendOptions, InputError, VerificationError
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.texts import python_text
@@ -55,7 +55,7 @@ def opened(directory):
 
 @pytest.mark.parametrize("kind", [*KINDS, "padded"])
 def test_old_rows_and_old_logits_stay(kinds, tmp_path, text, kind):
-    report = extend(str(kinds[kind]), tmp_path / "out", text=[text], add=30)
+    report = extend(str(kinds[kind]), tmp_path / "out", ExtendOptions(text=[text], add=30))
     before, after = report.tokens_per_byte
     assert report.added == 30 and after < before and report.content["verified"]
     old, new = (AutoTokenizer.from_pretrained(d) for d in (kinds[kind], tmp_path / "out"))
@@ -79,7 +79,7 @@ def test_old_rows_and_old_logits_stay(kinds, tmp_path, text, kind):
 
 def test_padding_takes_no_probability(kinds, tmp_path, text):
     """Rows in multiples of 64 stay so."""
-    report = extend(str(kinds["padded"]), tmp_path / "out", text=[text], add=60)
+    report = extend(str(kinds["padded"]), tmp_path / "out", ExtendOptions(text=[text], add=60))
     padding = Manifest.read(tmp_path / "out").content["counts"]["padding"]
     assert report.rows % 64 == 0
     assert report.rows == len(AutoTokenizer.from_pretrained(tmp_path / "out")) + padding > padding > 0
@@ -112,7 +112,7 @@ def test_words_are_not_joined_across_spaces(kinds):
 @pytest.mark.parametrize("kind", ["gpt", "spm", "unigram", "wordpiece"])
 def test_given_tokens_come_out(kinds, tmp_path, kind):
     (tmp_path / "new.txt").write_text(" tokensurgery\n transplantation\n tokenise\n the\nsurgeonsurgeon\n")
-    report = extend(str(kinds[kind]), tmp_path / "out", tokens=tmp_path / "new.txt", options=TransplantOptions("mean"))
+    report = extend(str(kinds[kind]), tmp_path / "out", ExtendOptions("mean", tokens=tmp_path / "new.txt"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     for word in ("tokensurgery", "transplantation", "tokenise"):
         alone, inside = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("a", f"a {word}"))
@@ -123,18 +123,18 @@ def test_given_tokens_come_out(kinds, tmp_path, kind):
 def test_characters_that_were_bytes(kinds, tmp_path):
     """A SentencePiece-style vocabulary gets the characters themselves, given or learnt."""
     (tmp_path / "new.txt").write_text("日本語\n")
-    extend(str(kinds["spm"]), tmp_path / "given", tokens=tmp_path / "new.txt")
+    extend(str(kinds["spm"]), tmp_path / "given", ExtendOptions(tokens=tmp_path / "new.txt"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "given")
     assert len(tokenizer("日本語", add_special_tokens=False)["input_ids"]) == 1
     (tmp_path / "text.txt").write_text("дом и сад. " * 4000)
-    report = extend(str(kinds["spm"]), tmp_path / "learnt", text=[tmp_path / "text.txt"], add=12)
+    report = extend(str(kinds["spm"]), tmp_path / "learnt", ExtendOptions(text=[tmp_path / "text.txt"], add=12))
     assert report.tokens_per_byte[1] < 0.5 * report.tokens_per_byte[0]
 
 
 def test_methods_make_the_rows(kinds, tmp_path, text):
     rows = {}
     for method in ("subtoken", "mean", "normal"):
-        extend(str(kinds["gpt"]), tmp_path / method, text=[text], add=5, options=TransplantOptions(method))
+        extend(str(kinds["gpt"]), tmp_path / method, ExtendOptions(method, text=[text], add=5))
         rows[method] = load_file(tmp_path / method / "model.safetensors")[EMBEDDING]
     old = load_file(kinds["gpt"] / "model.safetensors")[EMBEDDING]
     tokenizer = AutoTokenizer.from_pretrained(kinds["gpt"])
@@ -147,28 +147,41 @@ def test_methods_make_the_rows(kinds, tmp_path, text):
 
 def test_rows_from_a_donor(kinds, tmp_path, text):
     """What the donor has is a combination of anchors, by its own embedding; the rest is made of pieces."""
-    donor = extend(str(kinds["spm"]), tmp_path / "donor", text=[text], add=40)
-    options = TransplantOptions("ridge")
-    report = extend(str(kinds["gpt"]), tmp_path / "out", text=[text], add=40, donor=str(donor.out), options=options)
+    donor = extend(str(kinds["spm"]), tmp_path / "donor", ExtendOptions(text=[text], add=40))
+    options = ExtendOptions("ridge", text=[text], add=40, donor=str(donor.out))
+    report = extend(str(kinds["gpt"]), tmp_path / "out", options)
+    assert report.content["options"]["donor"] == str(donor.out) and report.content["method"]["name"] == "ridge"
     theirs = report.content["extended"]["by_donor"]
     assert 0 < theirs < 40
-    extend(str(kinds["gpt"]), tmp_path / "own", text=[text], add=40)
+    extend(str(kinds["gpt"]), tmp_path / "own", ExtendOptions(text=[text], add=40))
     a, b = (load_file(tmp_path / d / "model.safetensors")[EMBEDDING] for d in ("out", "own"))
     assert int((a != b).any(dim=1).sum()) == theirs
     with pytest.raises(InputError, match=r"has none of the \d+ new"):
         (tmp_path / "new.txt").write_text(" qqzzqqzz\n")
-        extend(
-            str(kinds["gpt"]), tmp_path / "none", tokens=tmp_path / "new.txt", donor=str(kinds["gpt"]), options=options,
-        )  # fmt: skip
+        lacking = ExtendOptions("ridge", tokens=tmp_path / "new.txt", donor=str(kinds["gpt"]))
+        extend(str(kinds["gpt"]), tmp_path / "none", lacking)
 
 
 def test_back_and_forth(kinds, tmp_path, text):
     """Reverting gives the old tensors; trimming keeps the new tokens that a text uses."""
-    extend(str(kinds["untied"]), tmp_path / "more", text=[text], add=20)
+    extend(str(kinds["untied"]), tmp_path / "more", ExtendOptions(text=[text], add=20))
     revert(str(tmp_path / "more"), str(kinds["untied"]), tmp_path / "back")
     old, back = (load_file(d / "model.safetensors") for d in (kinds["untied"], tmp_path / "back"))
     assert old.keys() == back.keys() and all(torch.equal(old[name], back[name]) for name in old)
     assert trim(str(tmp_path / "more"), [text], tmp_path / "less").after < len(old["lm_head.weight"]) + 20
+
+
+def test_manifests_record_what_was_asked_and_nothing_else(kinds, tmp_path, text):
+    """Neither trimming nor reverting has a method, and extending has no dtype."""
+    extend(str(kinds["gpt"]), tmp_path / "more", ExtendOptions("mean", text=[text], add=5, seed=3))
+    trim(str(kinds["gpt"]), [text], tmp_path / "less", size=700)
+    revert(str(tmp_path / "more"), str(kinds["gpt"]), tmp_path / "back")
+    found = {name: Manifest.read(tmp_path / name).content for name in ("more", "less", "back")}
+    assert found["more"]["options"] == ExtendOptions("mean", text=[text], add=5, seed=3).as_dict()
+    assert not {"dtype", "padding", "forward"} & set(found["more"]["options"])
+    assert found["less"]["options"] == {"text": [str(text)], "size": 700, "keep": None}
+    assert found["back"]["options"] == {}
+    assert [found[name]["method"]["name"] for name in found] == ["mean", "trim", "revert"]
 
 
 def test_what_never_comes_out_is_refused(kinds, tmp_path, text, monkeypatch):
@@ -178,7 +191,7 @@ def test_what_never_comes_out_is_refused(kinds, tmp_path, text, monkeypatch):
 
     monkeypatch.setattr("tokensurgeon.surgery.extend.extended_spec", without_merges)
     with pytest.raises(VerificationError, match="5 new tokens would never come out"):
-        extend(str(kinds["gpt"]), tmp_path / "out", text=[text], add=5)
+        extend(str(kinds["gpt"]), tmp_path / "out", ExtendOptions(text=[text], add=5))
     assert not (tmp_path / "out").exists()
 
 
@@ -190,7 +203,7 @@ def test_another_round_trip_is_refused(kinds, tmp_path, text, monkeypatch):
     monkeypatch.setattr("tokensurgeon.surgery.extend.extended_spec", misspelt)
     monkeypatch.setattr("tokensurgeon.surgery.extend._refuse_silent", lambda *_: None)
     with pytest.raises(VerificationError, match="does not give back some text"):
-        extend(str(kinds["spm"]), tmp_path / "out", text=[text], add=5)
+        extend(str(kinds["spm"]), tmp_path / "out", ExtendOptions(text=[text], add=5))
     assert not (tmp_path / "out").exists()
 
 
@@ -200,10 +213,10 @@ def test_another_round_trip_is_refused(kinds, tmp_path, text, monkeypatch):
         ({}, "say what to add"),
         ({"tokens": "x", "add": 3}, "and not both"),
         ({"add": 3}, "needs a text"),
-        ({"text": True, "add": 0}, "must be at least 1"),
+        ({"text": True, "add": 0}, "whole number of at least 1"),
         ({"text": True, "add": 10**6}, r"has only \d+ pairs"),
-        ({"text": True, "add": 3, "options": TransplantOptions("omp")}, "Give --donor"),
-        ({"text": True, "add": 3, "donor": "x", "options": TransplantOptions("mean")}, "Leave out --donor"),
+        ({"text": True, "add": 3, "method": "omp"}, "Give --donor"),
+        ({"text": True, "add": 3, "donor": "x", "method": "mean"}, "Leave out --donor"),
         ({"tokens": "missing.txt"}, "cannot be read"),
     ],
 )
@@ -211,7 +224,7 @@ def test_bad_input(kinds, tmp_path, text, arguments, message):
     if "text" in arguments:
         arguments = arguments | {"text": [text]}
     with pytest.raises(InputError, match=message):
-        extend(str(kinds["gpt"]), tmp_path / "out", **arguments)
+        extend(str(kinds["gpt"]), tmp_path / "out", ExtendOptions(**arguments))
 
 
 def test_tokens_that_cannot_be(kinds):
@@ -237,7 +250,7 @@ def test_added_tokens_keep_their_ids(copy_of, tmp_path, caplog):
     outside(directory, "<think>")
     model = save(tmp_path / "model", llama(701), AutoTokenizer.from_pretrained(directory))
     (tmp_path / "new.txt").write_text("<think>\nsurgeonsurgeon\n")
-    extend(str(model), tmp_path / "out", tokens=tmp_path / "new.txt")
+    extend(str(model), tmp_path / "out", ExtendOptions(tokens=tmp_path / "new.txt"))
     old, new = (AutoTokenizer.from_pretrained(d).get_vocab() for d in (model, tmp_path / "out"))
     assert old.items() <= new.items() and old["<think>"] == 700
     assert "'<think>' is an added token of the model already" in caplog.text
@@ -262,7 +275,7 @@ def test_a_token_that_moves_is_refused(copy_of, tmp_path, text, monkeypatch):
 
     monkeypatch.setattr("tokensurgeon.surgery.extend.extended_spec", twice)
     with pytest.raises(VerificationError, match="<think> would lose its id 700"):
-        extend(str(model), tmp_path / "out", text=[text], add=5)
+        extend(str(model), tmp_path / "out", ExtendOptions(text=[text], add=5))
 
 
 def test_an_old_merge_is_not_repeated():
@@ -285,7 +298,7 @@ def test_truncation_and_padding_stay(copy_of, tmp_path):
     tokenizer.enable_padding(pad_id=2, pad_token="<|im_end|>", length=50)
     tokenizer.save(str(directory / "tokenizer.json"))
     (tmp_path / "new.txt").write_text("surgeonsurgeon\n")
-    extend(str(directory), tmp_path / "out", tokens=tmp_path / "new.txt")
+    extend(str(directory), tmp_path / "out", ExtendOptions(tokens=tmp_path / "new.txt"))
     _, new = opened(tmp_path / "out")
     assert new.truncation == tokenizer.truncation and new.padding == tokenizer.padding
 

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from tokensurgeon import InputError, MissingDependencyError, TransplantOptions, VerificationError
+from tokensurgeon import ExtendOptions, InputError, MissingDependencyError, TransplantOptions, VerificationError
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 
 GIVEN = {"method": "neighbours", "k": 3, "method_options": {"temperature": 0.2}, "map": {"<a>": "b", "<c>": "d"}}
 
 
-@pytest.mark.parametrize("options", [TransplantOptions(), TransplantOptions(**GIVEN, text=("a.txt",))])
+@pytest.mark.parametrize(
+    "options",
+    [
+        TransplantOptions(),
+        TransplantOptions(**GIVEN, text=("a.txt",)),
+        ExtendOptions(tokens=Path("new.txt"), method_options={"head": "first"}),
+    ],
+)
 def test_options_are_plain_values(options):
     for other in (pickle.loads(pickle.dumps(options)), copy.deepcopy(options), copy.copy(options)):
         assert other == options and hash(other) == hash(options)
-    assert TransplantOptions(**asdict(options)) == options
-    assert asdict(options)["map"] == dict(options.map)
+    assert type(options)(**asdict(options)) == options
+    assert json.loads(json.dumps(options.as_dict())) == options.as_dict()
+
+
+def test_an_extension_goes_by_its_donor_if_it_has_one():
+    assert ExtendOptions(tokens="new.txt").method == "subtoken"
+    assert ExtendOptions(tokens="new.txt", donor="x").method == "omp"
 
 
 def test_the_order_of_a_table_does_not_count():

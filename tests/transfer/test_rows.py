@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokensurgeon import Alignment, InputError, build_rows, solve_omp
+from tokensurgeon import Alignment, InputError, RowPlan, build_rows, solve_omp
 from tokensurgeon.baselines import make_method
 from tokensurgeon.transfer.heldout import score_held_out
 from tokensurgeon.transfer.omp import Omp
@@ -16,7 +16,7 @@ from tokensurgeon.transfer.rows import VocabularyMatrices, drop_rowless
 # ids 0-99 copied from base ids 10-109, 100-119 reconstructed, 120 override, 121 unreachable, 122 padding
 PROVENANCE = np.array([0] * 100 + [3] * 20 + [2, 4, 5], dtype=np.int8)
 SOURCE = np.array([*range(10, 110), *[-1] * 23])
-PLAN = Alignment(PROVENANCE, SOURCE, {120: (3, 4, 5)}, ())
+PLAN = Alignment(RowPlan(PROVENANCE, SOURCE), {120: (3, 4, 5)}, ())
 NEW = slice(100, 120)
 
 
@@ -111,7 +111,7 @@ def test_a_zero_head_row_of_the_donor_says_nothing():
 
 def test_anchors_beyond_the_donors_embedding_are_copied_but_are_no_atoms():
     source = np.append(SOURCE, 140)
-    plan = Alignment(np.append(PROVENANCE, 0).astype(np.int8), source, PLAN.overrides, ())
+    plan = Alignment(RowPlan(np.append(PROVENANCE, 0).astype(np.int8), source), PLAN.overrides, ())
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
     new, same = build_rows(base, donor, plan, method=Omp(8)), build_rows(base, donor, PLAN, method=Omp(8))
     assert torch.equal(new.matrices.embedding[123], base.embedding[140])
@@ -121,7 +121,7 @@ def test_anchors_beyond_the_donors_embedding_are_copied_but_are_no_atoms():
 def test_zero_donor_rows_are_not_reconstructed():
     donor = matrices(123, 16, seed=1)
     donor.embedding[104] = 0
-    plan = drop_rowless(PLAN, donor)
+    plan = drop_rowless(PLAN, donor).plan
     assert plan.counts()["padding"] == 2 and plan.provenance[104] == 5
     assert drop_rowless(PLAN, matrices(123, 16, seed=1)) is PLAN
 

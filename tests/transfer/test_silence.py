@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokensurgeon.transfer.silence import TARGET_MASS, calibrating_shifts, common_direction, suppressing_row
+from tokensurgeon.transfer.states import HeadStates
 
 
 def states(n, dim, seed):
@@ -16,7 +17,7 @@ def states(n, dim, seed):
 def test_mass_on_states_that_were_not_seen():
     head = 0.1 * torch.randn(500, 32, generator=torch.Generator().manual_seed(5))
     seen, unseen = states(800, 32, 1), states(800, 32, 2)
-    row = suppressing_row(seen, torch.logsumexp(seen @ head.T, dim=1), 6000)
+    row = suppressing_row(HeadStates(seen, torch.logsumexp(seen @ head.T, dim=1)), 6000)
     mass = 6000 * torch.exp(unseen @ row - torch.logsumexp(unseen @ head.T, dim=1))
     assert mass.mean() < 100 * TARGET_MASS
     zero = 6000 / torch.exp(torch.logsumexp(unseen @ head.T, dim=1))
@@ -25,13 +26,13 @@ def test_mass_on_states_that_were_not_seen():
 
 def test_nothing_is_added_where_zero_is_quiet_enough():
     seen = states(800, 32, 1)
-    assert (suppressing_row(seen, torch.full((800,), 60.0), 10) == 0).all()
+    assert (suppressing_row(HeadStates(seen, torch.full((800,), 60.0)), 10) == 0).all()
 
 
 def test_the_row_is_finite_when_a_state_points_away():
     seen = states(800, 32, 1)
     seen[0] = -seen[1]
-    assert torch.isfinite(suppressing_row(seen, torch.zeros(800), 100)).all()
+    assert torch.isfinite(suppressing_row(HeadStates(seen, torch.zeros(800)), 100)).all()
 
 
 def test_shifted_rows_have_the_expected_prior():
@@ -44,7 +45,7 @@ def test_shifted_rows_have_the_expected_prior():
     head = 0.05 * torch.randn(440, 32, generator=generator) + wanted[:, None] * direction
     zero = torch.zeros(1500)
     loud = head[400:] + 4 * direction
-    shifts = calibrating_shifts(seen, zero, head[:400], donor[:400], loud, donor[400:])
+    shifts = calibrating_shifts(HeadStates(seen, zero), head[:400], donor[:400], loud, donor[400:])
     assert abs(float(shifts.mean()) + 4) < 0.5
     settled = (loud + shifts[:, None] * direction) @ unseen.T
     torch.testing.assert_close(settled.exp().mean(dim=1).log(), wanted[400:], rtol=0, atol=0.8)
@@ -58,8 +59,8 @@ def test_a_prior_that_is_known_wins_over_the_regression():
     donor, head = torch.randn(440, 10, generator=generator), 0.05 * torch.randn(440, 32, generator=generator)
     new, prior = head[400:], torch.full((40,), torch.nan)
     prior[:20] = torch.linspace(-9, -4, 20)
-    plain = calibrating_shifts(seen, zero, head[:400], donor[:400], new, donor[400:])
-    known = calibrating_shifts(seen, zero, head[:400], donor[:400], new, donor[400:], prior)
+    plain = calibrating_shifts(HeadStates(seen, zero), head[:400], donor[:400], new, donor[400:])
+    known = calibrating_shifts(HeadStates(seen, zero), head[:400], donor[:400], new, donor[400:], prior)
     assert torch.equal(plain[20:], known[20:])
     settled = (new + known[:, None] * direction) @ seen.T
     torch.testing.assert_close(settled.exp().mean(dim=1).log()[:20], prior[:20], rtol=0, atol=0.3)

@@ -1,6 +1,6 @@
 """Who a donor's tokens are in the base: the plan for every row."""
 
 from tokensurgeon.alignment.match import align
-from tokensurgeon.alignment.plan import Alignment, Ids, Provenance
+from tokensurgeon.alignment.plan import Alignment, Ids, Provenance, RowPlan
 
-__all__ = ["Alignment", "Ids", "Provenance", "align"]
+__all__ = ["Alignment", "Ids", "Provenance", "RowPlan", "align"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tokensurgeon.alignment.plan import Alignment, Ids, Provenance
+from tokensurgeon.alignment.plan import Alignment, Ids, Provenance, RowPlan
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary import Role, Vocabulary
 
@@ -90,7 +90,7 @@ def align(
     mapped = _apply_overrides(overrides or {}, base, donor, base_rows, provenance, source)
     done = {Provenance.ROLE, Provenance.OVERRIDE}
     unmapped = tuple(i for i in control if provenance[i] not in done)
-    return Alignment(provenance, source, mapped, unmapped)
+    return Alignment(RowPlan(provenance, source), mapped, unmapped)
 
 
 def _same_role(

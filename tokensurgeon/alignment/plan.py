@@ -1,16 +1,16 @@
-"""Where every row of the new vocabulary comes from, and why."""
+"""Say where every row of the new vocabulary comes from, and why."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Alignment", "Ids", "Provenance"]
+__all__ = ["Alignment", "Ids", "Provenance", "RowPlan"]
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -40,21 +40,52 @@ class Provenance(IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Alignment:
-    """The plan for every row of the output.
+@dataclass(frozen=True, slots=True, eq=False)
+class RowPlan:
+    """Where every row of the output comes from.
 
     Attributes:
         provenance: (n_rows,) int8, values of `Provenance`.
         source: (n_rows,) int64, the base id whose row is copied (COPIED, ROLE), otherwise -1.
-        overrides: Output id to the base ids of the text that the user gave for it.
-        unmapped: Control tokens of the donor for which the base has no counterpart.
+
+    Example:
+        >>> RowPlan.kept([7, 2]).source.tolist()
+        [7, 2]
+        >>> RowPlan.grown(3, [3, 4], multiple=8).counts()["padding"]
+        3
     """
 
     provenance: np.ndarray[Any, np.dtype[np.int8]]
     source: Ids
-    overrides: Mapping[int, tuple[int, ...]]
-    unmapped: tuple[int, ...]
+
+    @classmethod
+    def kept(cls, ids: Sequence[int]) -> RowPlan:
+        """A smaller vocabulary: row ``i`` is the base's row ``ids[i]``."""
+        return cls(np.full(len(ids), Provenance.COPIED, dtype=np.int8), np.array(ids, dtype=np.int64))
+
+    @classmethod
+    def grown(cls, n_old: int, new: Sequence[int] | Ids, multiple: int = 1) -> RowPlan:
+        """A larger vocabulary: the base's rows in their places, but where a new token takes one, then padding.
+
+        Args:
+            n_old: Rows of the base.
+            new: Ids (ascending) of the tokens to reconstruct.
+            multiple: The number of rows is rounded up to a multiple of this.
+        """
+        n_rows = max(n_old, int(new[-1]) + 1)
+        n_rows += -n_rows % multiple
+        source: Ids = np.full(n_rows, -1, dtype=np.int64)
+        source[:n_old] = np.arange(n_old)
+        source[new] = -1
+        provenance = np.where(source >= 0, Provenance.COPIED, Provenance.PADDING).astype(np.int8)
+        provenance[new] = Provenance.RECONSTRUCTED
+        return cls(provenance, source)
+
+    def changed(self, provenance: Provenance, ids: Sequence[int] | Ids) -> RowPlan:
+        """The plan with another provenance of some rows, none of which is copied then."""
+        kinds, source = self.provenance.copy(), self.source.copy()
+        kinds[ids], source[ids] = provenance, -1
+        return RowPlan(kinds, source)
 
     @property
     def n_rows(self) -> int:
@@ -63,7 +94,7 @@ class Alignment:
 
     @property
     def anchors(self) -> Ids:
-        """Donor ids (ascending) whose token the base has too: rows known on both sides."""
+        """Output ids (ascending) whose token the base has too: rows known on both sides."""
         return np.flatnonzero(self.source >= 0)
 
     def ids(self, *provenances: Provenance) -> Ids:
@@ -74,3 +105,18 @@ class Alignment:
         """Rows per provenance, every label present; RESTORED only where there are such rows."""
         found = Counter(self.provenance.tolist())
         return {p.label: found[p] for p in Provenance if found[p] or p is not Provenance.RESTORED}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """What two vocabularies have in common.
+
+    Attributes:
+        plan: Where every row of the output comes from.
+        overrides: Output id to the base ids of the text that the user gave for it.
+        unmapped: Control tokens of the donor for which the base has no counterpart.
+    """
+
+    plan: RowPlan
+    overrides: Mapping[int, tuple[int, ...]]
+    unmapped: tuple[int, ...]

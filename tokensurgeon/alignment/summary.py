@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.alignment import Alignment, Provenance, RowPlan
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.schemes import SchemeDifference
 
@@ -25,15 +25,15 @@ def alignment_summary(
 ) -> dict[str, Any]:
     """Counts and examples per provenance, coverage of texts, unmapped control tokens, schemes."""
     return {
-        "counts": alignment.counts(),
-        "anchors": len(alignment.anchors),
-        "examples": {p.label: _examples(p, base, donor, alignment) for p in Provenance if len(alignment.ids(p))},
-        "coverage": {name: coverage(base, donor, alignment, text) for name, text in texts.items()},
+        "counts": alignment.plan.counts(),
+        "anchors": len(alignment.plan.anchors),
+        "examples": {p.label: _examples(p, base, donor, alignment) for p in Provenance if len(alignment.plan.ids(p))},
+        "coverage": {name: coverage(base, donor, alignment.plan, text) for name, text in texts.items()},
         "unmapped": [
-            donor.describe(i) for i in alignment.unmapped if alignment.provenance[i] == Provenance.RECONSTRUCTED
+            donor.describe(i) for i in alignment.unmapped if alignment.plan.provenance[i] == Provenance.RECONSTRUCTED
         ],
         "silenced": [
-            donor.describe(i) for i in alignment.unmapped if alignment.provenance[i] != Provenance.RECONSTRUCTED
+            donor.describe(i) for i in alignment.unmapped if alignment.plan.provenance[i] != Provenance.RECONSTRUCTED
         ],
         "scheme_differences": [
             {
@@ -47,10 +47,10 @@ def alignment_summary(
     }
 
 
-def coverage(base: Vocabulary, donor: Vocabulary, alignment: Alignment, text: str) -> dict[str, Any]:
+def coverage(base: Vocabulary, donor: Vocabulary, plan: RowPlan, text: str) -> dict[str, Any]:
     """Share of the donor's tokens for a text that are anchors, by occurrence and by type, and both sides' tokens."""
-    ids = np.array([i for i in donor.encode(text) if i < alignment.n_rows], dtype=np.int64)
-    known = alignment.source[ids] >= 0
+    ids = np.array([i for i in donor.encode(text) if i < plan.n_rows], dtype=np.int64)
+    known = plan.source[ids] >= 0
     types = np.unique(ids)
     missing, counts = np.unique(ids[~known], return_counts=True)
     common = missing[np.argsort(-counts, kind="stable")][:_EXAMPLES]
@@ -58,17 +58,17 @@ def coverage(base: Vocabulary, donor: Vocabulary, alignment: Alignment, text: st
         "tokens": len(ids),
         "base_tokens": len(base.encode(text)),
         "anchor_share": float(known.mean()) if len(ids) else 0.0,
-        "anchor_share_of_types": float((alignment.source[types] >= 0).mean()) if len(types) else 0.0,
+        "anchor_share_of_types": float((plan.source[types] >= 0).mean()) if len(types) else 0.0,
         "most_frequent_new": [donor.describe(int(i)) for i in common],
     }
 
 
 def _examples(provenance: Provenance, base: Vocabulary, donor: Vocabulary, alignment: Alignment) -> list[str]:
     """Rows spread evenly over the ids, so that examples are not all bytes."""
-    ids = alignment.ids(provenance)
+    ids = alignment.plan.ids(provenance)
     chosen = ids[np.linspace(0, len(ids) - 1, min(_EXAMPLES, len(ids))).astype(int)].tolist()
     if provenance is Provenance.ROLE:
-        return [f"{donor.describe(i)} ← {base.describe(int(alignment.source[i]))}" for i in chosen]
+        return [f"{donor.describe(i)} ← {base.describe(int(alignment.plan.source[i]))}" for i in chosen]
     if provenance is Provenance.OVERRIDE:
         return [f"{donor.describe(i)} ← {' '.join(base.describe(b) for b in alignment.overrides[i])}" for i in chosen]
     return [donor.describe(i) for i in chosen]

@@ -1,6 +1,6 @@
 """Methods that make rows for tokens which the base does not have, behind one protocol."""
 
-from tokensurgeon.baselines.registry import METHODS, fasttext_units, goes_by_donor, make_method
+from tokensurgeon.baselines.registry import METHODS, make_method, names_needing, with_options
 from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Fitted, Method, Pieces, Resources, all_rows
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Pieces",
     "Resources",
     "all_rows",
-    "fasttext_units",
-    "goes_by_donor",
     "make_method",
+    "names_needing",
+    "with_options",
 ]

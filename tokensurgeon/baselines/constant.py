@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Resources, parts
+from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Needs, Resources, parts
 from tokensurgeon.transfer.statistics import mean_row, normal_rows
 
 __all__ = ["Mean", "Normal", "Zero"]
@@ -17,6 +18,9 @@ __all__ = ["Mean", "Normal", "Zero"]
 class Zero:
     """Rows of zeros. In a head they have logit 0, which can beat every real token."""
 
+    name: ClassVar[str] = "zero"
+    needs: ClassVar[Needs] = "nothing"
+
     def fit(self, space: DonorSpace, _: Resources) -> _Drawn:
         """Count the targets."""
         return _Drawn(len(space.targets), seed=0, mean=0.0, spread=0.0)
@@ -25,6 +29,9 @@ class Zero:
 @dataclass(frozen=True, slots=True)
 class Mean:
     """The mean of the base's rows."""
+
+    name: ClassVar[str] = "mean"
+    needs: ClassVar[Needs] = "nothing"
 
     def fit(self, space: DonorSpace, _: Resources) -> _Drawn:
         """Count the targets."""
@@ -42,6 +49,8 @@ class Normal:
             difference between tokens.
     """
 
+    name: ClassVar[str] = "normal"
+    needs: ClassVar[Needs] = "nothing"
     scale: float = 1.0
 
     def fit(self, space: DonorSpace, resources: Resources) -> _Drawn:

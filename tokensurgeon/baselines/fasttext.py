@@ -14,13 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment, Ids, Provenance
+from tokensurgeon.alignment import Ids, Provenance, RowPlan
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.transfer.protocol import Auxiliary
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["fasttext_space"]
+__all__ = ["UNITS", "fasttext_space"]
 
+Units = Literal["tokens", "words"]
+UNITS: dict[str, Units] = {"focus": "tokens", "wechsel": "words"}
+"""By method: what its paper trains the vectors of."""
 _SETTINGS: dict[str, dict[str, Any]] = {
     "tokens": {"min_n": 3, "max_n": 6, "epochs": 3, "min_count": 10},
     "words": {"min_n": 5, "max_n": 5, "epochs": 20, "min_count": 5},
@@ -32,11 +35,11 @@ _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 def fasttext_space(
-    kind: Literal["tokens", "words"],
+    kind: Units,
     texts: Sequence[str],
     base: Vocabulary,
     donor: Vocabulary,
-    alignment: Alignment,
+    plan: RowPlan,
     *,
     base_rows: int,
     seed: int = 0,
@@ -49,7 +52,7 @@ def fasttext_space(
         texts: To train on.
         base: The base's vocabulary.
         donor: The donor's.
-        alignment: Which of the donor's tokens are anchors, and which are to be reconstructed.
+        plan: Which of the donor's tokens are anchors, and which are to be reconstructed.
         base_rows: Only base ids below this have rows.
         seed: Of the training.
 
@@ -57,7 +60,7 @@ def fasttext_space(
         InputError: If the text is too short to train on.
         MissingDependencyError: If gensim is not installed.
     """
-    targets = alignment.ids(Provenance.RECONSTRUCTED)
+    targets = plan.ids(Provenance.RECONSTRUCTED)
     lines = [line for text in texts for line in text.splitlines(keepends=True) if line.strip()]
     if kind == "tokens":
         vectors = _trained(kind, [[str(donor.pieces[i]) for i in donor.encode(line)] for line in lines], seed)
@@ -65,10 +68,10 @@ def fasttext_space(
         def of(token_id: int) -> str:
             return str(donor.pieces[token_id])
 
-        anchors = alignment.anchors
+        anchors = plan.anchors
         known = _looked_up(vectors, map(of, anchors.tolist()), inside_only=True)
         made = _looked_up(vectors, map(of, targets.tolist()), inside_only=True)
-        return _without_empty(made, known, alignment.source[anchors])
+        return _without_empty(made, known, plan.source[anchors])
     vectors = _trained(kind, [_WORD.findall(line) for line in lines], seed)
     ids = np.flatnonzero(base.canonical[:base_rows])
     known = _looked_up(vectors, map(_text_of(base), ids.tolist()), inside_only=False)

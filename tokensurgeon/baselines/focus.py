@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from tokensurgeon.baselines.neighbours import cosines
 from tokensurgeon.transfer.combine import Weights, compared
-from tokensurgeon.transfer.protocol import DonorSpace, Resources, Space
+from tokensurgeon.transfer.protocol import DonorSpace, Needs, Resources, Space
 
 __all__ = ["Focus", "sparsemax"]
 
@@ -24,7 +25,13 @@ class Focus:
             trained on text that the donor's tokenizer has cut (the paper's way).
     """
 
+    name: ClassVar[str] = "focus"
     space: Space = "donor"
+
+    @property
+    def needs(self) -> Needs:
+        """The donor's rows, or fastText vectors."""
+        return self.space
 
     def fit(self, space: DonorSpace, resources: Resources) -> Weights:
         """Weigh the anchors; how many count is the token's own affair."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 
 from tokensurgeon.solver.problem import check_problem
-from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Resources, parts
+from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Needs, Resources, parts
 
 __all__ = ["Procrustes", "Ridge"]
 
@@ -25,6 +26,8 @@ class Ridge:
             one with the smallest leave-one-out error on the anchors, of 13 from 1e-5 to 10.
     """
 
+    name: ClassVar[str] = "ridge"
+    needs: ClassVar[Needs] = "donor"
     penalty: float | None = field(default=None, metadata={"zero": True})
 
     def fit(self, space: DonorSpace, _: Resources) -> _Mapped:
@@ -88,6 +91,9 @@ class Procrustes:
     donor is wider than the base, UVᵀ has the largest inner product with Y, and only nearly the least error: that
     problem has no closed form.
     """
+
+    name: ClassVar[str] = "procrustes"
+    needs: ClassVar[Needs] = "donor"
 
     def fit(self, space: DonorSpace, _: Resources) -> _Turned:
         """Keep both sets of rows; the map depends on the base's matrix."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from tokensurgeon.solver.scan import full_precision
 from tokensurgeon.transfer.combine import Compared, Weights, compared
-from tokensurgeon.transfer.protocol import DonorSpace, Resources, Space
+from tokensurgeon.transfer.protocol import DonorSpace, Needs, Resources, Space
 
 __all__ = ["Neighbours", "Wechsel", "cosines"]
 
@@ -28,6 +28,8 @@ class Neighbours:
         temperature: Of the softmax.
     """
 
+    name: ClassVar[str] = "neighbours"
+    needs: ClassVar[Needs] = "donor"
     k: int = 16
     weights: Literal["softmax", "inverse"] = "softmax"
     temperature: float = 0.1
@@ -59,9 +61,15 @@ class Wechsel:
             ``fasttext`` vectors of words, which know every token's text (the paper's way).
     """
 
+    name: ClassVar[str] = "wechsel"
     k: int = 10
     temperature: float = 0.1
     space: Space = "donor"
+
+    @property
+    def needs(self) -> Needs:
+        """The donor's rows, or fastText vectors."""
+        return self.space
 
     def fit(self, space: DonorSpace, resources: Resources) -> Weights:
         """Find neighbours and weigh them."""

@@ -1,4 +1,4 @@
-"""Names to methods."""
+"""Make a method from its name and options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tokensurgeon.baselines.auto import Auto
 from tokensurgeon.baselines.constant import Mean, Normal, Zero
 from tokensurgeon.baselines.focus import Focus
 from tokensurgeon.baselines.linear import Procrustes, Ridge
@@ -14,57 +13,52 @@ from tokensurgeon.baselines.neighbours import Neighbours, Wechsel
 from tokensurgeon.baselines.subtoken import Subtoken
 from tokensurgeon.errors import InputError
 from tokensurgeon.transfer.omp import Omp
-from tokensurgeon.transfer.protocol import Method
+from tokensurgeon.transfer.protocol import Method, Needs
 
-__all__ = ["METHODS", "fasttext_units", "goes_by_donor", "make_method"]
+__all__ = ["METHODS", "make_method", "names_needing", "with_options"]
 
 METHODS: dict[str, type[Any]] = {
-    "omp": Omp,
-    "zero": Zero,
-    "mean": Mean,
-    "normal": Normal,
-    "subtoken": Subtoken,
-    "neighbours": Neighbours,
-    "ridge": Ridge,
-    "procrustes": Procrustes,
-    "wechsel": Wechsel,
-    "focus": Focus,
+    method.name: method for method in (Omp, Zero, Mean, Normal, Subtoken, Neighbours, Ridge, Procrustes, Wechsel, Focus)
 }
 
 
-def goes_by_donor(method: Method) -> bool:
-    """Whether a method asks the donor's rows; otherwise it can make tokens for which the donor has none."""
-    if isinstance(method, Zero | Mean | Normal | Subtoken):
-        return False
-    return fasttext_units(method) is None
-
-
-def fasttext_units(method: Method) -> Literal["tokens", "words"] | None:
-    """What the fastText vectors that a method asks for are trained on; None if it asks for none."""
-    if getattr(method, "space", "donor") != "fasttext":
-        return None
-    return "tokens" if isinstance(method, Focus) else "words"
+def names_needing(*needs: Needs) -> str:
+    """Names of the methods that go by one of these, with their defaults, for messages: ``mean, normal or subtoken``."""
+    found = [name for name, cls in METHODS.items() if cls().needs in needs]
+    return " or ".join(filter(None, (", ".join(found[:-1]), found[-1])))
 
 
 def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
-    """A method by name, or `Auto`, with its options; numbers may be given as text.
+    """A method by name with its options; numbers may be given as text.
 
     Raises:
         InputError: If the method or one of the options is not known, or a value does not fit.
+
+    Example:
+        >>> make_method("omp", {"k": "8"})
+        Omp(k=8)
     """
-    if name not in (*METHODS, "auto"):
+    if name not in METHODS:
         raise InputError(f"unknown method {name!r}; known are {', '.join((*METHODS, 'auto'))}")
-    cls = METHODS.get(name, Auto)
+    method: Method = with_options(METHODS[name], name, options or {})
+    return method
+
+
+def with_options(cls: type[Any], name: str, options: Mapping[str, Any]) -> Any:
+    """A dataclass of a method's options, from values that may be text.
+
+    Raises:
+        InputError: If one of the options is not known, or a value does not fit.
+    """
     kinds = get_type_hints(cls)
     known = {f.name: f for f in fields(cls) if f.default is not MISSING}
     given = {}
-    for option, value in (options or {}).items():
+    for option, value in options.items():
         if option not in known:
             takes = "takes no options" if not known else f"takes {', '.join(known)}"
             raise InputError(f"method {name} takes no {option}; it {takes}")
         given[option] = _value(name, option, value, kinds[option], zero=known[option].metadata.get("zero", False))
-    method: Method = cls(**given)
-    return method
+    return cls(**given)
 
 
 def _value(method: str, option: str, value: Any, kind: Any, *, zero: bool) -> Any:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Pieces, Resources, parts
+from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Needs, Pieces, Resources, parts
 from tokensurgeon.transfer.statistics import mean_row
 
 __all__ = ["Subtoken"]
@@ -31,6 +31,8 @@ class Subtoken:
         head: The same for the LM head. Where both are one matrix, its row is the mean of the two.
     """
 
+    name: ClassVar[str] = "subtoken"
+    needs: ClassVar[Needs] = "text"
     input: Combination = "mean"
     head: Combination = "mean"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint.layout import VocabularyTensors
 from tokensurgeon.checkpoint.text import read_json, write_json
 from tokensurgeon.errors import InputError
@@ -36,9 +36,9 @@ class Manifest:
     source: np.ndarray[Any, np.dtype[np.int64]]
 
     @classmethod
-    def of(cls, alignment: Alignment, content: dict[str, Any]) -> Manifest:
-        """From an alignment and whatever else shall be recorded."""
-        return cls(content, alignment.provenance, alignment.source)
+    def of(cls, plan: RowPlan, content: dict[str, Any]) -> Manifest:
+        """From a plan and whatever else is to be recorded."""
+        return cls(content, plan.provenance, plan.source)
 
     @classmethod
     def read(cls, directory: Path) -> Manifest | None:

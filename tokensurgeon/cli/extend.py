@@ -36,8 +36,8 @@ def command(
         typer.Option(
             "--method",
             "-m",
-            help="How new rows are made: subtoken, mean or normal; with --donor omp, ridge, neighbours, procrustes, "
-            "wechsel or focus.  [default: subtoken, or omp with --donor]",
+            help=f"How new rows are made: {o.WITHOUT_DONOR}; with --donor {o.BY_DONOR}.  "
+            "[default: subtoken, or omp with --donor]",
         ),
     ] = None,
     donor: Annotated[
@@ -60,19 +60,20 @@ def command(
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.surgery.extend import extend
-        from tokensurgeon.surgery.options import TransplantOptions
+        from tokensurgeon.surgery.options import ExtendOptions
 
-        options = TransplantOptions(
-            method=method or ("omp" if donor else "subtoken"),
+        options = ExtendOptions(
+            method=method or "",
             k=k,
             method_options=o.parse_pairs(method_option),
+            text=tuple(map(str, text or ())),
             seed=seed,
+            tokens=None if tokens is None else str(tokens),
+            add=add,
+            donor=donor,
         )
         with progress_bar(quiet or json_out) as tell:
-            report = extend(
-                model, out, tokens=tokens, text=text or (), add=add, donor=donor, options=options, overwrite=overwrite,
-                progress=tell,
-            )  # fmt: skip
+            report = extend(model, out, options, overwrite=overwrite, progress=tell)
         if json_out:
             emit_json({"out": str(report.out), **report.content})
         elif not quiet:

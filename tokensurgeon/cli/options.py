@@ -9,6 +9,10 @@ import typer
 
 from tokensurgeon.errors import InputError
 
+BY_DONOR = "omp, neighbours, ridge, procrustes, wechsel or focus"
+"""Methods that go by the donor's rows. A test holds both lists against the registry, which would import torch here."""
+WITHOUT_DONOR = "zero, mean, normal or subtoken"
+
 Base = Annotated[
     str, typer.Argument(metavar="BASE", help="Model that keeps its body: directory, .gguf file or hub id.")
 ]

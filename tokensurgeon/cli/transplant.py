@@ -23,8 +23,8 @@ def command(
         typer.Option(
             "--method",
             "-m",
-            help="How new tokens are reconstructed: omp, zero, mean, normal, subtoken, neighbours, ridge, procrustes, "
-            "wechsel or focus; auto tries some on text and keeps the best.  [default: omp]",
+            help=f"How new tokens are reconstructed: by the donor's rows, {o.BY_DONOR}; or {o.WITHOUT_DONOR}. "
+            "auto tries some on text and keeps the best.  [default: omp]",
         ),
     ] = None,
     k: Annotated[

@@ -70,7 +70,7 @@ def quiet_row(base: OpenModel, matrices: VocabularyMatrices, n_rows: int, states
         states: Its states on text; None where it is not run, and the row is estimated from the head.
     """
     if states is not None:
-        return suppressing_row(states.states, states.log_normaliser, n_rows)
+        return suppressing_row(states, n_rows)
     head = matrices.embedding if matrices.head is None else matrices.head
     in_text = sorted(base.vocabulary.text_ids(len(head)).values())
     return estimated_suppressing_row(head, torch.tensor(in_text, dtype=torch.int64))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment, Ids
+from tokensurgeon.alignment import Ids, RowPlan
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
@@ -58,7 +58,7 @@ def _common(a: bytes, b: bytes) -> int:
     return int(other[0]) if len(other) else n
 
 
-def first_shared(teacher: Vocabulary, student: Vocabulary, alignment: Alignment) -> tuple[torch.Tensor, torch.Tensor]:
+def first_shared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> tuple[torch.Tensor, torch.Tensor]:
     """For every token of either model, the shared token that a text which continues with it begins with.
 
     A shared token is its own class. One that only the student has begins with the first of its pieces in the teacher's
@@ -68,17 +68,17 @@ def first_shared(teacher: Vocabulary, student: Vocabulary, alignment: Alignment)
     Args:
         teacher: The base's vocabulary.
         student: The transplanted model's.
-        alignment: Of the two, with one provenance per row of the student.
+        plan: Which of the student's tokens are the teacher's.
 
     Returns:
         (teacher ids,) and (student ids,) int64: student ids of shared tokens; -1 where there is none.
     """
-    n_teacher, n_student = len(teacher), len(alignment.provenance)
+    n_teacher, n_student = len(teacher), plan.n_rows
     of_teacher, of_student = np.full(n_teacher, -1), np.full(n_student, -1)
-    anchors = alignment.anchors
-    anchors = anchors[alignment.source[anchors] < n_teacher]
-    of_teacher[alignment.source[anchors[::-1]]] = anchors[::-1]  # of several, the first
-    of_student[anchors] = of_teacher[alignment.source[anchors]]
+    anchors = plan.anchors
+    anchors = anchors[plan.source[anchors] < n_teacher]
+    of_teacher[plan.source[anchors[::-1]]] = anchors[::-1]  # of several, the first
+    of_student[anchors] = of_teacher[plan.source[anchors]]
     here = [i for i in np.flatnonzero(of_student < 0).tolist() if _is_text(student, i)]
     there = [i for i in np.flatnonzero(of_teacher < 0).tolist() if _is_text(teacher, i)]
     next_here = {i: p[0] for i, p in zip(here, base_pieces(teacher, student, here, n_teacher), strict=True) if p}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance, align
+from tokensurgeon.alignment import Provenance, RowPlan, align
 from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.checkpoint.header import DTYPES
 from tokensurgeon.checkpoint.layout import stored_name
@@ -135,13 +135,13 @@ def _precision() -> str | None:
     return "bf16" if supported is not None and supported() else None
 
 
-def _plan(model: OpenModel, teacher: OpenModel, name: str) -> Alignment:
+def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
     """Provenance of the model's rows: as its manifest has it, or by the two vocabularies."""
     manifest = Manifest.of_transplant(model.directory)
     if manifest is None:
-        return align(teacher.vocabulary, model.vocabulary, n_rows=model.layout.rows, base_rows=teacher.layout.rows)
+        return align(teacher.vocabulary, model.vocabulary, n_rows=model.layout.rows, base_rows=teacher.layout.rows).plan
     refuse_strangers(model.name, model.layout, manifest, name, teacher.described()["sha256"], teacher.layout)
-    return Alignment(manifest.provenance, manifest.source, {}, ())
+    return RowPlan(manifest.provenance, manifest.source)
 
 
 def _used(pieces: Sequence[Piece], allowed: Sequence[int], rows: int) -> torch.Tensor:

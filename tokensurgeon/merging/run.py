@@ -45,7 +45,7 @@ from tokensurgeon.merging.write import (
 )
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.report.merged import merge_card, merge_page
-from tokensurgeon.surgery.record import describe_run
+from tokensurgeon.surgery.record import describe_asked
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.tensors import accepted
 
@@ -119,7 +119,7 @@ def merge(
         raise InputError(f"two of {', '.join(map(str, references))} have the same content. Name one of them once")
     first = aligned[references[0] if read.merge.base_model else slices_of(read.merge)[0][1][0][0]]
     parts = _parts(read, aligned)
-    content = describe_run(read.options) | {"merge": _described(read, method, seed, owner, aligned, parts)}
+    content = describe_asked(read.options) | {"merge": _described(read, method, seed, owner, aligned, parts)}
     content["versions"]["mergekit"] = version("mergekit")
     with staged(target, overwrite) as work, tempfile.TemporaryDirectory(prefix=".mergekit-", dir=work) as place:
         raw = Path(place)

@@ -18,21 +18,20 @@ import torch
 
 from tokensurgeon.alignment import Alignment, Provenance
 from tokensurgeon.baselines import make_method
-from tokensurgeon.baselines.auto import Auto
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import inputs_of
-from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
-from tokensurgeon.surgery.options import TransplantOptions
+from tokensurgeon.surgery.body import Asked
+from tokensurgeon.surgery.options import Auto, TransplantOptions
+from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
 from tokensurgeon.transfer.protocol import Method, Resources
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
-from tokensurgeon.transfer.states import HeadStates
-from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["Choice", "Trial", "choose", "wear"]
+__all__ = ["Choice", "Trial", "choose", "replace_vocabulary"]
 
 CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (
     ("ridge", {}), ("omp", {"k": 8}), ("omp", {"k": 64}), ("focus", {}),
@@ -102,9 +101,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Trimmed:
-    """A problem with fewer rows: the plan, the log of how many tokens each row counts for, and who was held out."""
+    """A problem with fewer rows: the alignment, the log of how many tokens each row counts for, what was held out."""
 
-    plan: Alignment
+    alignment: Alignment
     log_weights: torch.Tensor
     held_out: int
     new: int
@@ -112,38 +111,29 @@ class _Trimmed:
 
 
 def choose(
-    auto: Auto,
-    base: VocabularyMatrices,
-    donor: VocabularyMatrices,
-    plan: Alignment,
-    tokenizer: Vocabulary,
+    pair: Pair,
     loaded: LoadedModel,
-    states: HeadStates,
-    prior: torch.Tensor | None,
-    texts: Mapping[str, str],
+    asked: Asked,
     options: TransplantOptions,
-    resources: Resources,
+    texts: Mapping[str, str],
     progress: Progress | None = None,
 ) -> Choice:
     """Try `CANDIDATES`, each plain and calibrated unless ``options.calibrate`` says which.
 
     Args:
-        auto: How long the chosen method may take.
-        base: The base's vocabulary-sized tensors.
-        donor: The donor's.
-        plan: The alignment; every reconstructed token has a donor row.
-        tokenizer: The donor's.
+        pair: The models; every reconstructed token has a donor row.
         loaded: The base. Its vocabulary is replaced: it is of no use afterwards.
-        states: Of the base, on text other than what is scored here.
-        prior: For calibration, as `counted_prior` gives it.
+        asked: What the base says on text other than what is scored here.
+        options: Of the transplant; ``auto`` says how long the chosen method may take.
         texts: The user's text by name; nothing for Python's own.
-        options: Of the transplant.
-        resources: For the fits.
         progress: Called with (stage, done, total).
 
     Raises:
         InputError: If the text says too little, or no candidate fits into the time.
     """
+    auto = options.auto or Auto()
+    base, donor, tokenizer = pair.base_matrices, pair.donor_matrices, pair.donor.vocabulary
+    resources = Resources(pick_device(options.device), options.exact, options.memory_bytes, options.seed)
     context = loaded.context  # cut here too: what has a row is known by the ids of what is scored
     whole = _pieces(texts)
     pieces = [part for text in whole for part, _ in inputs_of(tokenizer.encode, loaded.prefix, text, context)]
@@ -154,17 +144,16 @@ def choose(
             "Give a longer --text, or none for Python's own documentation"
         )
     encoded = {piece: tokenizer.encode(piece) for piece in pieces}
-    trimmed = _trimmed(plan, donor, {i for ids in encoded.values() for i in ids}, resources.seed)
-    prefix = next(iter(np.flatnonzero(trimmed.plan.source == loaded.prefix).tolist()), None)
+    trimmed = _trimmed(pair.alignment, donor, {i for ids in encoded.values() for i in ids}, options.seed)
+    prefix = next(iter(np.flatnonzero(trimmed.alignment.plan.source == loaded.prefix).tolist()), None)
     # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
     known = np.isfinite(trimmed.log_weights.numpy())
     encoded = {piece: [i for i in ids if known[i]] for piece, ids in encoded.items()}
-    anchors, trials = len(atom_ids(trimmed.plan, donor)), []
+    anchors, trials = len(atom_ids(trimmed.alignment.plan, donor)), []
 
     def made_by(method: Method) -> tuple[NewRows, float]:
         started = time.perf_counter()
-        quiet = replace(resources, progress=None)
-        made = build_rows(base, donor, trimmed.plan, method=method, untie=options.untie, resources=quiet)
+        made = build_rows(base, donor, trimmed.alignment, method=method, untie=options.untie, resources=resources)
         return made, (time.perf_counter() - started) / 60
 
     fixed = made_by(make_method("zero"))[1]  # whatever the method
@@ -182,8 +171,8 @@ def choose(
             continue
         for moved in (False, True) if options.calibrate is None else (options.calibrate,):
             if moved:
-                calibrate(made.matrices, base, donor, trimmed.plan, states.states, states.log_normaliser, prior)
-            wear(loaded.model, made.matrices)
+                calibrate(made.matrices, base, donor, trimmed.alignment.plan, asked.states, asked.prior)
+            replace_vocabulary(loaded.model, made.matrices)
             score = score_text(loaded.model, encoded.__getitem__, prefix, pieces, log_weights=trimmed.log_weights)
             bits = score.bits_per_byte
             finite = math.isfinite(bits)
@@ -205,9 +194,9 @@ def _pieces(texts: Mapping[str, str]) -> list[str]:
     return [p for text in texts.values() for p in split_bytes(text.encode()[:share].decode("utf-8", "ignore"))]
 
 
-def _trimmed(plan: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Trimmed:
+def _trimmed(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Trimmed:
     """New tokens in the text and a sample of the others; a tenth of the text's anchors are new there too."""
-    random = np.random.default_rng(seed)
+    plan, random = alignment.plan, np.random.default_rng(seed)
     copied = plan.ids(Provenance.COPIED)
     usable = copied[copied < len(donor.embedding)]
     common = np.intersect1d(usable, np.array(sorted(seen), dtype=np.int64))
@@ -217,21 +206,16 @@ def _trimmed(plan: Alignment, donor: VocabularyMatrices, seen: set[int], seed: i
     new = targets[np.isin(targets, list(seen))]
     rest = np.setdiff1d(targets, new)
     sample = np.sort(random.permutation(rest)[:_SAMPLE])
-    provenance, source = plan.provenance.copy(), plan.source.copy()
-    provenance[np.setdiff1d(rest, sample)] = Provenance.PADDING
-    provenance[held], source[held] = Provenance.RECONSTRUCTED, -1
+    smaller = plan.changed(Provenance.PADDING, np.setdiff1d(rest, sample)).changed(Provenance.RECONSTRUCTED, held)
     log_weights = torch.zeros(plan.n_rows)
-    dead = np.isin(provenance, (Provenance.PADDING, Provenance.UNREACHABLE))
-    log_weights[torch.from_numpy(dead)] = -math.inf
+    log_weights[torch.from_numpy(smaller.ids(Provenance.PADDING, Provenance.UNREACHABLE))] = -math.inf
     if len(sample):
         log_weights[torch.from_numpy(sample)] = math.log(len(rest) / len(sample))
     share = (len(new) + len(sample) + len(held)) / max(1, len(targets))
-    return _Trimmed(
-        Alignment(provenance, source, plan.overrides, plan.unmapped), log_weights, len(held), len(new), min(1.0, share)
-    )
+    return _Trimmed(replace(alignment, plan=smaller), log_weights, len(held), len(new), min(1.0, share))
 
 
-def wear(model: Any, matrices: VocabularyMatrices) -> None:
+def replace_vocabulary(model: Any, matrices: VocabularyMatrices) -> None:
     """Give a loaded model other vocabulary-sized tensors, in place; without a head, input and output share one."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     own = inputs.weight

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.report.page import report_page
 
-__all__ = ["changed_side", "read_lines", "refuse_other_texts", "write_pages"]
+__all__ = ["changed_model", "read_lines", "refuse_other_texts", "write_pages"]
 
 _STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
 _CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
 
-def read_lines(option: str, path: Path | str) -> list[str]:
+def read_lines(option: str, path: str | PathLike[str]) -> list[str]:
     """The lines of a file that an option names, without empty ones.
 
     Raises:
@@ -34,7 +35,7 @@ def read_lines(option: str, path: Path | str) -> list[str]:
         raise InputError(f"{option} {path} cannot be read ({error})") from error
 
 
-def changed_side(
+def changed_model(
     old: OpenModel, spec: Mapping[str, Any], new_ids: Mapping[int, int], place: Path, what: str
 ) -> OpenModel:
     """Write a model's tokenizer with other content, and open it.
@@ -71,7 +72,7 @@ def refuse_other_texts(old: OpenModel, new: OpenModel, texts: Iterable[str], wha
             raise VerificationError(f"the {what} tokenizer does not give back some text that the old one does")
 
 
-def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, Any], title: str, told: str) -> None:
+def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, Any], title: str, what: str) -> None:
     """Write the report, which has no token to show rows of, and the model card.
 
     Args:
@@ -79,12 +80,12 @@ def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, An
         content: The manifest's.
         summary: As `summarise` gives it.
         title: Of the card.
-        told: What was done, in sentences.
+        what: What was done, in sentences.
     """
     details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
     write_text(work / "report.html", report_page(content, summary, details))
     write_text(
         work / "README.md",
-        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {title}\n\n{told} The licence of the model "
+        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {title}\n\n{what} The licence of the model "
         "applies.\n",
     )

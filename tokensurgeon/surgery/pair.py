@@ -1,9 +1,9 @@
-"""Two models as far as their vocabularies go: opened, aligned, summarised. No weights are read here."""
+"""Open two models, align their vocabularies, and summarise what they have in common. No weights are read here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokensurgeon.alignment import Alignment, align
@@ -11,11 +11,31 @@ from tokensurgeon.alignment.summary import alignment_summary
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.surgery.options import Numbers, TransplantOptions
+from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.edit.digits import PROBES, digit_tokens, is_digitwise
 from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
 
-__all__ = ["align_models", "overrides_for", "summarise", "with_numbers"]
+__all__ = ["Pair", "align_models", "overrides_for", "summarise", "with_numbers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models, aligned.
+
+    Attributes:
+        base: Keeps its body.
+        donor: Gives the tokenizer.
+        base_matrices: The base's vocabulary-sized tensors.
+        donor_matrices: The donor's.
+        alignment: What both vocabularies have in common.
+    """
+
+    base: OpenModel
+    donor: OpenModel
+    base_matrices: VocabularyMatrices
+    donor_matrices: VocabularyMatrices
+    alignment: Alignment
 
 
 def align_models(
@@ -60,7 +80,7 @@ def with_numbers(base: OpenModel, donor: OpenModel, numbers: Numbers) -> OpenMod
 
 
 def overrides_for(donor: OpenModel, options: TransplantOptions) -> dict[str, str]:
-    """Donor token to the base text that it stands for: the user's, and a word piece that is a space and a digit.
+    """Donor token to the base text that it stands for: as the user said, and a word piece of a space and a digit.
 
     Cut apart, most numbers begin with such a piece; left to the method, they gain little (``benchmarks/LOG.md``).
     """

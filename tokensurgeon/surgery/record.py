@@ -1,4 +1,4 @@
-"""What the manifest says about a run, as plain data."""
+"""Describe a run for the manifest, as plain data."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.baselines import METHODS
 from tokensurgeon.solver.omp import SparseCoefficients
-from tokensurgeon.surgery.options import TransplantOptions
+from tokensurgeon.surgery.options import MethodOptions
 from tokensurgeon.transfer.heldout import HeldOutScore
 from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import NewRows
 
-__all__ = ["describe_method", "describe_run", "describe_solution"]
+__all__ = ["describe_asked", "describe_method", "describe_run", "describe_solution"]
 
 
-def describe_run(options: TransplantOptions) -> dict[str, Any]:
-    """Versions and options."""
+def describe_run(options: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, what was asked for, and what makes the rows."""
     packages = ("tokensurgeon", "torch", "transformers", "tokenizers", "safetensors")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "options": options.as_dict(),
-        "method": {"name": options.method, **asdict(options.reconstruction())},
-    }
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {"versions": versions, "options": dict(options), "method": dict(method)}
 
 
-def describe_method(method: Method, calibrated: bool, choice: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What made the rows, whatever was asked for; ``choice`` says why it was chosen, if it was."""
-    name = next(name for name, cls in METHODS.items() if isinstance(method, cls))
-    return {"method": {"name": name, **asdict(method)}, "calibrated": calibrated, "choice": choice}
+def describe_asked(options: MethodOptions) -> dict[str, Any]:
+    """Versions, options, and the method that they name."""
+    wanted = options.auto or options.reconstruction()
+    return describe_run(options.as_dict(), {"name": options.method, **asdict(wanted)})
+
+
+def describe_method(method: Method) -> dict[str, Any]:
+    """A method's name and options."""
+    return {"name": method.name, **asdict(method)}
 
 
 def describe_solution(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore | None) -> dict[str, Any]:

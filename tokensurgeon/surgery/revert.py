@@ -1,4 +1,4 @@
-"""Back again: a transplanted model, perhaps trained since, gets its base's own tokenizer back."""
+"""Give a transplanted model, perhaps trained since, its base's own tokenizer back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment, Ids, Provenance
+from tokensurgeon.alignment import Ids, Provenance, RowPlan
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
@@ -16,9 +16,8 @@ from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.progress import Progress
-from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.record import describe_run
-from tokensurgeon.surgery.write import seal, write_output
+from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
 
@@ -55,41 +54,40 @@ def revert(
     started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, base))
-    own, right = OpenModel.open(model).checked(), OpenModel.open(base, "vocabulary")
-    left, layout = own, own.layout
+    left, right = OpenModel.open(model).checked(), OpenModel.open(base, "vocabulary")
+    layout = left.layout
     manifest = Manifest.of_transplant(left.directory)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
     base_layout, described = right.layout, right.described()
     refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
     plan = _plan(manifest, base_layout.rows)
-    matrices = _rows(own.matrices(), right.matrices(), plan)
-    content = describe_run(TransplantOptions()) | {
-        "method": {"name": "revert"},
-        "base": own.described(),
+    matrices = _rows(left.matrices(), right.matrices(), plan)
+    content = describe_run({}, {"name": "revert"}) | {
+        "base": left.described(),
         "donor": described,
         "counts": plan.counts(),
         "anchors": len(plan.anchors),
-        "not_run": why_not_run(left.directory, own.checkpoint, layout, None),
+        "not_run": why_not_run(left.directory, left.checkpoint, layout, None),
     }
     with staged(target, overwrite) as work:
-        shared = write_output(work, own, right, matrices, plan, content)
-        checks = seal(work, left, right, plan, content, shared, started, progress)
+        shared = write_output(work, left, right, matrices, plan, content)
+        checks = finish(work, left, right, plan, content, shared, started, progress)
         write_text(work / "README.md", _card(left, right, plan))
     return checks
 
 
-def _plan(manifest: Manifest, n_rows: int) -> Alignment:
+def _plan(manifest: Manifest, n_rows: int) -> RowPlan:
     """Provenance of the base's rows. Of several copies of one, a text token's counts, and of those the first."""
     source: Ids = np.full(n_rows, -1, dtype=np.int64)
     for kind in (Provenance.ROLE, Provenance.COPIED):
         ids = manifest.ids(kind)[::-1]
         source[manifest.source[ids]] = ids
     provenance = np.where(source >= 0, Provenance.COPIED, Provenance.RESTORED).astype(np.int8)
-    return Alignment(provenance, source, {}, ())
+    return RowPlan(provenance, source)
 
 
-def _rows(model: VocabularyMatrices, base: VocabularyMatrices, plan: Alignment) -> VocabularyMatrices:
+def _rows(model: VocabularyMatrices, base: VocabularyMatrices, plan: RowPlan) -> VocabularyMatrices:
     known = torch.from_numpy(plan.source >= 0)
     ids = torch.from_numpy(plan.source)[known]
 
@@ -106,7 +104,7 @@ def _rows(model: VocabularyMatrices, base: VocabularyMatrices, plan: Alignment) 
     return VocabularyMatrices(joined(model.embedding, base.embedding), head, bias)
 
 
-def _card(model: OpenModel, base: OpenModel, plan: Alignment) -> str:
+def _card(model: OpenModel, base: OpenModel, plan: RowPlan) -> str:
     counts = plan.counts()
     return (
         f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with its own tokenizer again\n\n"

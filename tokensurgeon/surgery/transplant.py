@@ -1,4 +1,4 @@
-"""The pipeline: two models in, one out. The one place where the rooms meet."""
+"""Transplant: two models in, one out. The one place where the rooms meet."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.alignment import Alignment, align
-from tokensurgeon.baselines import fasttext_units, goes_by_donor
-from tokensurgeon.baselines.auto import Auto
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
@@ -21,11 +19,13 @@ from tokensurgeon.progress import Progress
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
 from tokensurgeon.solver.distributed import rank, world
-from tokensurgeon.surgery.new_rows import Pair, rebuild
+from tokensurgeon.surgery.body import ask_base
+from tokensurgeon.surgery.new_rows import make_rows, pick_method
 from tokensurgeon.surgery.options import TransplantOptions
-from tokensurgeon.surgery.pair import overrides_for, summarise, with_numbers
-from tokensurgeon.surgery.record import describe_method, describe_run, describe_solution
-from tokensurgeon.surgery.write import seal, write_output
+from tokensurgeon.surgery.pair import Pair, overrides_for, summarise, with_numbers
+from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution
+from tokensurgeon.surgery.write import finish, write_output
+from tokensurgeon.transfer.rows import drop_rowless
 from tokensurgeon.verification.running import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
 
@@ -41,9 +41,9 @@ class TransplantReport:
 
     Attributes:
         out: The written model; None after a dry run, and on ranks that do not write.
-        base: The side that keeps its body.
-        donor: The side that gives the tokenizer.
-        alignment: Provenance of every row.
+        base: Keeps its body.
+        donor: Gives the tokenizer.
+        alignment: What both have in common: the provenance of every row.
         summary: The alignment as plain data, with examples, as `summarise` gives it.
         content: The manifest's content.
         checks: Invariants verified on the written model.
@@ -106,10 +106,10 @@ def transplant(
     right = OpenModel.open(donor, "vocabulary")
     given = right
     right = with_numbers(left, right, options.numbers)
-    method = options.reconstruction()
-    if isinstance(method, Auto) and world() > 1:
+    method = None if options.auto else options.reconstruction()
+    if method is None and world() > 1:
         raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
-    asked = True if options.calibrate or isinstance(method, Auto) else options.forward
+    asked = True if options.calibrate or method is None else options.forward
     if asked and left.config.get("is_encoder_decoder"):
         raise InputError(
             f"{base} is an encoder-decoder model, which is not run. Drop --calibrate, --forward, method auto"
@@ -117,7 +117,7 @@ def transplant(
     unrun = why_not_run(left.directory, left.checkpoint, left.layout, asked)
     if options.untie and left.layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
-    plan = align(
+    alignment = align(
         left.vocabulary,
         right.vocabulary,
         n_rows=right.output_rows(options.pad_to_multiple_of),
@@ -125,34 +125,45 @@ def transplant(
         donor_rows=given.layout.rows,
         overrides=overrides_for(right, options),
     )
-    n_atoms, k = int((plan.anchors < given.layout.rows).sum()), getattr(method, "k", 1)
-    if k > n_atoms and goes_by_donor(method):
-        raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
-    if fasttext_units(method) and not options.text:
-        raise InputError("space=fasttext needs a text to train the vectors on. Give --text FILE")
+    if method is not None:
+        n_atoms, k = int((alignment.plan.anchors < given.layout.rows).sum()), getattr(method, "k", 1)
+        if k > n_atoms and method.needs == "donor":
+            raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
+        if method.needs == "fasttext" and not options.text:
+            raise InputError("space=fasttext needs a text to train the vectors on. Give --text FILE")
     texts = load_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
-    content = describe_run(options) | {
+    content = describe_asked(options) | {
         "base": left.described(),
         "donor": given.described(),
         "not_run": unrun,
     }
     if dry_run:
-        summary = summarise(left, right, plan, schemes)
-        return TransplantReport(None, left, right, plan, summary, content | summary, [])
+        summary = summarise(left, right, alignment, schemes)
+        return TransplantReport(None, left, right, alignment, summary, content | summary, [])
 
-    pair = Pair(left, right, left.matrices(), given.matrices(), plan)
-    made = rebuild(pair, options, method, texts, progress, run=unrun is None)
-    plan, details = made.plan, made.details
+    matrices = left.matrices(), given.matrices()
+    if method is None or method.needs == "donor":
+        alignment = drop_rowless(alignment, matrices[1])
+    pair = Pair(left, right, *matrices, alignment)
+    loaded, heard = ask_base(pair, options, texts, progress) if unrun is None and rank() == 0 else (None, None)
+    picked = pick_method(pair, loaded, heard, options, texts, progress)
+    del loaded
+    made = make_rows(pair, picked, heard, options, texts, progress)
     if rank() > 0:
-        return TransplantReport(None, left, right, plan, {}, content, [])
-    summary = summarise(left, right, plan, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
+        return TransplantReport(None, left, right, alignment, {}, content, [])
+    plan, details = alignment.plan, made.details
+    summary = summarise(left, right, alignment, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
     content |= describe_solution(summary, made.rows, made.held_out)
-    content |= describe_method(made.method, made.calibrated, made.choice.as_dict() if made.choice else None)
+    content |= {
+        "method": describe_method(picked.method),
+        "calibrated": made.calibrated,
+        "choice": picked.choice.as_dict() if picked.choice else None,
+    }
     with staged(target, overwrite) as work:
         shared = write_output(work, left, right, made.rows.matrices, plan, content, options.dtype, options.link)
-        del pair, made  # the large tensors: `verify` reads its own
-        checks = seal(work, left, right, plan, content, shared, started, progress)
+        del pair, matrices, made  # the large tensors: `verify` reads its own
+        checks = finish(work, left, right, plan, content, shared, started, progress)
         write_text(work / "README.md", model_card(content))
         write_text(work / "report.html", report_page(content, summary, details))
-    return TransplantReport(target, left, right, plan, summary, content, checks)
+    return TransplantReport(target, left, right, alignment, summary, content, checks)

@@ -1,4 +1,4 @@
-"""Fewer tokens, no donor: what some text needs, and every token that those are merged from."""
+"""Take tokens away: keep what some text needs, and every token that those are merged from."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.alignment import Alignment, RowPlan
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.progress import Progress
-from tokensurgeon.surgery.options import TransplantOptions
-from tokensurgeon.surgery.own_tokenizer import changed_side, read_lines, refuse_other_texts, write_pages
+from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
 from tokensurgeon.surgery.record import describe_run
-from tokensurgeon.surgery.write import seal, write_output
+from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary.edit.drop import filled_ids, needed_ids, trimmed_spec
 
@@ -72,7 +70,7 @@ def trim(
         text: Files in UTF-8.
         out: Output directory.
         size: Fill up to this many tokens with those of lowest id.
-        keep: A file with one token (or text) per line that shall be kept as well.
+        keep: A file with one token (or text) per line that is kept as well.
         overwrite: Replace an output that exists.
         progress: Called with (stage, done, total).
 
@@ -85,8 +83,8 @@ def trim(
     started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model,))
-    base = OpenModel.open(model).checked()
-    left, layout = base, base.layout
+    left = OpenModel.open(model).checked()
+    layout = left.layout
     texts = load_texts([Path(name) for name in text])
     spec = json.loads(left.tokenizer.tokenizer.to_str())
     used = _named(left) | {i for content in texts.values() for i in left.vocabulary.encode(content)}
@@ -100,21 +98,21 @@ def trim(
         raise InputError(f"{model}: token {kept[-1]} is needed, and the embedding has {layout.rows} rows")
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
         new_ids = {old: i for i, old in enumerate(kept)}
-        right = changed_side(left, trimmed_spec(spec, kept), new_ids, Path(place), "trimmed")
+        right = changed_model(left, trimmed_spec(spec, kept), new_ids, Path(place), "trimmed")
         _refuse_other_ids(left, right, kept, texts)
         refuse_other_texts(left, right, (), "trimmed")
-        plan = Alignment(np.full(len(kept), Provenance.COPIED, dtype=np.int8), np.array(kept, dtype=np.int64), {}, ())
-        described = base.described()
-        summary = summarise(left, right, plan, [], texts)
-        content = describe_run(TransplantOptions()) | {
-            "method": {"name": "trim"}, "base": described, "donor": described | {"name": right.name},
-            "held_out": None, "not_run": why_not_run(left.directory, base.checkpoint, layout, None),
+        plan, described = RowPlan.kept(kept), left.described()
+        summary = summarise(left, right, Alignment(plan, {}, ()), [], texts)
+        asked = {"text": [str(name) for name in text], "size": size, "keep": None if keep is None else str(keep)}
+        content = describe_run(asked, {"name": "trim"}) | {
+            "base": described, "donor": described | {"name": right.name},
+            "held_out": None, "not_run": why_not_run(left.directory, left.checkpoint, layout, None),
             "needed": len(needed),
         } | summary  # fmt: skip
-        shared = write_output(work, base, right, _rows(base.matrices(), kept), plan, content)
-        seal(work, left, right, plan, content, shared, started, progress)
-        told = _told(left.name, len(kept), len(left.vocabulary))
-        write_pages(work, content, summary, f"{left.name} with fewer tokens", told)
+        shared = write_output(work, left, right, _rows(left.matrices(), kept), plan, content)
+        finish(work, left, right, plan, content, shared, started, progress)
+        what = _sentences(left.name, len(kept), len(left.vocabulary))
+        write_pages(work, content, summary, f"{left.name} with fewer tokens", what)
     matrices = 1 if layout.tied else 2
     saved = (layout.rows - len(kept)) * layout.dim * matrices
     return TrimReport(target, len(left.vocabulary), len(kept), len(needed), saved, content)
@@ -147,7 +145,7 @@ def _rows(matrices: VocabularyMatrices, kept: Sequence[int]) -> VocabularyMatric
     return VocabularyMatrices(*chosen)  # type: ignore[arg-type]
 
 
-def _told(model: str, after: int, before: int) -> str:
+def _sentences(model: str, after: int, before: int) -> str:
     return (
         f"{after:,} of the {before:,} tokens of `{model}`, with their rows, by tokensurgeon trim. The text that they "
         "were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the others back."

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Alignment
+from tokensurgeon.alignment import RowPlan
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.linking import Link
@@ -22,7 +22,7 @@ from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.tensors import accepted, verify
 
-__all__ = ["seal", "write_output"]
+__all__ = ["finish", "write_output"]
 
 
 def write_output(
@@ -30,7 +30,7 @@ def write_output(
     base: OpenModel,
     donor: OpenModel,
     matrices: VocabularyMatrices,
-    plan: Alignment,
+    plan: RowPlan,
     content: dict[str, Any],
     dtype: str | None = None,
     link: Link = "auto",
@@ -83,11 +83,11 @@ def write_output(
     return shared
 
 
-def seal(
+def finish(
     work: Path,
     base: OpenModel,
     donor: OpenModel,
-    plan: Alignment,
+    plan: RowPlan,
     content: dict[str, Any],
     shared: frozenset[str],
     started: float,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids
 from tokensurgeon.transfer.silence import calibrating_shifts, common_direction
+from tokensurgeon.transfer.states import HeadStates
 
 __all__ = ["calibrate", "counted_prior"]
 
@@ -22,9 +23,8 @@ def calibrate(
     new: VocabularyMatrices,
     base: VocabularyMatrices,
     donor: VocabularyMatrices,
-    plan: Alignment,
-    states: torch.Tensor,
-    log_normaliser: torch.Tensor,
+    plan: RowPlan,
+    states: HeadStates,
     log_prior: torch.Tensor | None = None,
 ) -> None:
     """Shift the reconstructed rows of the head (of the one matrix, where it is tied) in place.
@@ -34,21 +34,20 @@ def calibrate(
         base: The base's.
         donor: The donor's.
         plan: Which rows were reconstructed, and which are anchors.
-        states: (n_states, dim) inputs of the base's head on text.
-        log_normaliser: (n_states,) logsumexp of the base's logits.
+        states: What the base's head sees on text.
         log_prior: (n_rows,) as `counted_prior` gives it; by default what the anchors suggest.
     """
     targets, atoms = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED)), torch.from_numpy(atom_ids(plan, donor))
     head = _with_bias(new.embedding if new.head is None else new.head, new.bias)
     known = _with_bias(base.embedding if base.head is None else base.head, base.bias)
     own = donor.embedding if donor.head is None or new.head is None else donor.head
-    seen = states if base.bias is None else torch.nn.functional.pad(states, (0, 1), value=1.0)
+    seen = states if base.bias is None else states.with_constant()
     sources = torch.from_numpy(plan.source)[atoms]
     shifts = calibrating_shifts(
-        seen, log_normaliser, known[sources], own[atoms], head[targets], own[targets],
+        seen, known[sources], own[atoms], head[targets], own[targets],
         None if log_prior is None else log_prior[targets],
     )  # fmt: skip
-    direction, dim = common_direction(seen), new.embedding.shape[1]
+    direction, dim = common_direction(seen.states), new.embedding.shape[1]
     rows = new.embedding if new.head is None else new.head
     for some, shift in zip(torch.split(targets, _CHUNK), torch.split(shifts, _CHUNK), strict=True):
         rows[some] = (rows[some].float() + shift[:, None] * direction[:dim]).to(rows.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.solver.omp import SparseCoefficients
 from tokensurgeon.transfer.protocol import Pieces
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices
@@ -33,21 +33,21 @@ def histogram(relative: torch.Tensor) -> list[int]:
 
 
 def reconstructions(
-    base: Vocabulary, donor: Vocabulary, alignment: Alignment, rows: NewRows, norms: Mapping[str, torch.Tensor]
+    base: Vocabulary, donor: Vocabulary, plan: RowPlan, rows: NewRows, norms: Mapping[str, torch.Tensor]
 ) -> dict[str, Any]:
     """Residuals, and the worst and some typical tokens with the anchors that weigh most in them.
 
     Args:
         base: Names the atoms.
         donor: Names the tokens.
-        alignment: Which tokens were reconstructed.
+        plan: Which tokens were reconstructed.
         rows: Their coefficients.
         norms: By tensor: (n_targets,) norms of what was approximated.
 
     Returns:
         By tensor: ``histogram``, ``worst`` and ``typical``; nothing for methods that do not combine anchors.
     """
-    targets = alignment.ids(Provenance.RECONSTRUCTED)
+    targets = plan.ids(Provenance.RECONSTRUCTED)
     found = {}
     for name, coefficients in rows.coefficients.items():
         nothing = coefficients.n_active == 0  # no vector in an auxiliary space, or a row of zeros
@@ -86,14 +86,14 @@ def _leading(base: Vocabulary, coefficients: SparseCoefficients, atoms: torch.Te
     ]
 
 
-def control_tokens(base: Vocabulary, donor: Vocabulary, alignment: Alignment) -> list[dict[str, str]]:
+def control_tokens(base: Vocabulary, donor: Vocabulary, plan: RowPlan) -> list[dict[str, str]]:
     """Every control token of the donor, what it does, and what became of it. Placeholders are left out."""
     found = []
     silenced = 0
-    for token_id, key in enumerate(donor.keys[: alignment.n_rows]):
+    for token_id, key in enumerate(donor.keys[: plan.n_rows]):
         if key is None or key.is_text:
             continue
-        provenance, source = Provenance(int(alignment.provenance[token_id])), int(alignment.source[token_id])
+        provenance, source = Provenance(int(plan.provenance[token_id])), int(plan.source[token_id])
         if provenance in (Provenance.UNREACHABLE, Provenance.PADDING) and not donor.roles_of(token_id):
             silenced += 1
             continue
@@ -116,7 +116,7 @@ def control_tokens(base: Vocabulary, donor: Vocabulary, alignment: Alignment) ->
 
 def doubtful_tokens(
     donor: Vocabulary,
-    alignment: Alignment,
+    plan: RowPlan,
     rows: NewRows,
     base_matrices: VocabularyMatrices,
     donor_matrices: VocabularyMatrices,
@@ -134,7 +134,7 @@ def doubtful_tokens(
     * ``loud``: the new row takes more than 0.1% of the probability on average over text that the base reads; not
       asked where ``states`` are None.
     """
-    targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
+    targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
     if not len(targets):
         return {}
     norms = row_norms(donor_matrices.embedding)

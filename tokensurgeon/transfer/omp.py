@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tokensurgeon.solver.distributed import solve_in_shares
 from tokensurgeon.transfer.combine import Weights
-from tokensurgeon.transfer.protocol import DonorSpace, Resources
+from tokensurgeon.transfer.protocol import DonorSpace, Needs, Resources
 
 __all__ = ["Omp"]
 
@@ -19,6 +20,8 @@ class Omp:
         k: Anchors per token.
     """
 
+    name: ClassVar[str] = "omp"
+    needs: ClassVar[Needs] = "donor"
     k: int = 64
 
     def fit(self, space: DonorSpace, resources: Resources) -> Weights:

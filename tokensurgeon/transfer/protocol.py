@@ -13,14 +13,16 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 
 __all__ = [
-    "Auxiliary", "BaseRows", "DonorSpace", "Fitted", "Method", "Pieces", "Resources", "Space", "Use", "all_rows",
-    "parts",
+    "Auxiliary", "BaseRows", "DonorSpace", "Fitted", "Method", "Needs", "Pieces", "Resources", "Space", "Use",
+    "all_rows", "parts",
 ]  # fmt: skip
 
 _BLOCK = 8192
 
 Use = Literal["input", "head", "both"]
 Space = Literal["donor", "fasttext"]
+Needs = Literal["nothing", "text", "donor", "fasttext"]
+"""What a method goes by: nothing of the token, its text in the base's tokens, its donor row, or fastText vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ class DonorSpace:
     pieces: Pieces | None = None
     auxiliary: Auxiliary | None = None
 
+    @classmethod
+    def without_donor(cls, n: int, pieces: Pieces | None) -> DonorSpace:
+        """``n`` targets that no donor has, for methods that need nothing or text alone."""
+        return cls(torch.zeros(n, 0), torch.zeros(0, 0), pieces)
+
 
 @dataclass(frozen=True, slots=True)
 class BaseRows:
@@ -135,6 +142,12 @@ class Method(Protocol):
     """A frozen dataclass whose fields are the method's options."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+
+    @property
+    def needs(self) -> Needs:
+        """What it goes by."""
+        ...
 
     def fit(self, space: DonorSpace, resources: Resources) -> Fitted:
         """Learn from the donor's side.

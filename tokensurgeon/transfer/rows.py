@@ -1,13 +1,14 @@
-"""The new vocabulary-sized tensors, from tensors and an alignment alone: no files, no tokenizers."""
+"""Make the new vocabulary-sized tensors from tensors and an alignment alone: no files, no tokenizers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Ids, Provenance
+from tokensurgeon.alignment import Alignment, Ids, Provenance, RowPlan
 from tokensurgeon.errors import InputError
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.solver.omp import SparseCoefficients
@@ -16,7 +17,10 @@ from tokensurgeon.transfer.combine import Weights
 from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Fitted, Method, Pieces, Resources, Use
 
-__all__ = ["SUPPRESSED_BIAS", "NewRows", "VocabularyMatrices", "atom_ids", "build_rows", "drop_rowless"]
+__all__ = [
+    "SUPPRESSED_BIAS", "LearntRows", "NewRows", "RowMaker", "VocabularyMatrices", "assemble", "atom_ids", "build_rows",
+    "drop_rowless",
+]  # fmt: skip
 
 SUPPRESSED_BIAS = -1e4
 
@@ -41,7 +45,7 @@ class NewRows:
     """The result.
 
     Attributes:
-        matrices: As the base's, with ``alignment.n_rows`` rows and the base's dtypes.
+        matrices: As the base's, with as many rows as the plan has and the base's dtypes.
         coefficients: What the reconstructed rows are made of, by tensor (``embedding``, ``head``);
             atoms are positions in ``atoms``. Empty for methods that do not combine tokens of the base.
         atoms: (n_atoms,) int64 base ids.
@@ -50,6 +54,80 @@ class NewRows:
     matrices: VocabularyMatrices
     coefficients: dict[str, SparseCoefficients]
     atoms: torch.Tensor
+
+
+class RowMaker(Protocol):
+    """What gives the rows of the reconstructed tokens."""
+
+    def blocks(self, matrix: torch.Tensor, use: Use) -> Iterator[torch.Tensor]:
+        """(some targets, dim) float32 at a time, in their order, for one of the base's matrices."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LearntRows:
+    """What a method learnt for the input embedding and for the LM head.
+
+    Attributes:
+        known: (n_anchors,) int64 base ids of the anchors.
+        shared: For the input; for the head too, where the donor has none of its own.
+        head: For the head, from the donor's own.
+        empty: (n_targets,) bool, tokens whose row in the donor's head is zero and says nothing: `shared` makes theirs.
+    """
+
+    known: torch.Tensor
+    shared: Fitted
+    head: Fitted | None = None
+    empty: torch.Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        known: torch.Tensor,
+        embedding: DonorSpace,
+        head: DonorSpace | None,
+        resources: Resources,
+        progress: Progress | None = None,
+    ) -> LearntRows:
+        """Fit a method on the donor's input embedding, and on its head if it is given.
+
+        Args:
+            method: How tokens are reconstructed.
+            known: (n_anchors,) int64 base ids of the anchors.
+            embedding: Targets and anchors in the donor's input embedding.
+            head: The same tokens in its LM head; None where the head's rows come from ``embedding`` too.
+            resources: Device, memory, exactness and seed.
+            progress: Called with (stage, rows done, rows in all).
+        """
+
+        def fit(space: DonorSpace, stage: Stage) -> Fitted:
+            tell = None if progress is None else (lambda done, total: progress(stage, done, total))
+            return method.fit(space, replace(resources, progress=tell))
+
+        shared = fit(embedding, Stage.EMBEDDING)
+        if head is None:
+            return cls(known, shared)
+        return cls(known, shared, fit(head, Stage.HEAD), head.targets.abs().amax(dim=1) == 0)
+
+    @property
+    def coefficients(self) -> dict[str, SparseCoefficients]:
+        """By tensor, for methods that combine tokens of the base."""
+        fitted = {"embedding": self.shared, "head": self.head}
+        return {name: one.coefficients for name, one in fitted.items() if isinstance(one, Weights)}
+
+    def blocks(self, matrix: torch.Tensor, use: Use) -> Iterator[torch.Tensor]:
+        """See `RowMaker`."""
+        side = BaseRows(matrix, matrix[self.known], use)
+        if use != "head" or self.head is None or self.empty is None:
+            yield from self.shared.blocks(side)
+        elif not bool(self.empty.any()):
+            yield from self.head.blocks(side)
+        else:
+            start = 0
+            for own, other in zip(self.head.blocks(side), self.shared.blocks(side), strict=True):
+                yield torch.where(self.empty[start : start + len(own), None], other, own)
+                start += len(own)
 
 
 def build_rows(
@@ -76,7 +154,7 @@ def build_rows(
         alignment: Provenance of every output row.
         method: How tokens are reconstructed; by default OMP with k=64.
         pieces: Base ids of every reconstructed token's text, for methods that go by text.
-        auxiliary: Vectors by which a method shall compare tokens instead of the donor's.
+        auxiliary: Vectors by which a method compares tokens instead of the donor's.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
         resources: Device, memory, exactness and seed of the reconstruction.
@@ -85,84 +163,90 @@ def build_rows(
     Raises:
         InputError: If the method cannot solve the problem, or rows that are needed are not finite.
     """
-    method, resources = method or Omp(), resources or Resources()
-    atoms = torch.from_numpy(atom_ids(alignment, donor))
-    known = torch.from_numpy(alignment.source)[atoms]
-    targets = torch.from_numpy(alignment.ids(Provenance.RECONSTRUCTED))
+    plan = alignment.plan
+    atoms = torch.from_numpy(atom_ids(plan, donor))
+    known = torch.from_numpy(plan.source)[atoms]
+    targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
     cut = Pieces.of(pieces) if pieces is not None else None
-    coefficients: dict[str, SparseCoefficients] = {}
+    own = donor.head if (base.head is not None or untie) and auxiliary is None else None
+    learnt = LearntRows.of(
+        method or Omp(),
+        known,
+        DonorSpace(donor.embedding[targets], donor.embedding[atoms], cut, auxiliary),
+        None if own is None else DonorSpace(own[targets], own[atoms], cut),
+        resources or Resources(),
+        progress,
+    )
+    matrices = assemble(base, plan, learnt, overrides=alignment.overrides, untie=untie, suppressing=suppressing)
+    return NewRows(matrices, learnt.coefficients, known if auxiliary is None else auxiliary.ids)
 
-    def fit(name: str, matrix: torch.Tensor, stage: Stage) -> Fitted:
-        def tell(done: int, total: int) -> None:
-            if progress is not None:
-                progress(stage, done, total)
 
-        fitted = method.fit(
-            DonorSpace(matrix[targets], matrix[atoms], cut, auxiliary), replace(resources, progress=tell)
-        )
-        if isinstance(fitted, Weights):
-            coefficients[name] = fitted.coefficients
-        return fitted
+def assemble(
+    base: VocabularyMatrices,
+    plan: RowPlan,
+    new: RowMaker,
+    *,
+    overrides: Mapping[int, tuple[int, ...]] | None = None,
+    untie: bool = False,
+    suppressing: torch.Tensor | None = None,
+) -> VocabularyMatrices:
+    """Put copied, reconstructed and silent rows together, in the base's dtypes.
 
-    shared = fit("embedding", donor.embedding, Stage.EMBEDDING)
-    separate = base.head is not None or untie
-    own = fit("head", donor.head, Stage.HEAD) if separate and auxiliary is None and donor.head is not None else shared
+    Args:
+        base: Tensors of the model that keeps its body.
+        plan: Where every row comes from.
+        new: Gives the rows of the reconstructed tokens.
+        overrides: Output id to the base ids of the text that it stands for.
+        untie: Give a tied base a head of its own.
+        suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
+
+    Raises:
+        InputError: If rows that are needed are not finite.
+    """
+    targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
 
-    def assemble(source: torch.Tensor, use: Use, quiet: torch.Tensor, *override: int) -> torch.Tensor:
-        rows = _known(source, alignment, quiet, override)
-        side = BaseRows(source, source[known], use)
-        _fill(rows, targets, (own if use == "head" else shared).blocks(side))
-        if use == "head" and own is not shared and donor.head is not None:  # a head row of zeros says nothing
-            empty = donor.head[targets].abs().amax(dim=1) == 0
-            if bool(empty.any()):
-                _fill(rows, targets, shared.blocks(side), empty)
+    def filled(source: torch.Tensor, use: Use, quiet: torch.Tensor, *pieces: int) -> torch.Tensor:
+        rows, start = _known(source, plan, quiet, overrides or {}, pieces), 0
+        for block in new.blocks(source, use):
+            rows[targets[start : start + len(block)]] = block.to(rows.dtype)
+            start += len(block)
         return rows
 
-    if not separate:
-        embedding, head = assemble(base.embedding, "both", silent, 0, -1), None
+    if base.head is None and not untie:
+        embedding, head = filled(base.embedding, "both", silent, 0, -1), None
     else:
-        embedding = assemble(base.embedding, "input", torch.zeros_like(silent), -1)
-        head = assemble(base.embedding if base.head is None else base.head, "head", silent, 0)
+        embedding = filled(base.embedding, "input", torch.zeros_like(silent), -1)
+        head = filled(base.embedding if base.head is None else base.head, "head", silent, 0)
     bias = None
     if base.bias is not None:
-        bias = assemble(base.bias[:, None], "head", torch.tensor([SUPPRESSED_BIAS]), 0)[:, 0]
-    return NewRows(
-        VocabularyMatrices(embedding, head, bias), coefficients, known if auxiliary is None else auxiliary.ids
-    )
+        bias = filled(base.bias[:, None], "head", torch.tensor([SUPPRESSED_BIAS]), 0)[:, 0]
+    return VocabularyMatrices(embedding, head, bias)
 
 
-def atom_ids(alignment: Alignment, donor: VocabularyMatrices) -> Ids:
+def atom_ids(plan: RowPlan, donor: VocabularyMatrices) -> Ids:
     """Anchors for which the donor has a row. Added tokens may lie beyond its embedding."""
-    return alignment.anchors[alignment.anchors < len(donor.embedding)]
+    return plan.anchors[plan.anchors < len(donor.embedding)]
 
 
 def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
     """Mark reconstructed ids whose donor row is zero as padding: there is nothing to go by."""
-    targets = alignment.ids(Provenance.RECONSTRUCTED)
+    targets = alignment.plan.ids(Provenance.RECONSTRUCTED)
     empty = donor.embedding[torch.from_numpy(targets)].abs().amax(dim=1) == 0 if len(targets) else None
     if empty is None or not bool(empty.any()):
         return alignment
-    provenance = alignment.provenance.copy()
-    provenance[targets[empty.numpy()]] = Provenance.PADDING
-    return Alignment(provenance, alignment.source, alignment.overrides, alignment.unmapped)
+    return replace(alignment, plan=alignment.plan.changed(Provenance.PADDING, targets[empty.numpy()]))
 
 
-def _fill(
-    rows: torch.Tensor, targets: torch.Tensor, blocks: Iterable[torch.Tensor], wanted: torch.Tensor | None = None
-) -> None:
-    """Put new rows in their places, all or the ``wanted`` ones."""
-    start = 0
-    for block in blocks:
-        part = slice(start, start + len(block))
-        chosen = slice(None) if wanted is None else wanted[part]
-        rows[targets[part][chosen]] = block[chosen].to(rows.dtype)
-        start = part.stop
-
-
-def _known(source: torch.Tensor, alignment: Alignment, silent: torch.Tensor, pieces: tuple[int, ...]) -> torch.Tensor:
+def _known(
+    source: torch.Tensor,
+    plan: RowPlan,
+    silent: torch.Tensor,
+    overrides: Mapping[int, tuple[int, ...]],
+    pieces: tuple[int, ...],
+) -> torch.Tensor:
     """One matrix without what is reconstructed: silence, anchors, and overrides (mean of the pieces)."""
-    ids = torch.from_numpy(alignment.source[alignment.anchors])
+    ids = torch.from_numpy(plan.source[plan.anchors])
     known = source[ids]
     bad = damaged_rows(known)
     if len(bad):
@@ -170,9 +254,9 @@ def _known(source: torch.Tensor, alignment: Alignment, silent: torch.Tensor, pie
             f"{len(bad)} rows of the base's embedding that the output needs hold NaN or infinity "
             f"(first: base id {int(ids[bad[0]])}). The checkpoint is damaged; use another"
         )
-    rows = silent.to(source.dtype).repeat(alignment.n_rows, 1)
-    rows[torch.from_numpy(alignment.anchors)] = known
-    for token_id, text_ids in alignment.overrides.items():
+    rows = silent.to(source.dtype).repeat(plan.n_rows, 1)
+    rows[torch.from_numpy(plan.anchors)] = known
+    for token_id, text_ids in overrides.items():
         chosen = source[sorted({text_ids[piece] for piece in pieces})]
         rows[token_id] = chosen[0] if len(chosen) == 1 else chosen.float().mean(0).to(source.dtype)
     return rows

@@ -17,6 +17,8 @@ import math
 
 import torch
 
+from tokensurgeon.transfer.states import HeadStates
+
 __all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "suppressing_row"]
 
 TARGET_MASS = 1e-8
@@ -42,20 +44,19 @@ def common_direction(states: torch.Tensor) -> torch.Tensor:
     return direction.float()
 
 
-def suppressing_row(states: torch.Tensor, log_normaliser: torch.Tensor, n_rows: int) -> torch.Tensor:
+def suppressing_row(states: HeadStates, n_rows: int) -> torch.Tensor:
     """The row that gives ``n_rows`` copies of itself together less than `TARGET_MASS`.
 
     Args:
-        states: (n_states, dim) inputs of the LM head, float32.
-        log_normaliser: (n_states,) logsumexp of the base's logits at these states.
+        states: What the LM head sees on text.
         n_rows: How many rows the output will have of it.
 
     Returns:
         (dim,) float32.
     """
-    direction = common_direction(states)
-    response = states @ direction
-    needed = math.log(max(n_rows, 1) / TARGET_MASS) - log_normaliser
+    direction = common_direction(states.states)
+    response = states.states @ direction
+    needed = math.log(max(n_rows, 1) / TARGET_MASS) - states.log_normaliser
     # States to which the direction hardly responds would ask for an endless row; leave out the
     # lowest hundredth.
     floor = torch.quantile(response[:100_000], 0.01).clamp(min=0.1)
@@ -83,8 +84,7 @@ def estimated_suppressing_row(head: torch.Tensor, tokens: torch.Tensor) -> torch
 
 
 def calibrating_shifts(
-    states: torch.Tensor,
-    log_normaliser: torch.Tensor,
+    states: HeadStates,
     base_anchors: torch.Tensor,
     donor_anchors: torch.Tensor,
     new: torch.Tensor,
@@ -97,8 +97,7 @@ def calibrating_shifts(
     log-probability on their donor rows predicts from the new token's donor row.
 
     Args:
-        states: (n_states, dim) inputs of the LM head, float32.
-        log_normaliser: (n_states,) logsumexp of the base's logits.
+        states: What the LM head sees on text.
         base_anchors: (n_anchors, dim) rows of the base's head.
         donor_anchors: (n_anchors, donor dim), the same tokens.
         new: (n_new, dim) reconstructed rows of the head.
@@ -108,7 +107,7 @@ def calibrating_shifts(
     Returns:
         (n_new,) float32, to be multiplied by `common_direction`.
     """
-    known = _mean_log_probability(states, log_normaliser, base_anchors).double()
+    known = _mean_log_probability(states, base_anchors).double()
     dim = donor_anchors.shape[1] + 1
     gram, product = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
     for rows, target in zip(torch.split(donor_anchors, _CHUNK), torch.split(known, _CHUNK), strict=True):
@@ -120,16 +119,17 @@ def calibrating_shifts(
     expected = torch.cat([_with_constant(rows) @ weights for rows in torch.split(donor_new, _CHUNK)]).float()
     if log_prior is not None:
         expected = torch.where(log_prior.isnan(), expected, log_prior)
-    return expected - _mean_log_probability(states, log_normaliser, new)
+    return expected - _mean_log_probability(states, new)
 
 
-def _mean_log_probability(states: torch.Tensor, log_normaliser: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _mean_log_probability(states: HeadStates, rows: torch.Tensor) -> torch.Tensor:
     """Log of the mean over states of each row's probability, (n_rows,)."""
+    seen = states.states
     parts = [
-        torch.logsumexp(states @ rows[start : start + _CHUNK].float().T - log_normaliser[:, None], dim=0)
+        torch.logsumexp(seen @ rows[start : start + _CHUNK].float().T - states.log_normaliser[:, None], dim=0)
         for start in range(0, len(rows), _CHUNK)
     ]
-    return torch.cat(parts) - math.log(len(states)) if parts else torch.zeros(0)
+    return torch.cat(parts) - math.log(len(seen)) if parts else torch.zeros(0)
 
 
 def _with_constant(rows: torch.Tensor) -> torch.Tensor:

@@ -21,3 +21,7 @@ class HeadStates:
 
     states: torch.Tensor
     log_normaliser: torch.Tensor
+
+    def with_constant(self) -> HeadStates:
+        """The states with a last coordinate of 1, to go with a head whose last column is its bias."""
+        return HeadStates(torch.nn.functional.pad(self.states, (0, 1), value=1.0), self.log_normaliser)

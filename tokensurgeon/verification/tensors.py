@@ -84,7 +84,7 @@ def _tensors(
     body, old_body = set(new.tensors) - replaced, set(old.tensors) - replaced
     yield Check("no stale head", not new_layout.stale, str(sorted(new_layout.stale) or "one matrix each"))
     yield Check("tensor names", body == old_body, _difference(body, old_body) or f"{len(body)} body tensors")
-    cast = manifest.content["options"]["dtype"]
+    cast = manifest.content["options"].get("dtype")
     healed = manifest.content.get("healed") or {"tensors": [], "rows": []}
     known = {name for name in body & old_body if new.tensors[name].file.name in shared} | {*healed["tensors"]}
     changed = [name for name in sorted((body & old_body) - known) if not _same(new, old, name, cast)]

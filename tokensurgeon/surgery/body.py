@@ -1,0 +1,71 @@
+"""Run the base on text, for what its LM head sees there and how likely tokens are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.evaluation.loading import LoadedModel, pick_device
+from tokensurgeon.evaluation.states import read_states
+from tokensurgeon.progress import Progress
+from tokensurgeon.surgery.options import TransplantOptions
+from tokensurgeon.surgery.pair import Pair
+from tokensurgeon.transfer.calibrate import counted_prior
+from tokensurgeon.transfer.states import HeadStates
+
+__all__ = ["Asked", "ask_base", "calibrates", "needs_silence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the base and the text say.
+
+    Attributes:
+        states: What the base's LM head sees on text.
+        prior: (n_rows,) how likely each of the donor's tokens is in the user's text, as `counted_prior` gives it; None
+            without such text.
+    """
+
+    states: HeadStates
+    prior: torch.Tensor | None
+
+
+def ask_base(
+    pair: Pair, options: TransplantOptions, texts: Mapping[str, str], progress: Progress | None
+) -> tuple[LoadedModel | None, Asked | None]:
+    """Run the base, if anything needs it: the row that takes no probability, calibration, or the choice of a method.
+
+    Args:
+        pair: The models.
+        options: What was asked for.
+        texts: Name to text. What the user gave is read, otherwise Python's own text.
+        progress: Called with (stage, done, total).
+
+    Returns:
+        The base, loaded, and what it says; None for both where nothing needs it.
+    """
+    probable = calibrates(options) or options.auto is not None
+    if not probable and not needs_silence(pair):
+        return None, None
+    loaded, states = read_states(pair.base, pick_device(options.device), progress, texts if options.text else {})
+    prior = None
+    if options.text and probable:
+        encoded = [i for text in texts.values() for i in pair.donor.vocabulary.encode(text)]
+        prior = counted_prior(encoded, pair.alignment.plan.n_rows)
+    return loaded, Asked(states, prior)
+
+
+def calibrates(options: TransplantOptions) -> bool:
+    """Whether rows are calibrated, unless a method is chosen."""
+    if options.calibrate is not None:
+        return options.calibrate
+    return options.auto is None and options.reconstruction().needs == "donor"
+
+
+def needs_silence(pair: Pair) -> bool:
+    """Whether there are rows that take no probability; a biased head is silenced by its bias."""
+    dead = pair.alignment.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
+    return len(dead) > 0 and pair.base_matrices.bias is None
