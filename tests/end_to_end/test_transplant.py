@@ -11,8 +11,8 @@ import numpy as np
 import processes
 import pytest
 import torch
-from conftest import llama, save
 from safetensors.torch import load_file, save_file
+from tiny import llama, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokensurgeon.checkpoint.model as opened
@@ -228,7 +228,7 @@ def test_ids_beyond_the_embedding(zoo, copy_of, tmp_path):
 
 
 def test_wordpiece_donor(zoo, tmp_path):
-    from conftest import fast, wordpiece
+    from tiny import fast, wordpiece
 
     tokenizer = fast(wordpiece(900), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
     donor = save(tmp_path / "wp", llama(len(tokenizer), seed=8), tokenizer)
