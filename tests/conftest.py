@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-@pytest.fixture(scope="session", autouse=True)
-def little_read() -> Iterator[None]:
-    """A quarter of the text has many more states than tiny models have dimensions, and all of their tokens."""
+def amounts_of_text() -> list[tuple[ModuleType, str]]:
+    """Constants that say how many bytes a base is run on, and the verifier reads."""
     from tokensurgeon.evaluation import states
     from tokensurgeon.verification import running
 
+    return [(states, "_READ"), (running, "_ENCODED"), (running, "_SCORED")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def little_read() -> Iterator[None]:
+    """A quarter of the text has many more states than tiny models have dimensions, and all of their tokens."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((states, "_READ"), (running, "_ENCODED"), (running, "_SCORED")):
+        for module, name in amounts_of_text():
             patch.setattr(module, name, getattr(module, name) // 4)
         yield
 
@@ -32,9 +38,8 @@ def little_read() -> Iterator[None]:
 @pytest.fixture
 def all_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """As much text as other processes read, for tests that compare with what these write."""
-    from tokensurgeon.evaluation import states
-
-    monkeypatch.setattr(states, "_READ", 4 * states._READ)
+    for module, name in amounts_of_text():
+        monkeypatch.setattr(module, name, 4 * getattr(module, name))
 
 
 @pytest.fixture(scope="session")
