@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
+
+import processes
 
 import tokensurgeon
 
@@ -100,4 +100,5 @@ def test_public_names_are_what_they_say_not_modules_of_the_same_name():
         "for name in tokensurgeon.__all__:\n"
         "    assert not isinstance(getattr(tokensurgeon, name), types.ModuleType), name\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+    done = processes.run(code)
+    assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ class Stage(StrEnum):
     def of(self, name: str) -> str:
         """The stage, with what it is done to.
 
+        >>> from tokensurgeon.progress import Stage
         >>> Stage.SCORE.of("model")
         'Scoring model'
         """

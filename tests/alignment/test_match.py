@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import byte_level, sentencepiece_bpe
+from tiny import byte_level, sentencepiece_bpe
 
 from tokensurgeon import InputError, Provenance, Vocabulary, align
 

@@ -7,12 +7,19 @@ import torch
 
 from tokensurgeon import InputError, TransplantOptions, transplant
 from tokensurgeon.alignment import Provenance
+from tokensurgeon.baselines import fasttext
 from tokensurgeon.baselines.fasttext import fasttext_space
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.surgery.pair import align_models
 
 pytest.importorskip("gensim")
-TEXT = python_text(120_000)
+TEXT = python_text(40_000)
+
+
+@pytest.fixture(autouse=True)
+def few_buckets(monkeypatch):
+    """By default gensim draws two million vectors for n-grams, which takes longer than to train."""
+    monkeypatch.setitem(fasttext._COMMON, "bucket", 20_000)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "words"])

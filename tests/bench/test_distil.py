@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import TEXT
+from tiny import TEXT
 
 from benchmarks.experiments import distil
 from tokensurgeon import TransplantOptions, transplant

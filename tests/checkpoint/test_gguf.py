@@ -8,7 +8,7 @@ import json
 import gguf
 import pytest
 import torch
-from conftest import llama
+from tiny import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokensurgeon.checkpoint.gguf as ours

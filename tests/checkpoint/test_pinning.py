@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from conftest import _steady, save
+from tiny import save, steady
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from tokensurgeon import TransplantOptions, transplant
@@ -22,7 +22,7 @@ def qwen2(tmp_path, gpt):
         vocab_size=len(gpt), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=False,
     )  # fmt: skip
-    return save(tmp_path / "qwen2", _steady(Qwen2ForCausalLM(config), 1), gpt)
+    return save(tmp_path / "qwen2", steady(Qwen2ForCausalLM(config), 1), gpt)
 
 
 def test_a_type_that_imposes_its_class(qwen2, zoo, spm, tmp_path):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 import tokensurgeon
@@ -17,6 +15,11 @@ from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_tex
 
 ROOT = Path(tokensurgeon.__file__).parent
 STOP = "<｜end▁of▁sentence｜>"
+C_LOCALE = """
+import locale
+locale.setlocale(locale.LC_ALL, "C")  # files without an encoding go by it from here on
+print(open("/dev/null").encoding, flush=True)
+"""
 
 
 def without_encoding(call: ast.Call) -> bool:
@@ -68,10 +71,9 @@ def test_a_plain_c_locale_changes_nothing(copy_of, zoo, tmp_path):
     path = donor / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "note": STOP}, ensure_ascii=False), "utf-8")
     (donor / "chat_template.jinja").write_text("{{ '" + STOP + "' }}", "utf-8")
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
-    command = [sys.executable, "-m", "tokensurgeon", zoo["untied"], donor, "--out", out, "--method", "mean"]
-    done = subprocess.run(command, env=environment, capture_output=True)
+    done = processes.run(C_LOCALE + processes.MAIN, zoo["untied"], donor, "--out", out, "--method", "mean")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] in ("ANSI_X3.4-1968", "US-ASCII")
     assert read_json(out / "tokenizer_config.json")["note"] == STOP
     assert STOP in read_text(out / "chat_template.jinja")
 

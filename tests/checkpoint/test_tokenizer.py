@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from conftest import byte_level
+from tiny import byte_level
 
 from tokensurgeon import InputError
 from tokensurgeon.checkpoint import TokenizerFiles

@@ -102,7 +102,7 @@ def test_align_needs_tokenizers_only(copy_of):
 
 
 def test_align_warns_where_numbers_are_cut_differently(tmp_path):
-    from conftest import byte_level, fast
+    from tiny import byte_level, fast
     from tokenizers import pre_tokenizers
 
     digits = "".join(f"{i} " for i in range(3000))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEXT, byte_level, fast, llama, save, wordpiece
+from tiny import TEXT, byte_level, fast, llama, save, wordpiece
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner

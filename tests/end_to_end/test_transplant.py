@@ -11,8 +11,8 @@ import numpy as np
 import processes
 import pytest
 import torch
-from conftest import llama, save
 from safetensors.torch import load_file, save_file
+from tiny import llama, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokensurgeon.checkpoint.model as opened
@@ -33,6 +33,17 @@ def run(zoo, tmp_path, base, donor, options=K8, **kwargs):
     return transplant(str(zoo[base]), str(zoo[donor]), tmp_path / "out", options, **kwargs)
 
 
+@pytest.fixture(scope="module")
+def shared(zoo, tmp_path_factory):
+    """Transplants by a pair's names with ``k=8``, made once each, for tests that only read them."""
+
+    @cache
+    def made(base, donor):
+        return run(zoo, tmp_path_factory.mktemp("shared"), base, donor)
+
+    return lambda base="gpt", donor="spm": made(base, donor)
+
+
 @pytest.mark.parametrize(
     ("base", "donor"),
     [
@@ -40,11 +51,11 @@ def run(zoo, tmp_path, base, donor, options=K8, **kwargs):
         ("biased", "spm"), ("biased", "untied-spm"), ("neox", "spm"), ("sharded", "spm"), ("spm", "sharded"),
     ],
 )  # fmt: skip
-def test_pairs(zoo, tmp_path, base, donor):
-    report = run(zoo, tmp_path, base, donor)
+def test_pairs(zoo, shared, base, donor):
+    report = shared(base, donor)
     assert report.checks and all(check.ok for check in report.checks)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(report.out)
+    tokenizer = AutoTokenizer.from_pretrained(report.out)
     donor_config = json.loads((zoo[donor] / "config.json").read_text())
     assert model.config.vocab_size == donor_config["vocab_size"] == model.get_input_embeddings().weight.shape[0]
     assert model.config.eos_token_id == tokenizer.eos_token_id
@@ -56,43 +67,31 @@ def test_pairs(zoo, tmp_path, base, donor):
     assert tokenizer(text)["input_ids"] == original(text)["input_ids"]
 
 
-@pytest.fixture(scope="module")
-def by_omp(zoo, tmp_path_factory):
-    """What OMP makes of a base's embedding, made once for each."""
-
-    @cache
-    def embedding(base):
-        report = run(zoo, tmp_path_factory.mktemp("omp"), base, "spm")
-        return Checkpoint.open(report.out).read("model.embed_tokens.weight")
-
-    return embedding
-
-
 @pytest.mark.parametrize(
     ("name", "base"),
     # The states of an untrained body that reads rows of zeros are not silenced by what its own states share.
     [(name, "untied" if name == "zero" else "gpt") for name in sorted(set(METHODS) - {"omp"})]
     + [("normal", "biased"), ("ridge", "biased"), ("subtoken", "biased")],
 )
-def test_methods(zoo, tmp_path, by_omp, name, base):
+def test_methods(zoo, tmp_path, shared, name, base):
     """Anchors are the same under every method, new rows are not OMP's, and the card says which it was."""
     report = run(zoo, tmp_path, base, "spm", TransplantOptions(method=name))
     assert all(check.ok for check in report.checks) and report.content["method"]["name"] == name
     assert (report.content["held_out"] is None) == (name == "subtoken")
-    one, other = Checkpoint.open(report.out).read("model.embed_tokens.weight"), by_omp(base)
+    one, other = (Checkpoint.open(made.out).read("model.embed_tokens.weight") for made in (report, shared(base)))
     anchors, new = (torch.from_numpy(ids) for ids in (report.alignment.plan.anchors, report.alignment.plan.ids(3)))
     assert len(new) > 50 and torch.equal(one[anchors], other[anchors])
     assert not torch.isclose(one[new], other[new]).all(dim=1).any()
     assert f"method {name}" in (report.out / "README.md").read_text()
 
 
-def test_logits_of_shared_tokens_are_the_bases(zoo, tmp_path):
+def test_logits_of_shared_tokens_are_the_bases(zoo, shared):
     """A text of shared tokens only goes through the body as before, and scores as before."""
-    report = run(zoo, tmp_path, "gpt", "spm")
+    report = shared()
     plan = report.alignment.plan
     ids = [i for i in report.donor.vocabulary.encode("The value of the object") if plan.source[i] >= 0]
     source = [int(plan.source[i]) for i in ids]
-    new = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(torch.tensor([ids])).logits[0]
+    new = AutoModelForCausalLM.from_pretrained(report.out)(torch.tensor([ids])).logits[0]
     old = AutoModelForCausalLM.from_pretrained(zoo["gpt"])(torch.tensor([source])).logits[0]
     anchors = torch.from_numpy(plan.anchors)
     torch.testing.assert_close(
@@ -100,17 +99,16 @@ def test_logits_of_shared_tokens_are_the_bases(zoo, tmp_path):
     )
 
 
-def test_everything_but_the_vocabulary_is_byte_identical(zoo, tmp_path):
-    run(zoo, tmp_path, "sharded", "spm")
-    old, new = Checkpoint.open(zoo["sharded"]), Checkpoint.open(tmp_path / "out")
+def test_everything_but_the_vocabulary_is_byte_identical(zoo, shared):
+    old, new = Checkpoint.open(zoo["sharded"]), Checkpoint.open(shared("sharded").out)
     assert len(old.shards) > 1 and set(old.tensors) == set(new.tensors)
     for name in set(old.tensors) - {"model.embed_tokens.weight"}:
         assert old.same(new, name), name
 
 
-def test_manifest_tells_the_provenance_of_every_row(zoo, tmp_path):
-    report = run(zoo, tmp_path, "gpt", "spm")
-    manifest = Manifest.read(tmp_path / "out")
+def test_manifest_tells_the_provenance_of_every_row(zoo, shared):
+    report = shared()
+    manifest = Manifest.read(report.out)
     assert (manifest.provenance == report.alignment.plan.provenance).all()
     assert (manifest.source == report.alignment.plan.source).all()
     content = manifest.content
@@ -119,14 +117,13 @@ def test_manifest_tells_the_provenance_of_every_row(zoo, tmp_path):
         "model.embed_tokens.weight"
     )
     assert content["residual"]["embedding"]["mean_atoms"] == 8
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (report.out / "README.md").read_text()
     assert f"| copied | {content['counts']['copied']:,} |" in card
 
 
-def test_runs_repeat_to_the_bit(zoo, tmp_path):
-    for name in ("a", "b"):
-        transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / name, K8)
-    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+def test_runs_repeat_to_the_bit(zoo, shared, tmp_path):
+    one, other = shared(), run(zoo, tmp_path, "gpt", "spm")
+    assert (one.out / "model.safetensors").read_bytes() == (other.out / "model.safetensors").read_bytes()
 
 
 def test_seed_chooses_the_held_out_anchors_only(zoo, tmp_path):
@@ -144,8 +141,8 @@ def test_donor_with_its_own_tokenizer_is_the_identity(zoo, tmp_path):
     assert torch.equal(rows[0][kept], rows[1][kept]) and kept.sum() > 600
 
 
-def test_unreachable_rows_take_no_mass(zoo, tmp_path):
-    report = run(zoo, tmp_path, "gpt", "spm")
+def test_unreachable_rows_take_no_mass(shared):
+    report = shared()
     assert report.alignment.plan.counts()["unreachable"] > 40 and report.alignment.plan.counts()["padding"] == 22
     (dead,) = [check for check in report.checks if check.name == "dead ids"]
     assert dead.ok
@@ -165,36 +162,34 @@ def test_calibrate_moves_the_heads_new_rows_only(zoo, tmp_path, base):
     assert not changed[~fresh].any() and changed[fresh].all()
 
 
-def test_calibrated_by_default_where_the_base_is_run_and_the_donors_rows_are_asked(zoo, tmp_path):
-    made = {}
+def test_calibrated_by_default_where_the_base_is_run_and_the_donors_rows_are_asked(zoo, shared, tmp_path):
+    made = {"default": shared()}
     for name, options in (
-        ("default", TransplantOptions(k=8)),
         ("asked", TransplantOptions(k=8, calibrate=True)),
         ("not run", TransplantOptions(k=8, forward=False)),
         ("by text", TransplantOptions(method="subtoken")),
     ):
         made[name] = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / name, options)
     assert [made[name].content["calibrated"] for name in made] == [True, True, False, False]
-    assert "k=8, calibrated)" in (tmp_path / "default/README.md").read_text()
-    one, other = (tmp_path / name / "model.safetensors" for name in ("default", "asked"))
+    assert "k=8, calibrated)" in (shared().out / "README.md").read_text()
+    one, other = (made[name].out / "model.safetensors" for name in ("default", "asked"))
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_frequent_new_tokens_get_their_share_of_the_text(zoo, tmp_path):
+def test_frequent_new_tokens_get_their_share_of_the_text(zoo, shared, tmp_path):
     """With a text, a new token that makes up much of it comes out likelier than without."""
-    plain = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "plain", TransplantOptions(k=8))
+    plain = shared()
     spm = plain.donor.vocabulary
-    fresh = [
-        int(i) for i in plain.alignment.plan.ids(Provenance.RECONSTRUCTED) if spm.encode(spm.decode([int(i)])) == [i]
-    ]
+    new = plain.alignment.plan.ids(Provenance.RECONSTRUCTED).tolist()
+    fresh = [i for i in new if spm.encode(spm.decode([i])) == [i]]
     word = spm.decode(fresh[:1])
     (tmp_path / "mine.txt").write_text("The value of the object is. " * 50 + word * 400)
     options = TransplantOptions(k=8, text=(str(tmp_path / "mine.txt"),))
-    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "told", options)
+    told = run(zoo, tmp_path, "gpt", "spm", options)
     ids = torch.tensor([spm.encode("The value of the object is.")])
     shares = []
-    for name in ("plain", "told"):
-        logits = AutoModelForCausalLM.from_pretrained(tmp_path / name)(ids).logits[0].detach().log_softmax(-1)
+    for report in (plain, told):
+        logits = AutoModelForCausalLM.from_pretrained(report.out)(ids).logits[0].detach().log_softmax(-1)
         shares.append(float(logits[:, fresh[0]].mean()))
     assert counted_prior([5] * 30 + [7] * 9 + [8], 10)[5] == pytest.approx(math.log(0.75))
     assert counted_prior([5] * 30 + [7] * 9 + [8], 10).isnan().sum() == 9
@@ -230,7 +225,7 @@ def test_ids_beyond_the_embedding(zoo, copy_of, tmp_path):
 
 
 def test_wordpiece_donor(zoo, tmp_path):
-    from conftest import fast, wordpiece
+    from tiny import fast, wordpiece
 
     tokenizer = fast(wordpiece(900), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
     donor = save(tmp_path / "wp", llama(len(tokenizer), seed=8), tokenizer)
@@ -268,8 +263,8 @@ def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, ro
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_keeps_the_old_output(zoo, tmp_path, monkeypatch):
-    run(zoo, tmp_path, "gpt", "spm")
+def test_a_failure_keeps_the_old_output(zoo, shared, tmp_path, monkeypatch):
+    shutil.copytree(shared().out, tmp_path / "out")
     before = (tmp_path / "out/model.safetensors").read_bytes()
     monkeypatch.setattr(output, "verify", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -376,10 +371,10 @@ def test_an_output_that_would_replace_something_else(copy_of, zoo, tmp_path, mon
     assert (base / "model.safetensors").is_file()
 
 
-def test_a_failed_swap_restores_the_old_output(zoo, tmp_path, monkeypatch):
+def test_a_failed_swap_restores_the_old_output(zoo, shared, tmp_path, monkeypatch):
     from pathlib import Path
 
-    run(zoo, tmp_path, "gpt", "spm")
+    shutil.copytree(shared().out, tmp_path / "out")
     before = (tmp_path / "out/model.safetensors").read_bytes()
     real = Path.rename
 
@@ -437,13 +432,12 @@ def test_code_and_other_files_of_the_base_are_kept(copy_of, zoo, tmp_path):
     assert "pytorch_model.bin" not in names
 
 
-def test_a_donor_that_adds_no_bos_is_a_warning(zoo, tmp_path):
-    report = run(zoo, tmp_path, "spm", "gpt")
+def test_a_donor_that_adds_no_bos_is_a_warning(shared):
+    report, other = shared("spm", "gpt"), shared()
     assert report.content["bos"] == {"base": True, "donor": False}
-    assert "put bos_token before your prompts" in (tmp_path / "out" / "README.md").read_text()
-    other = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "other", K8)
+    assert "put bos_token before your prompts" in (report.out / "README.md").read_text()
     assert other.content["bos"] == {"base": False, "donor": True}
-    assert "put bos_token" not in (tmp_path / "other" / "README.md").read_text()
+    assert "put bos_token" not in (other.out / "README.md").read_text()
 
 
 def test_provenance_arrays_survive_the_manifest(tmp_path):
@@ -473,7 +467,7 @@ def test_committed_recipes_load():
         load_recipe(recipe)
 
 
-def test_a_tokenizer_file_that_truncates_and_pads(copy_of, zoo, tmp_path):
+def test_a_tokenizer_file_that_truncates_and_pads(copy_of, zoo, shared, tmp_path):
     """Sentence encoders ship such files; texts here are longer, and padding is no text."""
     from tokenizers import Tokenizer
 
@@ -484,10 +478,7 @@ def test_a_tokenizer_file_that_truncates_and_pads(copy_of, zoo, tmp_path):
     tokenizer.save(str(donor / "tokenizer.json"))
     report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", K8)
     assert all(check.ok for check in report.checks)
-    assert (
-        report.summary["bos"]["donor"]
-        and report.content["counts"] == run(zoo, tmp_path, "gpt", "spm", overwrite=True).content["counts"]
-    )
+    assert report.summary["bos"]["donor"] and report.content["counts"] == shared().content["counts"]
 
 
 def test_a_bias_that_is_stored_twice(gpt, zoo, tmp_path):
@@ -517,11 +508,9 @@ def test_a_bias_that_is_stored_twice(gpt, zoo, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.6])
-def test_a_full_disk_leaves_nothing_behind(zoo, tmp_path, share):
+def test_a_full_disk_leaves_nothing_behind(zoo, shared, tmp_path, share):
     """Writes are cut short wherever a file would get larger than a limit."""
-    run(zoo, tmp_path, "untied", "spm")
-    whole = (tmp_path / "out/model.safetensors").stat().st_size
-    shutil.rmtree(tmp_path / "out")
+    whole = (shared("untied").out / "model.safetensors").stat().st_size
     limit = int(share * whole)
     script = (
         f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import _steady, save
+from tiny import save, steady
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, RobertaConfig, RobertaForCausalLM
 
 from tokensurgeon import TransplantOptions, transplant
@@ -25,7 +25,7 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_atten
 
 def gpt2(rows, positions, seed=0):
     config = GPT2Config(vocab_size=rows, n_embd=32, n_layer=1, n_head=2, n_positions=positions)
-    return _steady(GPT2LMHeadModel(config), seed)
+    return steady(GPT2LMHeadModel(config), seed)
 
 
 @pytest.fixture(scope="module")

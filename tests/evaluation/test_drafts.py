@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TEXT
+from tiny import TEXT
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError

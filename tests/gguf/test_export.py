@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT, byte_level, fast, save, sentencepiece_bpe, unigram
+from tiny import TEXT, byte_level, fast, save, sentencepiece_bpe, unigram
 from tokenizers import Regex, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,

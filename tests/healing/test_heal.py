@@ -135,7 +135,7 @@ def model_of(kind):
             num_key_value_heads=1, head_dim=8,
         )  # fmt: skip
         return Gemma3ForCausalLM(config).eval()
-    from conftest import llama
+    from tiny import llama
 
     return llama(50, tied=kind == "tied").eval()
 

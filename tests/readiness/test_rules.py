@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import fast, llama, save, unigram
 from safetensors.torch import load_file, save_file
+from tiny import fast, llama, save, unigram
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 from typer.testing import CliRunner
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import llama
 from test_rules import MISTRAL, PAIRS, ROWS, no_special
+from tiny import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokensurgeon.gguf import export_gguf, write

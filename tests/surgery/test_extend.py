@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import fast, llama, save, sentencepiece_bpe, unigram, wordpiece
 from safetensors.torch import load_file
+from tiny import fast, llama, save, sentencepiece_bpe, unigram, wordpiece
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from conftest import TEXT, fast, llama, save, unigram, wordpiece
 from safetensors.torch import load_file
+from tiny import TEXT, fast, llama, save, unigram, wordpiece
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner

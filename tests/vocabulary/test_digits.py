@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TEXT, byte_level, sentencepiece_bpe, unigram
+from tiny import TEXT, byte_level, sentencepiece_bpe, unigram
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from tokensurgeon import Vocabulary

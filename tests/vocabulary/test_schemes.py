@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import byte_level
+from tiny import byte_level
 from tokenizers import Regex, pre_tokenizers
 
 from tokensurgeon import Vocabulary

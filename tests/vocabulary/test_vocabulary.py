@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import byte_level, sentencepiece_bpe, unigram, wordpiece
+from tiny import byte_level, sentencepiece_bpe, unigram, wordpiece
 from tokenizers import Tokenizer, models
 
 from tokensurgeon import InputError, Vocabulary

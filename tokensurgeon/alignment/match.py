@@ -45,6 +45,19 @@ def align(
     Raises:
         InputError: If the vocabularies share nothing, if ids do not fit into ``n_rows``, or if an
             override names a token that does not exist.
+
+    Example:
+        >>> import tokensurgeon
+        >>> from tokenizers import Tokenizer, decoders, models
+        >>> tokenizers = [
+        ...     Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])),
+        ...     Tokenizer(models.BPE({"b": 0, "a": 1, "ba": 2}, [("b", "a")])),
+        ... ]
+        >>> for tokenizer in tokenizers:
+        ...     tokenizer.decoder = decoders.ByteLevel()
+        >>> base, donor = map(tokensurgeon.Vocabulary.from_tokenizer, tokenizers)
+        >>> tokensurgeon.align(base, donor).plan.source.tolist()  # ids of "b" and "a"; "ba" is new
+        [1, 0, -1]
     """
     n_rows = len(donor) if n_rows is None else n_rows
     base_rows = len(base) if base_rows is None else base_rows

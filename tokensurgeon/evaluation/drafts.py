@@ -118,6 +118,15 @@ def bench_drafts(
 
     Raises:
         InputError: If the draft has not the target's ids, or the text is too short.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import tokensurgeon
+        >>> from tokensurgeon.evaluation.drafts import DraftOptions
+        >>> options = DraftOptions(prompts=1, new_tokens=8)
+        >>> figures = tokensurgeon.bench_drafts("transplanted", "donor", [Path("text.txt")], options=options)
+        >>> list(figures)
+        ['no draft', 'draft']
     """
     options = options or DraftOptions()
     where = pick_device(device)

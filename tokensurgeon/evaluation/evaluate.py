@@ -57,6 +57,12 @@ def evaluate(
 
     Returns:
         ``{"mean_bits_per_byte": float, "texts": {name: score}}`` with scores as in `TextScore.as_dict`.
+
+    Example:
+        >>> import tokensurgeon
+        >>> scores = tokensurgeon.evaluate("base", {"greeting": "Hello, world!"})
+        >>> scores["texts"]["greeting"]["bytes"]
+        13
     """
     directory = resolve(reference)
     loaded = load_model(directory, pick_device(device))

@@ -70,6 +70,12 @@ def export_gguf(
     Raises:
         MissingDependencyError: Without the ``gguf`` package.
         InputError: If llama.cpp could not read what would be written; nothing is left behind.
+
+    Example:
+        >>> import tokensurgeon
+        >>> report = tokensurgeon.export_gguf("base", "base.gguf", dtype="bf16")
+        >>> report.architecture, report.tokenizer
+        ('llama', 'gpt2')
     """
     if importlib.util.find_spec("gguf") is None:
         raise MissingDependencyError("gguf", "gguf", "export")

@@ -56,6 +56,13 @@ def heal(
     Raises:
         InputError: If the two do not belong together, or the text is too short.
         VerificationError: If the written model breaks an invariant; nothing is left behind but the saved state.
+
+    Example:
+        >>> import tokensurgeon
+        >>> options = tokensurgeon.HealOptions(text=("text.txt",), steps=2)
+        >>> report = tokensurgeon.heal("transplanted", "base", "out", options)
+        >>> report.steps
+        2
     """
     options = options or HealOptions()
     target = Path(out).expanduser().absolute()

@@ -88,6 +88,12 @@ def merge(
         MissingDependencyError: Without mergekit.
         InputError: If the recipe or one of its models cannot be used; found before anything is transplanted.
         VerificationError: If the written model breaks an invariant; nothing is left behind.
+
+    Example:
+        >>> import tokensurgeon
+        >>> report = tokensurgeon.merge("recipe.yaml", "out", seed=1)
+        >>> all(check.ok for check in report.checks)
+        True
     """
     require_mergekit()
     target, started = Path(out).expanduser().absolute(), time.perf_counter()

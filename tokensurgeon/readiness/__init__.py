@@ -33,6 +33,12 @@ def check(model: str, tool: str, target: str | None = None) -> list[Rule]:
 
     Raises:
         InputError: If the tool is unknown, or one of the two is not a model.
+
+    Example:
+        >>> import tokensurgeon
+        >>> rules = tokensurgeon.check("transplanted", "transformers", target="donor")
+        >>> [rule.remedy for rule in rules if not rule.ok]
+        []
     """
     if tool not in TOOLS:
         raise InputError(f"--for {tool!r}: known are {', '.join(TOOLS)}")

@@ -100,6 +100,13 @@ def solve_omp(
 
     Raises:
         InputError: On shapes that do not fit, non-finite values, k out of range, or too little memory.
+
+    Example:
+        >>> import tokensurgeon, torch
+        >>> atoms = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+        >>> found = tokensurgeon.solve_omp(torch.tensor([[6.0, 0.5]]), atoms, k=2)
+        >>> found.indices, found.values
+        (tensor([[0, 1]]), tensor([[3.0000, 0.5000]]))
     """
     check_problem(targets, atoms, k)
     n, dim = len(targets), -(-targets.shape[1] // _ALIGNED) * _ALIGNED

@@ -41,6 +41,11 @@ def carry_adapter(adapter: str, model: str, out: Path | str, *, overwrite: bool 
 
     Raises:
         InputError: If the adapter touches what was replaced, does not fit the body, or is damaged.
+
+    Example:
+        >>> import tokensurgeon
+        >>> tokensurgeon.carry_adapter("adapter", "transplanted", "out")
+        ['model.layers.0.self_attn.q_proj']
     """
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (adapter, model))

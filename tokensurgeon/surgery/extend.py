@@ -79,6 +79,12 @@ def extend(
     Raises:
         InputError: If a token cannot be one, or the text does not hold so many.
         VerificationError: If tokenizer or model are not what they must be; nothing is left behind.
+
+    Example:
+        >>> import tokensurgeon
+        >>> report = tokensurgeon.extend("base", "out", tokensurgeon.ExtendOptions(tokens="tokens.txt"))
+        >>> report.added > 0
+        True
     """
     started = time.perf_counter()
     target = Path(out).expanduser().absolute()

@@ -41,7 +41,14 @@ class Pair:
 def align_models(
     base: str, donor: str, options: TransplantOptions | None = None
 ) -> tuple[OpenModel, OpenModel, Alignment, list[SchemeDifference]]:
-    """Align two models by their tokenizers alone; no weights are read or fetched."""
+    """Align two models by their tokenizers alone; no weights are read or fetched.
+
+    Example:
+        >>> import tokensurgeon
+        >>> base, donor, alignment, differences = tokensurgeon.align_models("base", "donor")
+        >>> [difference.kind for difference in differences]
+        ['whitespace', 'newlines']
+    """
     options = options or TransplantOptions()
     left = OpenModel.open(base, "none")
     right = with_numbers(left, OpenModel.open(donor, "none"), options.numbers)

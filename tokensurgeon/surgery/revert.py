@@ -50,6 +50,12 @@ def revert(
     Raises:
         InputError: If the model has no manifest, or another base.
         VerificationError: If the written model breaks an invariant; nothing is left behind.
+
+    Example:
+        >>> import tokensurgeon
+        >>> checks = tokensurgeon.revert("transplanted", "base", "out")
+        >>> [check.name for check in checks if not check.ok]
+        []
     """
     started = time.perf_counter()
     target = Path(out).expanduser().absolute()

@@ -95,6 +95,13 @@ def transplant(
     Raises:
         InputError: If the input cannot be used.
         VerificationError: If the written model breaks an invariant; nothing is left behind.
+
+    Example:
+        >>> import tokensurgeon
+        >>> options = tokensurgeon.TransplantOptions(k=8)
+        >>> report = tokensurgeon.transplant("base", "donor", "out", options)
+        >>> [check.name for check in report.checks if not check.ok]
+        []
     """
     options = options or TransplantOptions()
     base, donor = str(base), str(donor)

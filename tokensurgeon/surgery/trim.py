@@ -77,6 +77,12 @@ def trim(
     Raises:
         InputError: If the text needs more than ``size`` tokens, or the tokenizer cannot be trimmed.
         VerificationError: If the trimmed tokenizer or model is not what it must be; nothing is left behind.
+
+    Example:
+        >>> import tokensurgeon
+        >>> report = tokensurgeon.trim("base", ["text.txt"], "out")
+        >>> report.after < report.before
+        True
     """
     if not text:
         raise InputError("trim needs a text that shows which tokens are needed. Give --text FILE")

@@ -162,6 +162,21 @@ def build_rows(
 
     Raises:
         InputError: If the method cannot solve the problem, or rows that are needed are not finite.
+
+    Example:
+        >>> import numpy as np, tokensurgeon, torch
+        >>> from tokensurgeon.alignment import Alignment, Provenance, RowPlan
+        >>> from tokensurgeon.transfer.omp import Omp
+        >>> from tokensurgeon.transfer.rows import VocabularyMatrices
+        >>> new = Provenance.RECONSTRUCTED
+        >>> plan = RowPlan(np.array([0, 0, new], dtype=np.int8), np.array([0, 1, -1]))  # two copied, one made
+        >>> base = VocabularyMatrices(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
+        >>> donor = VocabularyMatrices(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]))
+        >>> made = tokensurgeon.build_rows(base, donor, Alignment(plan, {}, ()), method=Omp(k=2))
+        >>> made.matrices.embedding.round(decimals=3)
+        tensor([[2., 0.],
+                [0., 4.],
+                [1., 2.]])
     """
     plan = alignment.plan
     atoms = torch.from_numpy(atom_ids(plan, donor))

@@ -24,6 +24,8 @@ from tokensurgeon.evaluation.texts import python_text, split_bytes
 __all__ = ["DEAD_MASS_LIMIT", "Check", "forward_checks", "tokenizer_alone", "tokenizer_checks"]
 
 DEAD_MASS_LIMIT = 1e-4
+_ENCODED, _SCORED = 100_000, 8192
+"""Bytes of text that may not need a dead id, and of text on which dead ids may take little mass."""
 _SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs.\n\n\tIt cost $4.50, naïve café — 日本語 🙂",
     "def f(x):\n    return {'a': [1, 2, x ** 2]}  # done\n",
@@ -73,8 +75,9 @@ def tokenizer_checks(out: Path, donor: Path | None, manifest: Manifest) -> Itera
             faults.append(text[:20])
     lossless = all(own.decode(own.encode(t, add_special_tokens=False).ids) == t for t in _SAMPLES)
     dead = set(manifest.ids(Provenance.UNREACHABLE, Provenance.PADDING).tolist())
-    emitted = dead & set(own.encode(python_text(100_000, part=3), add_special_tokens=False).ids)
-    yield Check("dead ids are never emitted", not emitted, f"{sorted(emitted)[:3]} are" if emitted else "on 100 kB")
+    emitted = dead & set(own.encode(python_text(_ENCODED, part=3), add_special_tokens=False).ids)
+    seen = f"{sorted(emitted)[:3]} are" if emitted else f"on {_ENCODED // 1000} kB"
+    yield Check("dead ids are never emitted", not emitted, seen)
     kind = "exact" if lossless else "lossy, as the donor's"
     yield Check("text round trip", not faults, f"differs from the donor's on {faults}" if faults else kind)
 
@@ -153,7 +156,7 @@ def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
     good = finite and logits.shape[-1] == rows
     yield Check("forward pass", good, f"{list(logits.shape)} logits, {'finite' if finite else 'not finite'}")
     if len(dead) and good:
-        pieces = split_bytes(python_text(8192, part=2))
+        pieces = split_bytes(python_text(_SCORED, part=2))
         mass = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, watched=dead).mass or 0.0
         yield Check(
             "dead ids",

@@ -42,6 +42,13 @@ def verify(
 
     Raises:
         InputError: If ``out`` has no manifest, or one of the directories is not a model.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import tokensurgeon
+        >>> checks = tokensurgeon.verify(Path("transplanted"), Path("base"), Path("donor"))
+        >>> [check.name for check in checks if not check.ok]
+        []
     """
     manifest = Manifest.of_transplant(out)
     if manifest is None:

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from conftest import TEXT, llama, save
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny import TEXT, llama, save
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError

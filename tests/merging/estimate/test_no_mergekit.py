@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 import tokensurgeon
@@ -21,20 +22,17 @@ IMPORTS = (
 
 
 @pytest.mark.parametrize(
-    "command",
-    [("-c", IMPORTS), ("-m", "tokensurgeon", "fisher", "--help"), ("-m", "tokensurgeon", "dam", "--help")],
+    ("code", "arguments"),
+    [(IMPORTS, ()), (processes.MAIN, ("fisher", "--help")), (processes.MAIN, ("dam", "--help"))],
     ids=["imports", "fisher", "dam"],
 )
-def test_a_broken_mergekit_is_not_touched(tmp_path, command):
+def test_a_broken_mergekit_is_not_touched(tmp_path, code, arguments):
     (tmp_path / "mergekit").mkdir()
     (tmp_path / "mergekit" / "__init__.py").write_text("raise ImportError('made for another torch')\n", "utf-8")
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, *command], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    first = f"import sys\nassert 'mergekit' not in sys.modules\nsys.path.insert(0, {str(tmp_path)!r})\n"
+    done = processes.run(first + code, *arguments)
     assert done.returncode == 0, done.stderr
-    broken = [sys.executable, "-c", "import mergekit"]
-    assert subprocess.run(broken, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False).returncode
+    assert "made for another torch" in processes.run(first + "import mergekit").stderr
 
 
 def test_importing_the_methods_registers_nothing():

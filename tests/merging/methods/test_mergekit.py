@@ -6,9 +6,9 @@ import processes
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import llama, save
 from mergekit.scripts.run_yaml import main
 from safetensors.torch import load_file, save_file
+from tiny import llama, save
 
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.merging.methods.dam import dam_merge

@@ -65,6 +65,14 @@ def train_dam(
 
     Raises:
         InputError: If models do not go together, or the texts are not one for each.
+
+    Example:
+        >>> import tokensurgeon
+        >>> from tokensurgeon.merging.estimate.dam_training import DamOptions
+        >>> options, texts = DamOptions(steps=2), ["text.txt", "other.txt"]
+        >>> report = tokensurgeon.train_dam(["base", "tuned"], texts, "dam.safetensors", options)
+        >>> report.steps
+        2
     """
     options = options or DamOptions()
     target = Path(out).expanduser()

@@ -96,6 +96,12 @@ def estimate_fisher(
 
     Raises:
         InputError: If the model or the text cannot be used.
+
+    Example:
+        >>> import tokensurgeon
+        >>> report = tokensurgeon.estimate_fisher("base", ["text.txt"], "fisher.safetensors", pieces=4)
+        >>> report.pieces
+        4
     """
     target = Path(out).expanduser()
     check_file(target, overwrite)
