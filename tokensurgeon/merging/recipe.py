@@ -18,9 +18,9 @@ __all__ = [
     "Slice",
     "Source",
     "lists",
-    "load_recipe",
     "mapped",
     "models_of",
+    "read_recipe",
     "slices_of",
 ]
 
@@ -80,7 +80,7 @@ class Slice(NamedTuple):
         return [source.model for source in self.sources]
 
 
-def load_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
     """Read a recipe; mergekit must be there.
 
     Raises:

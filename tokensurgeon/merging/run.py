@@ -29,10 +29,10 @@ from tokensurgeon.merging.mergekit import (
     require_mergekit,
     run_mergekit,
 )
-from tokensurgeon.merging.models import glance, open_model, refuse_strangers
+from tokensurgeon.merging.models import glance, open_model, refuse_unlike
 from tokensurgeon.merging.preflight import refuse_files, refuse_unplanned, refuse_values
-from tokensurgeon.merging.recipe import Recipe, lists, load_recipe, models_of, slices_of
-from tokensurgeon.merging.rows import MEAN, METHOD, Kind, choose, never_emitted
+from tokensurgeon.merging.recipe import Recipe, lists, models_of, read_recipe, slices_of
+from tokensurgeon.merging.rows import MEAN, METHOD, Kind, choose_rows, never_emitted
 from tokensurgeon.merging.write import (
     Layer,
     Layers,
@@ -92,7 +92,7 @@ def merge(
     """
     require_mergekit()
     target, started = Path(out).expanduser().absolute(), time.perf_counter()
-    read = load_recipe(Path(recipe).expanduser())
+    read = read_recipe(Path(recipe).expanduser())
     method = find_method(read.merge.merge_method)
     references = models_of(read.merge)
     adapters = [reference.lora for reference in references if reference.lora is not None]
@@ -106,7 +106,7 @@ def merge(
     opened = {reference: open_model(reference) for reference in references}
     slices = slices_of(read.merge)
     whole = slices[0].sources[0].layers is None
-    refuse_strangers(list(opened.values()), whole=whole)
+    refuse_unlike(list(opened.values()), whole=whole)
     given = {reference: model.directory for reference, model in opened.items()}
     _refuse_embeddings(read)
     planned = check_plan(read.merge, given)
@@ -154,7 +154,7 @@ def _parts(read: Recipe, aligned: Mapping[Any, Aligned]) -> list[Part]:
         taking_part = [aligned[model] for model in part.models]
         number = part.models.index(part.base) if part.base in part.models else None
         kinds, unused = zip(*((one.kinds, never_emitted(one.transplant)) for one in taking_part), strict=True)
-        choice = choose(kinds, read.embeddings, number, listed=lists(read.merge, part.base), unused=unused)
+        choice = choose_rows(kinds, read.embeddings, number, listed=lists(read.merge, part.base), unused=unused)
         found.append(Part(taking_part, choice))
     return found
 

@@ -20,7 +20,7 @@ from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.checkpoint.text import write_json, write_text
 from tokensurgeon.merging.align import Aligned, Owner
 from tokensurgeon.merging.models import is_buffer
-from tokensurgeon.merging.rows import Choice, Kind, filled
+from tokensurgeon.merging.rows import Kind, RowChoice, filled
 from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
 from tokensurgeon.verification.tensors import differing
@@ -54,7 +54,7 @@ class Part(NamedTuple):
     """
 
     models: list[Aligned]
-    choice: Choice
+    choice: RowChoice
 
 
 class Layer(NamedTuple):
@@ -181,7 +181,7 @@ def _counterpart(name: str, layout: VocabularyTensors, aligned: Aligned) -> torc
     return aligned.model.checkpoint.read(known[name] or theirs.embedding)
 
 
-def manifest_of(choice: Choice, content: dict[str, Any]) -> Manifest:
+def manifest_of(choice: RowChoice, content: dict[str, Any]) -> Manifest:
     """Provenance of every row: known to a model, made by transplants, or silent; as source the model it is from."""
     provenance = np.array([_PROVENANCE[kind] for kind in Kind], dtype=np.int8)[choice.kinds]
     return Manifest(content, provenance, np.maximum(choice.taken, -1))
