@@ -26,6 +26,7 @@ class Stage(StrEnum):
     FISHER = "Reading text for the Fisher information"
     DAM = "Training coefficients"
     TENSORS = "Writing tensors"
+    HEAL = "Healing (per cent)"
 
     def of(self, name: str) -> str:
         """The stage, with what it is done to.

@@ -232,10 +232,13 @@ def test_a_log_file_gets_a_plain_line_with_stage_done_total_and_time_left(monkey
     with common.progress_bar(False) as tell:
         tell(Stage.TRIALS, 1, 4)
         time.sleep(0.2)
+        tell(Stage.HEAL, 3, 100, "loss 2.1")
+        time.sleep(0.2)
         tell(Stage.VERIFY, 0, 1)
         time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"Trying methods: 1 of 4, \d+ s left", lines[0])
+    assert any(re.fullmatch(r"Healing \(per cent\): 3 of 100, \d+ s left, loss 2.1", line) for line in lines)
     assert lines[-1] == "Writing and verifying: 0 of 1"
     with common.progress_bar(True) as tell:
         tell(Stage.TRIALS, 1, 4)

@@ -234,8 +234,8 @@ def test_places(kinds, tmp_path):
             export_gguf(str(kinds["llama"]), out)
 
     refused(tmp_path / "m.bin", "call it m.gguf")
-    refused(tmp_path / "none/m.gguf", "not a directory that you can write to")
     (tmp_path / "m.gguf").write_text("old")
+    refused(tmp_path / "m.gguf/none/m.gguf", "not a directory that you can write to")
     refused(tmp_path / "m.gguf", "--overwrite")
     with pytest.raises(InputError, match="must be one of f32"):
         export_gguf(str(kinds["llama"]), tmp_path / "n.gguf", dtype="q4")

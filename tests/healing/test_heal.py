@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
-from functools import partial
 
 import processes
 import pytest
@@ -27,7 +26,7 @@ from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
 from tokensurgeon.healing.batches import Piece, collate, nth_piece, read_pieces
 from tokensurgeon.healing.meeting import first_shared, meeting_points, token_bytes
-from tokensurgeon.healing.objective import Objective
+from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.surgery.pair import align_models
 from tokensurgeon.verification.tensors import verify
@@ -172,7 +171,7 @@ def test_the_objective_is_a_mean_of_means():
     generator = torch.Generator().manual_seed(0)
     pieces = [Piece([1, 2, 3, 4], [1, 5, 6], [(1, 1), (3, 2)]), Piece([1, 2, 3, 4, 5, 6], [1, 3, 2, 4], [(2, 1)])]
     mine, theirs = torch.arange(8), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 7])
-    objective = Objective(2.0, theirs, mine, stride=1)
+    objective = Objective(2.0, theirs, mine, TermWeights(stride=1))
 
     def terms(some, students, teachers):
         def padded(parts):
@@ -198,15 +197,13 @@ def test_the_objective_is_a_mean_of_means():
     here, there = logits[1].softmax(0), teachers[0][0][1].softmax(0)
     there = torch.cat([there[:7], there[7:].sum()[None]])
     first = (there * (there / here).log()).sum()
-    assert (
-        single[0]["next"] > 0 and (Objective(2.0, theirs, mine, stride=2).compared(collate(pieces))[1] == 1).sum() == 1
-    )
+    every_other = Objective(2.0, theirs, mine, TermWeights(stride=2)).compared(collate(pieces))
+    assert single[0]["next"] > 0 and (every_other[1] == 1).sum() == 1
     torch.testing.assert_close(objective._divergence(logits[1:2], teachers[0][0][1:2])[0], first, atol=1e-5, rtol=1e-4)
     twin = Piece([1, 2, 3], [1, 2, 3], [(1, 1), (2, 2)])
     logits, states = draw(3, 8)
-    same = Objective(1.0, mine, mine, stride=1)(
-        collate([twin]), (logits[None], states[None]), (logits[1:], states[None])
-    )
+    equal = Objective(1.0, mine, mine, TermWeights(stride=1))
+    same = equal(collate([twin]), (logits[None], states[None]), (logits[1:], states[None]))
     assert float(same["hidden"]) == 0 and abs(float(same["next"])) < 1e-5 and float(same["text"]) > 0
 
 
@@ -243,12 +240,12 @@ def float32(monkeypatch):
 @pytest.mark.usefixtures("float32")
 def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
     """The written model is the one that was scored, low-rank updates included; a random teacher would teach nothing."""
-    monkeypatch.setattr(loop, "Objective", partial(Objective, hidden=0.0, next=0.0))
+    monkeypatch.setattr(run, "WEIGHTS", TermWeights(hidden=0.0, next=0.0))
     options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
     gained = report.curve[0]["held_out"] - report.best["held_out"]
-    run = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["runs"][0]
-    assert gained > 0.005 and run["written"] == pytest.approx(report.best["held_out"], abs=gained / 50)
+    told = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["runs"][0]
+    assert gained > 0.005 and told["written"] == pytest.approx(report.best["held_out"], abs=gained / 50)
     old, new = (load_file(place / "model.safetensors") for place in (made / "gpt", tmp_path / "out"))
     assert not torch.equal(old["model.layers.0.mlp.up_proj.weight"], new["model.layers.0.mlp.up_proj.weight"])
     assert torch.equal(old["model.norm.weight"], new["model.norm.weight"])
@@ -334,7 +331,7 @@ def test_a_state_of_something_else_is_not_gone_on_from(made, zoo, tmp_path, capl
     assert report.steps == 4 and report.curve[0]["step"] == 0 and "starting anew beside it" in caplog.text
     assert len(list((tmp_path / ".out.healing").glob("*.pt"))) == 1  # the other one's
     caplog.clear()
-    monkeypatch.setattr(run, "weights_of_terms", lambda: {"text": 2.0})
+    monkeypatch.setattr(run, "WEIGHTS", TermWeights(text=2.0))
     heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(), overwrite=True)
     assert "starting anew beside it" in caplog.text
 

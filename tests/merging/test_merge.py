@@ -28,8 +28,8 @@ from tokensurgeon.merging.estimate.dam_training import DamOptions
 from tokensurgeon.merging.estimate.files import write_file
 from tokensurgeon.merging.estimate.fisher import estimate_fisher
 from tokensurgeon.merging.estimate.loading import ids_of
-from tokensurgeon.merging.recipe import load_recipe
-from tokensurgeon.merging.rows import MEAN, METHOD, choose, filled, kinds_of
+from tokensurgeon.merging.recipe import read_recipe
+from tokensurgeon.merging.rows import MEAN, METHOD, choose_rows, filled, kinds_of
 from tokensurgeon.surgery.revert import revert
 from tokensurgeon.verification.tensors import verify
 
@@ -360,12 +360,12 @@ def test_the_first_model_comes_before_the_base(models, recipe, tmp_path):
 
 def test_a_mean_has_no_silent_rows():
     kinds = [np.array(k, dtype=np.int8) for k in ([0, 0, 2], [2, 1, 2], [2, 2, 0])]
-    unlisted = choose(kinds, "average", 2, listed=False)
+    unlisted = choose_rows(kinds, "average", 2, listed=False)
     rows = filled(torch.zeros(3, 2), [torch.full((3, 2), value) for value in (1.0, 3.0, 5.0)], unlisted)
     assert rows[:, 0].tolist() == [1, 2, 5]  # the first alone; two; the base, since no other can speak
     unused = [None, np.array([True, False, False]), np.array([True, False, False])]
-    assert choose(kinds, "average", None, unused=unused).taken.tolist() == [0, MEAN, MEAN]
-    assert choose(kinds, "first", None, unused=unused).differing == 2
+    assert choose_rows(kinds, "average", None, unused=unused).taken.tolist() == [0, MEAN, MEAN]
+    assert choose_rows(kinds, "first", None, unused=unused).differing == 2
 
 
 def test_a_file_made_in_other_ids_is_refused(models, recipe, tmp_path, monkeypatch, gpt):
@@ -471,17 +471,17 @@ def test_all_licences_and_models_are_named(recipe, copy_of, models, tmp_path):
 def test_choosing_rows():
     own, made, silent = 0, 1, 2
     kinds = [np.array(k, dtype=np.int8) for k in ([own, made, made, silent, silent], [own, own, made, made, silent])]
-    first = choose(kinds, "first", 0)
+    first = choose_rows(kinds, "first", 0)
     assert first.taken.tolist() == [METHOD, 1, METHOD, 1, MEAN] and first.differing == 2
     assert first.kinds.tolist() == [own, own, made, made, silent]
-    base = choose(kinds, "base", 0)
+    base = choose_rows(kinds, "base", 0)
     assert base.taken.tolist() == [METHOD, 0, METHOD, 0, MEAN]
     assert base.kinds.tolist() == [own, made, made, silent, silent]
-    average = choose(kinds, "average", None)
+    average = choose_rows(kinds, "average", None)
     assert average.taken.tolist() == [METHOD, MEAN, METHOD, MEAN, MEAN]
     tensors = [torch.zeros(5, 3), torch.ones(5, 3)]
     assert filled(torch.full((5, 3), 9.0), tensors, first)[:, 0].tolist() == [9, 1, 9, 1, 0.5]
-    alone = choose(kinds[:1], "first", None)
+    alone = choose_rows(kinds[:1], "first", None)
     assert set(alone.taken.tolist()) == {METHOD}
 
 
@@ -550,9 +550,9 @@ def test_files_that_are_no_recipes(tmp_path):
     for content, message in (("a: [", "not valid YAML"), ("text", "must be a table"), ("tokensurgeon: 3", "must be a")):
         (tmp_path / "r.yaml").write_text(content)
         with pytest.raises(InputError, match=message):
-            load_recipe(tmp_path / "r.yaml")
+            read_recipe(tmp_path / "r.yaml")
     with pytest.raises(InputError, match="cannot be read"):
-        load_recipe(tmp_path / "none.yaml")
+        read_recipe(tmp_path / "none.yaml")
 
 
 def test_their_own_key_may_name_the_tokenizer(models, recipe, tmp_path):

@@ -46,19 +46,16 @@ def is_kept(out: Path) -> bool:
 @contextmanager
 def kept(out: Path) -> Iterator[Path]:
     """A directory beside ``out`` that takes its place if all goes well, and vanishes otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = beside(out, "partial")
-    try:
-        work.mkdir(mode=0o700)
-        yield work
-        work.chmod(0o755)
+
+    def move(work: Path) -> None:
         try:
             work.rename(out)
         except OSError:
             if not is_kept(out):  # another process may have been faster
                 raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+    with beside(out, move, directory=True) as work:
+        yield work
 
 
 def file_digest(path: Path) -> str:

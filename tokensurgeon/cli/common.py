@@ -11,16 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
-
-from tokensurgeon.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["LINE_EVERY_S", "PlainLines", "console", "emit_json", "guarded", "progress_bar"]
+__all__ = ["LINE_EVERY_S", "Tell", "console", "emit_json", "guarded", "progress_bar"]
 
 LINE_EVERY_S = 30.0
 """Where nobody sees a bar, a plain line comes this often."""
@@ -90,7 +88,14 @@ def emit_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=not letters) + "\n")
 
 
-class PlainLines:
+class Tell(Protocol):
+    """A `tokensurgeon.progress.Progress` that takes a note too: what else there is to say of the stage."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Say how far a stage is."""
+
+
+class _PlainLines:
     """Lines in a log file: every half minute what is being done, how far it is, and how long it may still take."""
 
     def __init__(self) -> None:
@@ -99,7 +104,7 @@ class PlainLines:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)
 
-    def __enter__(self) -> PlainLines:
+    def __enter__(self) -> _PlainLines:
         """Begin."""
         self._thread.start()
         return self
@@ -127,22 +132,23 @@ class PlainLines:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress]:
-    """A callback (stage, done, total) that draws bars with rate and time left on stderr, or writes plain lines."""
+def progress_bar(quiet: bool) -> Iterator[Tell]:
+    """A callback that draws bars with time left and rate, or a note, on stderr; plain lines where that is a file."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
     screen = Console(stderr=True)
     if not quiet and not screen.is_terminal:
-        with PlainLines() as lines:
+        with _PlainLines() as lines:
             yield lines.update
         return
     with Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[note]}", table_column=Column()),  # it is wrapped where the screen is narrow
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=screen,
@@ -151,13 +157,14 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     ) as bars:
         tasks: dict[str, Any] = {}
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def tell(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
                 for task in tasks.values():
                     bars.update(task, completed=bars.tasks[task].total)
-                tasks[stage] = bars.add_task(str(stage), total=total, rate="")
+                tasks[stage] = bars.add_task(str(stage), total=total, note="")
             speed = bars.tasks[tasks[stage]].speed
-            bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+            rate = f"{speed:,.0f}/s" if speed else ""
+            bars.update(tasks[stage], completed=done, total=total, note=note or rate)
 
         yield tell
         for task in tasks.values():

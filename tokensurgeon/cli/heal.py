@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import PlainLines, console, emit_json, guarded
+from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.progress import Stage
 
 if TYPE_CHECKING:
     from tokensurgeon.healing import HealReport
@@ -76,8 +75,13 @@ def command(
             seed=seed,
         )
         first = os.environ.get("RANK", "0") == "0"
-        with _shown(quiet or json_out or not first) as tell:
-            report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=tell)
+        with progress_bar(quiet or json_out or not first) as tell:
+            tell(Stage.HEAL, 0, 100, "starting")
+
+            def progress(share: float, report: HealReport, losses: dict[str, float]) -> None:
+                tell(Stage.HEAL, int(100 * share), 100, _told(report, losses))
+
+            report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=progress)
         if report.out is None:
             return
         if json_out:
@@ -90,37 +94,6 @@ def command(
                 f"{start['other']:.4f} before, {best['other']:.4f} after "
                 f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes)"
             )
-
-
-@contextmanager
-def _shown(quiet: bool) -> Iterator[Callable[[float, HealReport, dict[str, float]], None]]:
-    """A bar with loss, tokens per second, time left and the held-out score."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    screen = Console(stderr=True)
-    if not quiet and not screen.is_terminal:
-        with PlainLines() as lines:
-            lines.update("Healing (per cent)", 0, 100, "starting")
-            yield lambda share, report, losses: lines.update(
-                "Healing (per cent)", int(100 * share), 100, _told(report, losses)
-            )
-        return
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=screen, disable=quiet) as bar:
-        task = bar.add_task("starting", total=1.0)
-
-        def tell(share: float, report: HealReport, losses: dict[str, float]) -> None:
-            bar.update(task, completed=share, description=_told(report, losses))
-
-        yield tell
 
 
 def _told(report: HealReport, losses: dict[str, float]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.layout import VocabularyTensors
-from tokensurgeon.checkpoint.staging import beside
+from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.gguf.architectures import Architecture, find_architecture
 from tokensurgeon.gguf.spm import cut_otherwise
@@ -81,7 +80,8 @@ def export_gguf(
         raise MissingDependencyError("gguf", "gguf", "export")
     if dtype not in GGUF_DTYPES:
         raise InputError(f"--dtype {dtype!r} must be one of {', '.join(GGUF_DTYPES)}")
-    target = _checked(Path(out).expanduser().absolute(), overwrite)
+    target = Path(out).expanduser().absolute()
+    check_target(target, overwrite, (model,), suffix=".gguf", option="--gguf")
     directory = resolve(model)
     config = _config(directory)
     architecture = find_architecture(config)
@@ -91,30 +91,13 @@ def export_gguf(
     vocabulary = gguf_vocabulary(tokenizer, layout.rows)
     _refuse(model, config, layout, vocabulary, tokenizer)
     names = _tensor_names(architecture, config, files, layout)
-    partial = beside(target, "partial")
-    try:
+    with staged(target, overwrite, suffix=".gguf", option="--gguf") as work:
         template = tokenizer.chat_template
-        _write(partial, model, dtype, architecture, config, files, names, vocabulary, template, progress)
-        partial.chmod(0o644)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        _write(work, model, dtype, architecture, config, files, names, vocabulary, template, progress)
     return ExportReport(
         target, architecture.name, vocabulary.model, vocabulary.pre or "", layout.rows, len(names), dtype,
         target.stat().st_size,
     )  # fmt: skip
-
-
-def _checked(target: Path, overwrite: bool) -> Path:
-    if target.suffix != ".gguf":
-        raise InputError(f"--gguf {target}: llama.cpp looks for files that end in .gguf; call it {target.stem}.gguf")
-    if target.is_dir():
-        raise InputError(f"--gguf {target} is a directory; name a file")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; give another --gguf, or --overwrite")
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise InputError(f"--gguf {target}: {target.parent} is not a directory that you can write to")
-    return target
 
 
 def _config(directory: Path) -> Any:

@@ -13,7 +13,7 @@ import torch
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.healing.batches import Piece, collate, nth_piece
-from tokensurgeon.healing.objective import Objective
+from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState
 from tokensurgeon.healing.trained_rows import TrainedRows
@@ -112,12 +112,13 @@ class Loop:
         self,
         pieces: Sequence[Piece],
         classes: tuple[torch.Tensor, torch.Tensor],
+        weights: TermWeights,
         state: SavedState,
         progress: HealProgress | None,
     ) -> None:
         """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
         device, writes = self.accelerator.device, self.accelerator.is_main_process
-        objective = Objective(self._variance(pieces), classes[0].to(device), classes[1].to(device))
+        objective = Objective(self._variance(pieces), classes[0].to(device), classes[1].to(device), weights)
         begun = time.perf_counter() - self._resume(state)
         saved = time.perf_counter()
         if not self.report.curve:

@@ -11,11 +11,32 @@ Three terms, each a mean over a piece's positions and then over pieces, so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Objective", "weights_of_terms"]
+__all__ = ["WEIGHTS", "Objective", "TermWeights"]
+
+
+@dataclass(frozen=True, slots=True)
+class TermWeights:
+    """How much the terms count; a training that was begun with others is not gone on from.
+
+    Attributes:
+        hidden: Weight of the first.
+        next: Weight of the second.
+        text: Weight of the third.
+        stride: Distributions are compared at every so many meetings.
+    """
+
+    hidden: float = 1.0
+    next: float = 1.0
+    text: float = 1.0
+    stride: int = 4
+
+
+WEIGHTS = TermWeights()
+"""Those that `heal` trains with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +47,13 @@ class Objective:
         variance: Of the teacher's states, mean over coordinates.
         teacher_class: (teacher rows,) int64, see `first_shared`; -1 for none.
         student_class: (student rows,) int64.
-        hidden: Weight of the first term.
-        next: Weight of the second.
-        text: Weight of the third.
-        stride: Distributions are compared at every so many meetings.
+        weights: Of the terms.
     """
 
     variance: float
     teacher_class: torch.Tensor
     student_class: torch.Tensor
-    hidden: float = 1.0
-    next: float = 1.0
-    text: float = 1.0
-    stride: int = 4
+    weights: TermWeights = WEIGHTS
 
     def __call__(
         self,
@@ -64,23 +79,19 @@ class Objective:
         terms["hidden"] = _mean_of_means(apart, piece, n) / self.variance
         piece, here, _ = self.compared(batch)
         terms["next"] = _mean_of_means(self._divergence(logits[piece, here], teacher[0]), piece, n)
-        terms["loss"] = sum((getattr(self, name) * term for name, term in terms.items()), torch.zeros(()))
+        of = self.weights
+        terms["loss"] = of.text * terms["text"] + of.hidden * terms["hidden"] + of.next * terms["next"]
         return terms
 
     def compared(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Piece, student's and teacher's position of those meetings at which distributions are compared: some."""
-        return _met(batch, self.stride)
+        return _met(batch, self.weights.stride)
 
     def _divergence(self, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         wanted = _by_class(theirs.float().softmax(dim=-1), self.teacher_class, mine.shape[-1])
         got = _by_class(mine.float().softmax(dim=-1), self.student_class, mine.shape[-1])
         wanted = wanted / wanted.sum(dim=-1, keepdim=True).clamp(min=1e-9)
         return (wanted * ((wanted + 1e-9).log() - (got + 1e-9).log())).sum(dim=-1)
-
-
-def weights_of_terms() -> dict[str, float]:
-    """What a training goes by; one that was begun with others is not gone on from."""
-    return {field.name: field.default for field in fields(Objective) if isinstance(field.default, (int, float))}
 
 
 def _by_class(probability: torch.Tensor, classes: torch.Tensor, n: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.batches import Piece, read_pieces
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.meeting import first_shared
-from tokensurgeon.healing.objective import weights_of_terms
+from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState, key_of
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
-from tokensurgeon.healing.write import write_healed
+from tokensurgeon.healing.write import Healed, write_healed
 
 __all__ = ["heal"]
 
@@ -97,18 +98,16 @@ def heal(
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     text = hashlib.sha256("\0".join(train).encode()).hexdigest()
     identities = [_identity(side) for side in (right, left)]
-    state = SavedState(target, key_of(settings, weights_of_terms(), text, ids.tolist(), *identities))
-    loop.train(pieces, first_shared(left.vocabulary, right.vocabulary, plan), state, progress)
+    state = SavedState(target, key_of(settings, asdict(WEIGHTS), text, ids.tolist(), *identities))
+    loop.train(pieces, first_shared(left.vocabulary, right.vocabulary, plan), WEIGHTS, state, progress)
     if accelerator.is_main_process:
         body = {
             stored: student.model.get_submodule(module).get_delta_weight("default").cpu()
             for module, stored in names.items()
         }
         rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
-        write_healed(
-            target, right, left, ids, rows_now, body, options, loop.report,
-            scored[0], overwrite=overwrite,
-        )  # fmt: skip
+        healed = Healed(right, left, ids, rows_now, body, options, loop.report, scored[0])
+        write_healed(target, healed, overwrite)
         loop.report.out = target
         state.remove()
     accelerator.wait_for_everyone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +21,17 @@ from tokensurgeon.healing.loop import HealReport
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.verification.tensors import accepted, verify
 
-__all__ = ["write_healed"]
+__all__ = ["Healed", "write_healed"]
 
 _ROUNDING = 0.002
 """Bits per byte by which the written model may be worse than the start, which was scored in another precision."""
 
 
-def write_healed(
-    target: Path,
-    model: OpenModel,
-    teacher: OpenModel,
-    ids: torch.Tensor,
-    rows: Mapping[str, torch.Tensor],
-    body: Mapping[str, torch.Tensor],
-    options: HealOptions,
-    report: HealReport,
-    held_out: Sequence[str],
-    *,
-    overwrite: bool,
-) -> None:
-    """Write, verify, and score once more what was written.
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """What came out of a training.
 
-    Args:
-        target: Output directory.
+    Attributes:
         model: What was healed.
         teacher: What taught it.
         ids: (n,) int64, the rows that were trained.
@@ -52,46 +40,69 @@ def write_healed(
         options: For the manifest.
         report: For the manifest and the card.
         held_out: Text to score.
-        overwrite: Replace an output that exists.
+    """
+
+    model: OpenModel
+    teacher: OpenModel
+    ids: torch.Tensor
+    rows: Mapping[str, torch.Tensor]
+    body: Mapping[str, torch.Tensor]
+    options: HealOptions
+    report: HealReport
+    held_out: Sequence[str]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Those of the checkpoint that are not as they were, by name."""
+        files, layout = self.model.checkpoint, self.model.layout
+        found: dict[str, torch.Tensor] = {}
+        for matrix, values in self.rows.items():
+            name = layout.embedding if matrix == "embedding" or layout.head is None else layout.head
+            found[name] = files.read(name).clone()
+            found[name][self.ids] = values.to(found[name].dtype)
+        found |= {name: found[original] for name, original in self.model.copies.items() if original in found}
+        for name, change in self.body.items():
+            weight = files.read(name)
+            found[name] = (weight.float() + change.float()).to(weight.dtype)
+        return found
+
+    def run(self) -> dict[str, Any]:
+        """The training as plain data."""
+        report = self.report
+        return self.options.as_dict() | {
+            "teacher": self.teacher.name, "steps": report.steps, "tokens": report.tokens,
+            "seconds": round(report.seconds, 1), "trained_rows": report.rows, "curve": report.curve,
+            "best": report.best,
+        }  # fmt: skip
+
+
+def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
+    """Write, verify, and score once more what was written.
 
     Raises:
         VerificationError: If the written model breaks an invariant, or has become worse.
     """
-    files, layout = model.checkpoint, model.layout
-    replaced: dict[str, torch.Tensor] = {}
-    for matrix, values in rows.items():
-        name = layout.embedding if matrix == "embedding" or layout.head is None else layout.head
-        replaced[name] = files.read(name).clone()
-        replaced[name][ids] = values.to(replaced[name].dtype)
-    replaced |= {name: replaced[original] for name, original in model.copies.items() if original in replaced}
-    for name, change in body.items():
-        weight = files.read(name)
-        replaced[name] = (weight.float() + change.float()).to(weight.dtype)
-    run = options.as_dict() | {
-        "teacher": teacher.name, "steps": report.steps, "tokens": report.tokens, "seconds": round(report.seconds, 1),
-        "trained_rows": report.rows, "curve": report.curve, "best": report.best,
-    }  # fmt: skip
+    model, run, before = healed.model, healed.run(), healed.report.curve[0]["held_out"]
     manifest = Manifest.read(model.directory)
     with staged(target, overwrite) as work:
-        files.write(work, replaced, frozenset(layout.stale))
+        model.checkpoint.write(work, healed.tensors(), frozenset(model.layout.stale))
         model.tokenizer.write(work)
         for path in other_files(model.directory):
             if not (work / path.name).exists():
                 shutil.copyfile(path, work / path.name)
         if manifest is not None:
-            manifest = _with_run(manifest, run, ids if rows else ids[:0], sorted(body))
+            manifest = _with_run(manifest, run, healed.ids if healed.rows else healed.ids[:0], sorted(healed.body))
             manifest.write(work)
-            manifest.content["verified"] = accepted(verify(work, teacher.directory))
+            manifest.content["verified"] = accepted(verify(work, healed.teacher.directory))
         loaded = load_model(work)
-        run["written"] = score_text(loaded.model, loaded.encode, loaded.prefix, held_out).bits_per_byte
-        if run["written"] > report.curve[0]["held_out"] + _ROUNDING:
+        run["written"] = score_text(loaded.model, loaded.encode, loaded.prefix, healed.held_out).bits_per_byte
+        if run["written"] > before + _ROUNDING:
             raise VerificationError(
                 f"the healed model was discarded: as written it scores {run['written']:.4f} bits per byte on held-out "
-                f"text, and {report.curve[0]['held_out']:.4f} before. Its dtype may be too coarse for what it learnt"
+                f"text, and {before:.4f} before. Its dtype may be too coarse for what it learnt"
             )
         if manifest is not None:
             manifest.write(work)
-        write_text(work / "README.md", _card(model, teacher, run))
+        write_text(work / "README.md", _card(model, healed.teacher, run))
 
 
 def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensors: Sequence[str]) -> Manifest:

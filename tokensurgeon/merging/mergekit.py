@@ -68,13 +68,14 @@ def check_plan(merge: Any, places: Mapping[Any, Path]) -> list[Any]:
     moved = located(merge, places)
     with _quiet() as options:
         try:
-            for base, sources in slices_of(merge):
-                method.validate_inputs([str(model) for model, _ in sources], None if base is None else str(base))
+            for part in slices_of(merge):
+                base = None if part.base is None else str(part.base)
+                method.validate_inputs([str(model) for model in part.models], base)
             architecture = get_architecture_info(moved, options)
             _refuse_other_modules(architecture)
             config = _config_of(_first(moved))
-            for _, sources in slices_of(moved):
-                for model, layers in sources:
+            for part in slices_of(moved):
+                for model, layers in part.sources:
                     has = _module(architecture).num_layers(_config_of(model))
                     if layers is not None and not 0 <= layers[0] < layers[1] <= has:
                         name = next(str(known) for known, place in places.items() if str(place) == model.model.path)
@@ -174,8 +175,8 @@ def _quiet(device: str = "cpu") -> Iterator[Any]:
 
 
 def _first(merge: Any) -> Any:
-    base, sources = slices_of(merge)[0]
-    return base if base is not None else sources[0][0]
+    part = slices_of(merge)[0]
+    return part.base if part.base is not None else part.models[0]
 
 
 def _config_of(model: Any) -> Any:

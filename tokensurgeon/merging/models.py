@@ -17,7 +17,7 @@ from tokensurgeon.checkpoint.manifest import MANIFEST, Manifest
 from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.errors import InputError
 
-__all__ = ["Model", "content_digest", "glance", "is_buffer", "open_model", "refuse_strangers"]
+__all__ = ["Model", "content_digest", "glance", "is_buffer", "open_model", "refuse_unlike"]
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def content_digest(directory: Path) -> str:
     return sha.hexdigest()
 
 
-def refuse_strangers(models: Sequence[Model], *, whole: bool) -> None:
+def refuse_unlike(models: Sequence[Model], *, whole: bool) -> None:
     """Models that are not of one shape, the first being the measure.
 
     Args:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.surgery.options import TransplantOptions
 
-__all__ = ["BLOCK", "Embeddings", "Recipe", "lists", "load_recipe", "mapped", "models_of", "slices_of"]
+__all__ = [
+    "BLOCK",
+    "Embeddings",
+    "Recipe",
+    "Slice",
+    "Source",
+    "lists",
+    "mapped",
+    "models_of",
+    "read_recipe",
+    "slices_of",
+]
 
 BLOCK = "tokensurgeon"
 Embeddings = Literal["first", "base", "average"]
@@ -40,7 +51,36 @@ class Recipe:
     text: str
 
 
-def load_recipe(path: Path) -> Recipe:
+class Source(NamedTuple):
+    """What a slice of the output takes from one model.
+
+    Attributes:
+        model: The reference, as mergekit has it.
+        layers: The first of its layers, and the one behind the last; None for the whole model.
+    """
+
+    model: Any
+    layers: tuple[int, int] | None
+
+
+class Slice(NamedTuple):
+    """Layers of the output that are merged from the same models.
+
+    Attributes:
+        base: The reference of the base; None where there is none.
+        sources: At least one.
+    """
+
+    base: Any
+    sources: list[Source]
+
+    @property
+    def models(self) -> list[Any]:
+        """The references of the sources."""
+        return [source.model for source in self.sources]
+
+
+def read_recipe(path: Path) -> Recipe:
     """Read a recipe; mergekit must be there.
 
     Raises:
@@ -168,8 +208,8 @@ def mapped(node: Any, replace: Callable[[Any], Any]) -> Any:
     return node
 
 
-def slices_of(merge: Any) -> list[tuple[Any, list[tuple[Any, tuple[int, int] | None]]]]:
-    """The output's slices: the base and the (model, layers) pairs of each; layers are None for whole models.
+def slices_of(merge: Any) -> list[Slice]:
+    """The output's slices, from the embedding to the head; one with whole models where the recipe names no layers.
 
     Raises:
         InputError: If the models have several modules (text and vision): only one has a vocabulary.
@@ -181,9 +221,9 @@ def slices_of(merge: Any) -> list[tuple[Any, list[tuple[Any, tuple[int, int] | N
     if not part.slices:
         models = [entry.model for entry in part.models]
         models += [merge.base_model] if merge.base_model not in (None, *models) else []
-        return [(merge.base_model, [(model, None) for model in models])]
+        return [Slice(merge.base_model, [Source(model, None) for model in models])]
     return [
-        (out.base_model or merge.base_model, [(source.model, source.layer_range) for source in out.sources])
+        Slice(out.base_model or merge.base_model, [Source(taken.model, taken.layer_range) for taken in out.sources])
         for out in part.slices
     ]
 

@@ -15,7 +15,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.recipe import Embeddings
 
-__all__ = ["MEAN", "METHOD", "Choice", "Kind", "Kinds", "choose", "filled", "kinds_of", "never_emitted"]
+__all__ = ["MEAN", "METHOD", "Kind", "Kinds", "RowChoice", "choose_rows", "filled", "kinds_of", "never_emitted"]
 
 Kinds = np.ndarray[Any, np.dtype[np.int8]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
@@ -66,7 +66,7 @@ def kinds_of(rows: int, before: Manifest | None, transplant: Manifest | None) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RowChoice:
     """Whose row every token gets, for one tensor.
 
     Attributes:
@@ -88,14 +88,14 @@ def never_emitted(transplant: Manifest | None) -> Flags | None:
     return None if transplant is None else _OF_PROVENANCE[transplant.provenance] == Kind.SILENT
 
 
-def choose(
+def choose_rows(
     kinds: Sequence[Kinds],
     embeddings: Embeddings,
     base: int | None,
     *,
     listed: bool = True,
     unused: Sequence[Flags | None] = (),
-) -> Choice:
+) -> RowChoice:
     """Decide for every row.
 
     A row of which all models have the same kind is merged by the method; but silent ones are averaged, since
@@ -132,15 +132,15 @@ def choose(
     taken[kept] = METHOD if owner is None else owner
     chosen = np.take_along_axis(stacked, np.maximum(taken, 0)[None], axis=0)[0]
     came_out = np.where(taken >= 0, chosen, np.where(differing, np.int8(Kind.MADE), best))
-    return Choice(taken, came_out, int(differing.sum()), counted)
+    return RowChoice(taken, came_out, int(differing.sum()), counted)
 
 
-def filled(merged: torch.Tensor, tensors: Sequence[torch.Tensor], choice: Choice) -> torch.Tensor:
+def filled(merged: torch.Tensor, tensors: Sequence[torch.Tensor], choice: RowChoice) -> torch.Tensor:
     """The merged tensor with the chosen rows in place of the method's.
 
     Args:
         merged: (n_rows, ...) what the method gave.
-        tensors: The models' own, in the order of `choose`.
+        tensors: The models' own, in the order of `choose_rows`.
         choice: What it gave.
 
     Returns:

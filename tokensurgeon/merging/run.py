@@ -29,11 +29,12 @@ from tokensurgeon.merging.mergekit import (
     require_mergekit,
     run_mergekit,
 )
-from tokensurgeon.merging.models import glance, open_model, refuse_strangers
+from tokensurgeon.merging.models import glance, open_model, refuse_unlike
 from tokensurgeon.merging.preflight import refuse_files, refuse_unplanned, refuse_values
-from tokensurgeon.merging.recipe import Recipe, lists, load_recipe, models_of, slices_of
-from tokensurgeon.merging.rows import MEAN, METHOD, Kind, choose, never_emitted
+from tokensurgeon.merging.recipe import Recipe, lists, models_of, read_recipe, slices_of
+from tokensurgeon.merging.rows import MEAN, METHOD, Kind, choose_rows, never_emitted
 from tokensurgeon.merging.write import (
+    Layer,
     Layers,
     Part,
     fill_rows,
@@ -97,7 +98,7 @@ def merge(
     """
     require_mergekit()
     target, started = Path(out).expanduser().absolute(), time.perf_counter()
-    read = load_recipe(Path(recipe).expanduser())
+    read = read_recipe(Path(recipe).expanduser())
     method = find_method(read.merge.merge_method)
     references = models_of(read.merge)
     adapters = [reference.lora for reference in references if reference.lora is not None]
@@ -109,8 +110,9 @@ def merge(
         load_texts([Path(name).expanduser() for name in read.options.text])
     glance(references)
     opened = {reference: open_model(reference) for reference in references}
-    whole = slices_of(read.merge)[0][1][0][1] is None
-    refuse_strangers(list(opened.values()), whole=whole)
+    slices = slices_of(read.merge)
+    whole = slices[0].sources[0].layers is None
+    refuse_unlike(list(opened.values()), whole=whole)
     given = {reference: model.directory for reference, model in opened.items()}
     _refuse_embeddings(read)
     planned = check_plan(read.merge, given)
@@ -123,7 +125,7 @@ def merge(
     places = {reference: one.model.directory for reference, one in aligned.items()}
     if len(set(places.values())) < len(places):  # mergekit knows models by their place
         raise InputError(f"two of {', '.join(map(str, references))} have the same content. Name one of them once")
-    first = aligned[references[0] if read.merge.base_model else slices_of(read.merge)[0][1][0][0]]
+    first = aligned[references[0] if read.merge.base_model else slices[0].models[0]]
     parts = _parts(read, aligned)
     content = describe_asked(read.options) | {"merge": _described(read, method, seed, owner, aligned, parts)}
     content["versions"]["mergekit"] = version("mergekit")
@@ -139,7 +141,7 @@ def merge(
         content["tokenizer_sha256"] = write_others(work, first, owner, template, list(given.values()))
         files = Checkpoint.open(work)
         unrun = why_not_run(work, files, find_vocabulary_tensors(work, files.tensors), read.options.forward)
-        manifest = manifest_of(parts[0][1], content)
+        manifest = manifest_of(parts[0].choice, content)
         content |= {"counts": _counted(manifest), "not_run": unrun}
         checks = verify_merge(work, first, owner, parts, manifest, unrun, whole)
         content["verified"] = accepted(checks)
@@ -154,39 +156,38 @@ def _parts(read: Recipe, aligned: Mapping[Any, Aligned]) -> list[Part]:
     """What the embedding is merged from, and the LM head: the first slice's models, and the last one's."""
     found = []
     slices = slices_of(read.merge)
-    for base, sources in (slices[0], slices[-1]):
-        models = [model for model, _ in sources]
-        taking_part = [aligned[model] for model in models]
-        number = models.index(base) if base in models else None
+    for part in (slices[0], slices[-1]):
+        taking_part = [aligned[model] for model in part.models]
+        number = part.models.index(part.base) if part.base in part.models else None
         kinds, unused = zip(*((one.kinds, never_emitted(one.transplant)) for one in taking_part), strict=True)
-        choice = choose(kinds, read.embeddings, number, listed=lists(read.merge, base), unused=unused)
-        found.append((taking_part, choice))
+        choice = choose_rows(kinds, read.embeddings, number, listed=lists(read.merge, part.base), unused=unused)
+        found.append(Part(taking_part, choice))
     return found
 
 
 def _refuse_embeddings(read: Recipe) -> None:
     """The base's rows can be taken only where the base is merged."""
     slices = slices_of(read.merge)
-    for base, sources in (slices[0], slices[-1]) if read.embeddings == "base" else ():
-        if base is None:
+    for part in (slices[0], slices[-1]) if read.embeddings == "base" else ():
+        if part.base is None:
             raise InputError(
                 "embeddings=base takes rows from base_model, and the recipe has none. Use first or average"
             )
-        if base not in [model for model, _ in sources]:
+        if part.base not in part.models:
             raise InputError(
-                f"embeddings=base takes rows from {base}, which is no source of the slice that the rows are merged "
-                "in. Name it there, or use first or average"
+                f"embeddings=base takes rows from {part.base}, which is no source of the slice that the rows are "
+                "merged in. Name it there, or use first or average"
             )
 
 
 def _layers(configuration: Any, given: Mapping[Any, Path], places: Mapping[Any, Path]) -> Layers | None:
     chosen = [
-        (places[sources[0][0]], layer)
-        for _, sources in slices_of(configuration)
-        if sources[0][1] is not None
-        for layer in range(*sources[0][1])
+        Layer(places[first.model], number)
+        for first in (part.sources[0] for part in slices_of(configuration))
+        if first.layers is not None
+        for number in range(*first.layers)
     ]
-    return (layer_setting(configuration, given), chosen) if chosen else None
+    return Layers(layer_setting(configuration, given), chosen) if chosen else None
 
 
 def _counted(manifest: Manifest) -> dict[str, int]:
@@ -198,7 +199,7 @@ def _described(
 ) -> dict[str, Any]:
     """The merge as plain data, for manifest, card and page."""
     names = _names(list(aligned.values()))
-    matrices = ("embedding", "head")[: 1 if parts[0][0][0].model.layout.tied else 2]
+    matrices = ("embedding", "head")[: 1 if parts[0].models[0].model.layout.tied else 2]
     return {
         "method": method.spec.name,
         "title": method.spec.pretty_name or method.spec.name,
@@ -228,10 +229,10 @@ def _names(models: list[Aligned]) -> dict[str, str]:
 
 
 def _shares(part: Part, names: Mapping[str, str]) -> dict[str, Any]:
-    models, choice = part
+    taken = part.choice.taken
     return {
-        "merged": int((choice.taken == METHOD).sum()),
-        "averaged": int((choice.taken == MEAN).sum()),
-        "taken": {names[one.model.name]: int((choice.taken == i).sum()) for i, one in enumerate(models)},
-        "differing": choice.differing,
+        "merged": int((taken == METHOD).sum()),
+        "averaged": int((taken == MEAN).sum()),
+        "taken": {names[one.model.name]: int((taken == i).sum()) for i, one in enumerate(part.models)},
+        "differing": part.choice.differing,
     }

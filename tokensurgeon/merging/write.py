@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,18 +20,22 @@ from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.checkpoint.text import write_json, write_text
 from tokensurgeon.merging.align import Aligned, Owner
 from tokensurgeon.merging.models import is_buffer
-from tokensurgeon.merging.rows import Choice, Kind, filled
+from tokensurgeon.merging.rows import Kind, RowChoice, filled
 from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
 from tokensurgeon.verification.tensors import differing
 
-__all__ = ["Layers", "Part", "fill_rows", "manifest_of", "state_dtype", "verify_merge", "write_config", "write_others"]
-
-Part = tuple[list[Aligned], Choice]
-"""The models that a vocabulary-sized tensor is merged from, and whose row every token gets."""
-
-Layers = tuple[str, list[tuple[Path, int]]]
-"""A setting's name, and layers as `write_config` takes them."""
+__all__ = [
+    "Layer",
+    "Layers",
+    "Part",
+    "fill_rows",
+    "manifest_of",
+    "state_dtype",
+    "verify_merge",
+    "write_config",
+    "write_others",
+]
 
 _LICENCES = ("LICENSE*", "NOTICE*")
 _DTYPES = ("dtype", "torch_dtype")
@@ -41,15 +45,50 @@ _PROVENANCE = {
 }  # fmt: skip
 
 
+class Part(NamedTuple):
+    """What a vocabulary-sized tensor is made of.
+
+    Attributes:
+        models: Those that it is merged from.
+        choice: Whose row every token gets.
+    """
+
+    models: list[Aligned]
+    choice: RowChoice
+
+
+class Layer(NamedTuple):
+    """A layer of the output.
+
+    Attributes:
+        directory: Of the model that it is from.
+        number: In that model.
+    """
+
+    directory: Path
+    number: int
+
+
+class Layers(NamedTuple):
+    """The output's layers, where they are not the first model's.
+
+    Attributes:
+        setting: The one that counts layers; dots lead into nested tables, as in ``text_config.num_hidden_layers``.
+        chosen: From first to last.
+    """
+
+    setting: str
+    chosen: list[Layer]
+
+
 def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None) -> list[str]:
     """``config.json`` and ``generation_config.json``: the first model's, with the owner's special ids.
 
     Args:
         out: An existing directory.
-        first: OpenModel of the recipe, or its first model.
+        first: The base of the recipe, or its first model.
         owner: Whose tokenizer it gets.
-        layers: The setting that counts layers (dots lead into nested tables), and for each of the output's the
-            directory of the model that it is from and its number there; None where the layers stay.
+        layers: None where the first model's stay.
 
     Returns:
         Settings that were removed because their ids mean nothing any more.
@@ -60,14 +99,14 @@ def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None)
         first.model.directory, owner.side.directory, out, owner.side.tokenizer, same, owner.rows, tied=tied, dtype=None
     )
     if layers is not None:
-        setting, chosen = layers
         config = read_config(out)
-        part, name = _part(config, setting)
-        theirs = {place: _part(read_config(place), setting)[0] for place, _ in chosen}
+        part, name = _part(config, layers.setting)
+        places = {layer.directory for layer in layers.chosen}
+        theirs = {place: _part(read_config(place), layers.setting)[0] for place in places}
         for key, value in part.items():
             if isinstance(value, list) and len(value) == part[name] and "layer" in key:  # such as layer_types
-                part[key] = [theirs[place][key][i] for place, i in chosen]
-        part[name] = len(chosen)
+                part[key] = [theirs[layer.directory][key][layer.number] for layer in layers.chosen]
+        part[name] = len(layers.chosen)
         write_json(out / "config.json", config)
     return removed
 
@@ -142,7 +181,7 @@ def _counterpart(name: str, layout: VocabularyTensors, aligned: Aligned) -> torc
     return aligned.model.checkpoint.read(known[name] or theirs.embedding)
 
 
-def manifest_of(choice: Choice, content: dict[str, Any]) -> Manifest:
+def manifest_of(choice: RowChoice, content: dict[str, Any]) -> Manifest:
     """Provenance of every row: known to a model, made by transplants, or silent; as source the model it is from."""
     provenance = np.array([_PROVENANCE[kind] for kind in Kind], dtype=np.int8)[choice.kinds]
     return Manifest(content, provenance, np.maximum(choice.taken, -1))

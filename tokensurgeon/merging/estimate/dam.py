@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.merging.estimate.dam_training import DamOptions, Weights, fit
-from tokensurgeon.merging.estimate.files import check_file, write_file
+from tokensurgeon.merging.estimate.files import SUFFIX, write_file
 from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows, weights_digest
 from tokensurgeon.progress import Progress, Stage
 
@@ -76,7 +77,7 @@ def train_dam(
     """
     options = options or DamOptions()
     target = Path(out).expanduser()
-    check_file(target, overwrite)
+    check_target(target, overwrite, (*models, *map(str, text)), suffix=SUFFIX)
     if len(models) < 2:
         raise InputError(f"dam merges two models or more; here is {len(models)}")
     if len(text) != len(models):
@@ -104,7 +105,7 @@ def train_dam(
         "weights": json.dumps([weights_digest(place) for place, _ in opened]),
         "ids": ids_of(directory),
     }
-    write_file(target, stored_names(fitted.coefficients, directory, loaded[0]), metadata)
+    write_file(target, stored_names(fitted.coefficients, directory, loaded[0]), metadata, overwrite=overwrite)
     tenth = max(1, options.steps // 10)
     first, last = fitted.losses[:tenth], fitted.losses[-tenth:]
     return DamReport(target, tuple(models), options.steps, sum(first) / tenth, sum(last) / tenth)

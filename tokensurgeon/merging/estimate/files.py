@@ -1,9 +1,7 @@
-"""Files beside a merge: tensors by the names of the model's own."""
+"""Write and read the files that merges take beside models: tensors by the names of the model's own."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,31 +11,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from tokensurgeon.checkpoint.staging import staged
 from tokensurgeon.errors import InputError
 
-__all__ = ["check_file", "read_metadata", "read_tensor", "write_file"]
+__all__ = ["SUFFIX", "read_metadata", "read_tensor", "write_file"]
 
 
-def check_file(path: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a file that cannot be written or must not be lost."""
-    if path.suffix != ".safetensors":
-        raise InputError(f"--out {path} must be a file that ends in .safetensors")
-    if path.is_dir():
-        raise InputError(f"--out {path} is a directory; give a file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; give another --out, or --overwrite")
-    parent = next(p for p in path.absolute().parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--out {path}: {parent} is not a directory that you can write to")
+SUFFIX = ".safetensors"
 
 
-def write_file(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write safetensors beside the place and move them there, so that no half of a file is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(content, Path(work) / path.name, metadata=dict(metadata))
-        (Path(work) / path.name).replace(path)
+def write_file(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], *, overwrite: bool = False
+) -> None:
+    """Write safetensors; `check_target` says beforehand whether it may be done."""
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with staged(path, overwrite, suffix=SUFFIX) as work:
+        save_file(content, work, metadata=dict(metadata))
 
 
 def read_tensor(path: str, name: str) -> torch.Tensor:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
-from tokensurgeon.merging.estimate.files import check_file, write_file
+from tokensurgeon.merging.estimate.files import SUFFIX, write_file
 from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows
 from tokensurgeon.progress import Progress, Stage
 
@@ -104,7 +105,7 @@ def estimate_fisher(
         4
     """
     target = Path(out).expanduser()
-    check_file(target, overwrite)
+    check_target(target, overwrite, (model, *map(str, text)), suffix=SUFFIX)
     if not text or pieces < 1:
         raise InputError("fisher needs a text, and at least one piece of it. Give --text FILE")
     parts = [p for t in load_texts([Path(name) for name in text]).values() for p in split_bytes(t, _PIECE_BYTES)]
@@ -125,7 +126,7 @@ def estimate_fisher(
             f"{model} gives gradients that are not finite; its weights are damaged, or its dtype too narrow"
         )
     metadata = {"model": model, "tokens": str(count), "ids": ids_of(directory)}
-    write_file(target, stored_names(found, directory, loaded), metadata)
+    write_file(target, stored_names(found, directory, loaded), metadata, overwrite=overwrite)
     numbers = sum(value.numel() for value in found.values())
     mean = sum(float(value.sum(dtype=torch.float64)) for value in found.values()) / max(1, numbers)
     return FisherReport(target, len(chosen), count, numbers, mean)
