@@ -1,4 +1,4 @@
-"""What long work tells whoever waits for it: the stage, what is done of it, and how much there is."""
+"""Say how far long work is: the stage, what is done of it, and how much there is."""
 
 from __future__ import annotations
 

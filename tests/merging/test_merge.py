@@ -501,7 +501,7 @@ BAD = {
     "a bad option": ({}, {"k": 0}, "k=0 must be a whole number"),
     "a union": ({"tokenizer_source": "union"}, {}, r"Name one model: tokensurgeon: \{tokenizer: MODEL\}"),
     "mergekit's tokens": ({"tokenizer": {"tokens": {"x": {"source": "<a>"}}}}, {}, "tokenizer: tokens is mergekit's"),
-    "a base that is none": ({"tokenizer_source": "base"}, {}, "there is no base_model"),
+    "a base that is none": ({"tokenizer_source": "base"}, {}, "tokenizer of base_model, and the recipe has none"),
     "two tokenizers": ({"tokenizer_source": "<a>"}, {"tokenizer": "x"}, "names a tokenizer twice"),
     "a template": ({"chat_template": "none"}, {}, "chat_template 'none' is neither a template nor one of auto, alpaca"),
     "a value of ours": (

@@ -1,4 +1,4 @@
-"""Who a donor's tokens are in the base: the plan for every row."""
+"""Find out which donor token is which base token: the plan for every row."""
 
 from tokensurgeon.alignment.match import align
 from tokensurgeon.alignment.plan import Alignment, Ids, Provenance, RowPlan

@@ -37,7 +37,7 @@ def align(
         n_rows: Rows of the output; by default ``len(donor)``.
         base_rows: Rows of the base's embedding; ids beyond have no row to copy.
         donor_rows: Rows of the donor's embedding; tokens beyond cannot be reconstructed.
-        overrides: Donor token (its text, literal or piece) to the base text that it shall stand for.
+        overrides: Donor token (its text, literal or piece) to the base text that it stands for.
 
     Returns:
         The alignment, with ``n_rows`` rows.

@@ -1,4 +1,4 @@
-"""An alignment as plain data: counts, examples, and how much of a text the anchors cover."""
+"""Turn an alignment into plain data: counts, examples, and how much of a text the anchors cover."""
 
 from __future__ import annotations
 

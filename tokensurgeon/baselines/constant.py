@@ -1,4 +1,4 @@
-"""``zero``, ``mean`` and ``normal``: rows that know nothing of the token."""
+"""Make rows that know nothing of the token: ``zero``, ``mean`` and ``normal``."""
 
 from __future__ import annotations
 

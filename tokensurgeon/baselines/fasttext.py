@@ -1,4 +1,4 @@
-"""fastText vectors of tokens, trained on a text: the auxiliary space of WECHSEL and FOCUS, as in their papers.
+"""Train fastText vectors of tokens on a text: the auxiliary space of WECHSEL and FOCUS, as in their papers.
 
 fastText (Bojanowski et al. 2017, arXiv 1607.04606), by gensim, with the hyperparameters that the authors' packages
 (``wechsel``, ``deepfocus``) set for the original program, as far as gensim has them. One thread, so that a seed

@@ -1,4 +1,4 @@
-"""``focus``: a sparse mean of anchors by similarity (arXiv 2305.14481, section 2)."""
+"""Make rows as a sparse mean of anchors by similarity: ``focus`` (arXiv 2305.14481, section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ridge`` and ``procrustes``: one linear map from the donor's space to the base's, learnt on the anchors."""
+"""Map rows from the donor's space to the base's, by a map learnt on the anchors: ``ridge`` and ``procrustes``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``neighbours`` and ``wechsel``: a mean of the nearest anchors in the donor's space."""
+"""Make rows as a mean of the nearest anchors in the donor's space: ``neighbours`` and ``wechsel``."""
 
 from __future__ import annotations
 

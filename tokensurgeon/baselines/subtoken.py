@@ -1,4 +1,4 @@
-"""``subtoken``: the token's text, cut by the base's tokenizer, and the rows of those pieces combined.
+"""Combine the rows of the base's pieces of a token's text: ``subtoken``.
 
 Their mean is FVT (arXiv 2402.09977, section 3). The last piece has read the whole token and suits the input,
 the first is what the model would have to predict next and suits the head.

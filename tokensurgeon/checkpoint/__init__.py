@@ -1,4 +1,4 @@
-"""Model directories: find the vocabulary-sized tensors, read only those, rewrite only those."""
+"""Find the vocabulary-sized tensors of a model directory, read only those, rewrite only those."""
 
 from tokensurgeon.checkpoint.layout import VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.resolve import resolve

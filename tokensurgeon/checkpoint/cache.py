@@ -1,4 +1,4 @@
-"""What is made once and kept: conversions on disk, and digests of files while the process runs."""
+"""Keep what is made once: conversions on disk, and digests of files while the process runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A .gguf file as a model directory: dequantised once by transformers, kept in a cache."""
+"""Turn a .gguf file into a model directory: dequantised once by transformers, kept in a cache."""
 
 from __future__ import annotations
 

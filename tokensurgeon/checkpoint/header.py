@@ -1,4 +1,4 @@
-"""The beginning of a safetensors file: which tensors it holds, and where; and the index of its shards."""
+"""Read the beginning of a safetensors file, which tensors it holds and where, and the index of shards."""
 
 from __future__ import annotations
 

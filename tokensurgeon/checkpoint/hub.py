@@ -1,4 +1,4 @@
-"""Of a model on a hub, only the tensors with one row per token: fetched by byte ranges, kept in a cache."""
+"""Fetch the tensors with one row per token of a model on a hub, by byte ranges, into a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are vocabulary-sized, from the model class's own structure."""
+"""Find the vocabulary-sized tensors of a checkpoint by the model class's own structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that shall appear in the output as they are: cloned, linked or copied."""
+"""Clone, link or copy files that are to be in the output as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tokensurgeon.json``: what was done, so that it can be repeated, audited or reversed."""
+"""Read and write ``tokensurgeon.json``: what was done, so that it can be repeated, audited or reversed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model opened: its files, its vocabulary and its vocabulary-sized tensors, each read when it is first asked for."""
+"""Open a model: its files, vocabulary and vocabulary-sized tensors, each read when it is first asked for."""
 
 from __future__ import annotations
 

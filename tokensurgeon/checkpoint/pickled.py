@@ -1,4 +1,4 @@
-"""``pytorch_model*.bin`` as safetensors: unpickled once, tensors only, kept in a cache."""
+"""Turn ``pytorch_model*.bin`` into safetensors: unpickled once, tensors only, kept in a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the user names - a directory, a .gguf file, a hub id - to a local model directory with safetensors."""
+"""Turn what the user names (a directory, a .gguf file, a hub id) into a local directory with safetensors."""
 
 from __future__ import annotations
 

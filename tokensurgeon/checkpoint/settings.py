@@ -1,4 +1,4 @@
-"""config.json and generation_config.json of the output: the base's, with the donor's ids."""
+"""Write the output's config.json and generation_config.json: the base's, with the donor's ids."""
 
 from __future__ import annotations
 

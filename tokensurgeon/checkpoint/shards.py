@@ -1,4 +1,4 @@
-"""Safetensors files as byte ranges: untouched tensors are copied as bytes, whatever their dtype."""
+"""Read and write safetensors files by byte ranges: untouched tensors are copied as bytes, whatever their dtype."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Checkpoint:
             out: An existing directory.
             replaced: New tensors; one whose name is not in the checkpoint is added to the shard
                 that holds the first replaced tensor.
-            dropped: Names that shall not be written.
+            dropped: Names that are not written.
             dtype: Convert every floating tensor to this; by default nothing is converted.
             link: How shards of which nothing changes get there, see `tokensurgeon.checkpoint.linking`.
 

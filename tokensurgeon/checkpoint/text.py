@@ -1,4 +1,4 @@
-"""Text files in UTF-8, whatever the locale says: tokens and templates are seldom ASCII, and the files are shared."""
+"""Read and write text files in UTF-8, whatever the locale says: tokens and templates are seldom ASCII."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer that lies in a model directory: read as bytes and roles, and copied whole."""
+"""Read the tokenizer in a model directory as bytes and roles, and copy it whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``tokensurgeon``."""
+"""Run the command ``tokensurgeon``."""
 
 from __future__ import annotations
 

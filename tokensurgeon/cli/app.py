@@ -1,4 +1,4 @@
-"""The command group; ``transplant`` is what runs when no command is named."""
+"""Group the commands; ``transplant`` is what runs when no command is named."""
 
 from __future__ import annotations
 

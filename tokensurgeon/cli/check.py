@@ -19,7 +19,7 @@ def command(
         typer.Option(
             "--with",
             metavar="TARGET",
-            help="The model that MODEL shall draft for (llama.cpp, vllm, transformers), be merged with (mergekit) or "
+            help="The model that MODEL is to draft for (llama.cpp, vllm, transformers), be merged with (mergekit) or "
             "learn from (trl).",
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""What the commands share: errors in one line, progress on stderr, results on stdout."""
+"""Do what the commands share: errors in one line, progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class _PlainLines:
     """Lines in a log file: every half minute what is being done, how far it is, and how long it may still take."""
 
     def __init__(self) -> None:
-        """Nothing is told before the first half minute is over."""
+        """Nothing is written before the first half minute is over."""
         self._now: tuple[str, int, int, float, str] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)

@@ -1,4 +1,4 @@
-"""Results on the terminal."""
+"""Print results on the terminal."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measures that can be compared across tokenizers."""
+"""Measure what can be compared across tokenizers."""

@@ -1,4 +1,4 @@
-"""Text cut to what a model can read at once: one with learned positions has no row for what comes after."""
+"""Cut text to what a model can read at once: one with learned positions has no row for what comes after."""
 
 from __future__ import annotations
 

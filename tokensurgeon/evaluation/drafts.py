@@ -1,4 +1,4 @@
-"""How much a draft model helps: speculative decoding with transformers' assisted generation.
+"""Measure how much a draft model helps: speculative decoding with transformers' assisted generation.
 
 The draft proposes some tokens, the target reads them in one pass and keeps those that it would have chosen (greedy) or
 accepts by the rule of arXiv 2211.17192 (sampling), and adds one of its own. The text is the target's in both cases;

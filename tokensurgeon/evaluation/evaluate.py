@@ -23,7 +23,7 @@ _DEAD = (Provenance.UNREACHABLE, Provenance.PADDING)
 
 
 def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-    """How `score_text` shall split the loss by gold token, and which ids it shall watch.
+    """How `score_text` splits the loss by gold token, and which ids it watches.
 
     Args:
         manifest: Provenance of the rows; None for a model that was not transplanted.

@@ -1,4 +1,4 @@
-"""A model directory as its users load it: AutoModelForCausalLM and AutoTokenizer."""
+"""Load a model directory as its users do, by AutoModelForCausalLM and AutoTokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model is run, or its body stays unread: a transplant needs the vocabulary-sized tensors only."""
+"""Decide whether a model is run, or its body stays unread: a transplant needs the vocabulary-sized tensors only."""
 
 from __future__ import annotations
 

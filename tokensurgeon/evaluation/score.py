@@ -1,4 +1,4 @@
-"""Bits per byte: a loss that can be compared across tokenizers."""
+"""Score a model by bits per byte: a loss that can be compared across tokenizers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def score_text(
         groups: Name to a (vocab,) bool mask, to split the loss by gold token.
         watched: (n,) int64 ids whose probability is to be summed.
         log_weights: (vocab,) float32 log of how many tokens each row stands for: log 50 where one row was drawn from
-            50 and takes probability for all of them, -inf for rows that shall take none. By default all stand for one.
+            50 and takes probability for all of them, -inf for rows that must take none. By default all stand for one.
         tell: Called after each piece.
     """
     total = TextScore(groups=dict.fromkeys(groups or {}, (0, 0.0)))

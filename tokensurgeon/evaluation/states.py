@@ -1,4 +1,4 @@
-"""Text through a base: what its LM head sees, and the row that takes no probability."""
+"""Run text through a base: what its LM head sees, and the row that takes no probability."""
 
 from __future__ import annotations
 

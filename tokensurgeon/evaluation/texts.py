@@ -1,4 +1,4 @@
-"""Text to measure on."""
+"""Read and cut text to measure on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as GGUF files, for llama.cpp."""
+"""Write models as GGUF files, for llama.cpp."""
 
 from tokensurgeon.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
 from tokensurgeon.gguf.write import GGUF_DTYPES, ExportReport, export_gguf

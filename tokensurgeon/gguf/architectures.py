@@ -1,4 +1,4 @@
-"""What llama.cpp calls a model's settings and tensors, and how it stores those that it stores otherwise.
+"""Translate settings and tensors to llama.cpp's names, and those that it stores otherwise to its form.
 
 Which keys and tensors it wants is read in llama.cpp's ``conversion/llama.py``, ``gemma.py``, ``qwen.py`` and
 ``src/models``; the names come from the ``gguf`` package.

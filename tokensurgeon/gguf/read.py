@@ -1,4 +1,4 @@
-"""The vocabulary that a GGUF file has, without loading the model."""
+"""Read the vocabulary of a GGUF file without loading the model."""
 
 from __future__ import annotations
 

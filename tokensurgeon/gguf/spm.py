@@ -1,4 +1,4 @@
-"""Whether llama.cpp will cut text as the tokenizer does, where it merges by score instead of by rule."""
+"""Check that llama.cpp will cut text as the tokenizer does, where it merges by score instead of by rule."""
 
 from __future__ import annotations
 

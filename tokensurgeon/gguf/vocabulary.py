@@ -1,4 +1,4 @@
-"""A tokenizer in the form that GGUF files hold it in: texts, types, scores, merges.
+"""Turn a tokenizer into the form that GGUF files hold it in: texts, types, scores, merges.
 
 llama.cpp has no tokenizer.json. It knows two kinds that we write: ``gpt2``, byte-level BPE with merges, whose
 pre-tokenizer is built into llama.cpp and chosen by name, and ``llama``, SentencePiece-like BPE, which merges the two

@@ -1,4 +1,4 @@
-"""A model directory as one GGUF file, tensor by tensor."""
+"""Write a model directory as one GGUF file, tensor by tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Healing: the untouched base, in its own tokenization, teaches a transplanted model, in the new one."""
+"""Heal a transplanted model: its untouched base teaches it, each in its own tokenization."""
 
 from tokensurgeon.healing.loop import HealReport
 from tokensurgeon.healing.options import HealOptions

@@ -1,4 +1,4 @@
-"""Pieces of text as both models read them."""
+"""Cut text into pieces, and encode each as both models read it."""
 
 from __future__ import annotations
 

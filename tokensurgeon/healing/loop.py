@@ -1,4 +1,4 @@
-"""Steps, evaluations, the best state."""
+"""Train in steps, evaluate, and keep the best state."""
 
 from __future__ import annotations
 

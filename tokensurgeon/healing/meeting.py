@@ -1,4 +1,4 @@
-"""Where two tokenizations of one text meet, and what their next tokens have in common."""
+"""Find where two tokenizations of one text meet, and what their next tokens have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the student is to be like.
+"""Compute the loss of a student against its teacher.
 
 Three terms, each a mean over a piece's positions and then over pieces, so that batches of any size add up:
 

@@ -1,4 +1,4 @@
-"""What a healing may be told."""
+"""Check what a healing is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that was interrupted, on disk."""
+"""Save a training that may be interrupted, and find it again."""
 
 from __future__ import annotations
 

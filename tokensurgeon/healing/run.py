@@ -1,4 +1,4 @@
-"""Healing from end to end."""
+"""Heal a model from end to end."""
 
 from __future__ import annotations
 

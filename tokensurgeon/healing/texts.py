@@ -1,4 +1,4 @@
-"""What is trained on, what is held out of it, and text of another kind."""
+"""Divide text into what is trained on, what is held out of it, and text of another kind."""
 
 from __future__ import annotations
 

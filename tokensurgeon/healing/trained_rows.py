@@ -1,4 +1,4 @@
-"""Some rows of embedding and head that are trained, in front of matrices that are not."""
+"""Train some rows of embedding and head, in front of matrices that are not trained."""
 
 from __future__ import annotations
 

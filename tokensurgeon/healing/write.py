@@ -1,4 +1,4 @@
-"""The healed model on disk: new rows, merged low-rank updates, everything else as it was."""
+"""Write the healed model: new rows, merged low-rank updates, everything else as it was."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensor
 
 def _card(model: OpenModel, teacher: OpenModel, run: dict[str, Any]) -> str:
     before = model.directory / "README.md"
-    told = read_text(before) if before.is_file() else f"# {model.name}\n"
+    card = read_text(before) if before.is_file() else f"# {model.name}\n"
     what = f"{run['trained_rows']:,} rows" + (f" and updates of rank {run['lora']} of the body" if run["lora"] else "")
     start, best = run["curve"][0], run["best"]
     return (
-        f"{told.rstrip()}\n\n## Healed\n\n`tokensurgeon heal` trained {what} for {run['steps']} steps on "
+        f"{card.rstrip()}\n\n## Healed\n\n`tokensurgeon heal` trained {what} for {run['steps']} steps on "
         f"{run['tokens']:,} tokens, with `{teacher.name}` as teacher. Bits per byte on held-out text of the kind that "
         f"it was trained on: {start['held_out']:.3f} before, {best['held_out']:.3f} after; on text of another kind: "
         f"{start['other']:.3f} before, {best['other']:.3f} after.\n"

@@ -1,4 +1,4 @@
-"""Models with different tokenizers in one merge: aligned by transplants, merged by mergekit.
+"""Merge models with different tokenizers: align them by transplants, then let mergekit merge.
 
 mergekit (LGPL-3.0) is an optional package: it is imported when a merge runs, and none of its code is here.
 """

@@ -1,4 +1,4 @@
-"""``python -m tokensurgeon.merging RECIPE.yaml OUT``: mergekit-yaml, with our methods besides its own."""
+"""Run mergekit-yaml with our methods besides its own: ``python -m tokensurgeon.merging RECIPE.yaml OUT``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every model in the same ids: those that are not are transplanted, once, into a cache."""
+"""Bring every model to the same ids: those that have others are transplanted, once, into a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mergekit, called: what it would refuse is found before any work, then it merges."""
+"""Call mergekit: what it would refuse is found before any work, then it merges."""
 
 from __future__ import annotations
 

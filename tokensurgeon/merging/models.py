@@ -1,4 +1,4 @@
-"""The models of a recipe: found, opened, and compared before any work."""
+"""Find, open and compare the models of a recipe before any work."""
 
 from __future__ import annotations
 

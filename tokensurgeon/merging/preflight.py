@@ -1,4 +1,4 @@
-"""What would fail only when all models have been transplanted, found in mergekit's plan before any work."""
+"""Find in mergekit's plan, before any work, what would fail only when all models have been transplanted."""
 
 from __future__ import annotations
 
@@ -77,19 +77,19 @@ def refuse_files(tasks: Sequence[Any], models: Sequence[Model], owner: Owner, op
         elif name is not None:
             found |= {(task.input_parameters[model][name], (model.model.path,)): None for model in task.model_order}
     for path, places in found:
-        told, concerned = read_metadata(path), [by_place[place] for place in places]
-        _refuse_other_ids(path, told, concerned, owner, options)
-        if "weights" in told:
-            _refuse_other_models(path, told, concerned, owner, options)
+        metadata, concerned = read_metadata(path), [by_place[place] for place in places]
+        _refuse_other_ids(path, metadata, concerned, owner, options)
+        if "weights" in metadata:
+            _refuse_other_models(path, metadata, concerned, owner, options)
 
 
 def _refuse_other_ids(
-    path: str, told: Mapping[str, str], models: Sequence[Model], owner: Owner, options: TransplantOptions
+    path: str, metadata: Mapping[str, str], models: Sequence[Model], owner: Owner, options: TransplantOptions
 ) -> None:
     from tokensurgeon.merging.estimate.loading import ids_digest
 
     moved = [model for model in models if not has_ids_of(model, owner)]
-    if told.get("ids") == ids_digest(owner.side.tokenizer, owner.rows) or ("ids" not in told and not moved):
+    if metadata.get("ids") == ids_digest(owner.side.tokenizer, owner.rows) or ("ids" not in metadata and not moved):
         return
     if not moved:
         raise InputError(f"{path} was made in other ids than those of {owner.side.name}. Make it from {models[0].name}")
@@ -103,11 +103,11 @@ def _refuse_other_ids(
 
 
 def _refuse_other_models(
-    path: str, told: Mapping[str, str], models: Sequence[Model], owner: Owner, options: TransplantOptions
+    path: str, metadata: Mapping[str, str], models: Sequence[Model], owner: Owner, options: TransplantOptions
 ) -> None:
     from tokensurgeon.merging.estimate.loading import weights_digest
 
-    names, digests = json.loads(told.get("models", "[]")), json.loads(told["weights"])
+    names, digests = json.loads(metadata.get("models", "[]")), json.loads(metadata["weights"])
     wrong = len(digests) != len(models)
     for model, digest in zip(models, digests, strict=False):
         places: list[Path] = [model.directory]

@@ -1,4 +1,4 @@
-"""A recipe: an ordinary mergekit YAML, with one block for tokensurgeon."""
+"""Read a recipe: an ordinary mergekit YAML, with one block for tokensurgeon."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _their_tokenizer(parsed: Any) -> str | None:
             f"a union of tokenizers is mergekit's own way to align rows. Name one model: {BLOCK}: {{tokenizer: MODEL}}"
         )
     if source == "base" and parsed.base_model is None:
-        raise InputError("the tokenizer shall be the base's, but there is no base_model")
+        raise InputError("tokenizer: base takes the tokenizer of base_model, and the recipe has none. Name a model")
     return None if source in (None, "base") else str(source)
 
 

@@ -1,4 +1,4 @@
-"""What a row of an aligned model is: the model's own, made by a transplant, or silent."""
+"""Decide what a row of an aligned model is (its own, made by a transplant, or silent) and whose the output gets."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def choose_rows(
         unused: For each model what `never_emitted` gives: None for one that was not transplanted.
 
     Raises:
-        InputError: If the base shall be taken and there is none.
+        InputError: If the base is to be taken and there is none.
     """
     stacked = np.stack(kinds)
     best, worst = stacked.min(axis=0), stacked.max(axis=0)

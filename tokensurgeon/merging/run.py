@@ -1,4 +1,4 @@
-"""``merge``: align, merge, choose rows, verify."""
+"""Merge from end to end: align, merge, choose rows, verify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The merged model on disk: settings, rows of tokens that not all models know, manifest, card, checks."""
+"""Write the merged model: settings, rows of tokens that not all models know, manifest, card, checks."""
 
 from __future__ import annotations
 

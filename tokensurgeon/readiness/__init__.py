@@ -1,4 +1,4 @@
-"""What other tools demand of a model, rule by rule."""
+"""Check what other tools demand of a model, rule by rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check(model: str, tool: str, target: str | None = None) -> list[Rule]:
     Args:
         model: Directory, ``.gguf`` file or hub id.
         tool: One of `TOOLS`.
-        target: The model that it shall draft for, be merged with, or learn from; without it rules about two models
+        target: The model that it is to draft for, be merged with, or learn from; without it rules about two models
             are left out.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Rules that several tools have, each with its own reason."""
+"""State rules that several tools have, each with its own reason."""
 
 from __future__ import annotations
 

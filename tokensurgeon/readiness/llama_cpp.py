@@ -1,4 +1,4 @@
-"""llama.cpp: conversion to GGUF, loading, and drafting for the target."""
+"""Check what llama.cpp demands: conversion to GGUF, loading, and drafting for the target."""
 
 from __future__ import annotations
 

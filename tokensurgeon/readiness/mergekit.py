@@ -1,4 +1,4 @@
-"""mergekit: MODEL as one input of a merge, the target as another, without a tokenizer section."""
+"""Check what mergekit demands of MODEL as one input of a merge and of the target as another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as the rules of other tools see it: config, tokenizer, shapes. No weights are read."""
+"""Read what the rules of other tools look at: config, tokenizer, shapes. No weights are read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rule:
 
 
 class Candidate(OpenModel):
-    """A model that another tool shall use, by the name that the user gives it."""
+    """A model that another tool is to use, by the name that the user gives it."""
 
     @cached_property
     def fault(self) -> str:

@@ -1,4 +1,4 @@
-"""transformers: loading, generating, and assisted generation with MODEL as the assistant of the target."""
+"""Check what transformers demands: loading, generating, and assisted generation for the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRL: training MODEL, and distilling from the target as its teacher (GKD, DistillationTrainer)."""
+"""Check what TRL demands: training MODEL, and distilling from the target (GKD, DistillationTrainer)."""
 
 from __future__ import annotations
 

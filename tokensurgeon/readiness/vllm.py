@@ -1,4 +1,4 @@
-"""vLLM: serving, and speculative decoding with MODEL as the draft model of the target."""
+"""Check what vLLM demands: serving, and speculative decoding with MODEL as the draft of the target."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From plain data to something that people read."""
+"""Turn plain data into something that people read."""

@@ -1,4 +1,4 @@
-"""The output's README.md: a model card that says what was done and what to watch."""
+"""Write the output's README.md: a model card that says what was done and what to watch."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ def _number_tokens(numbers: dict[str, Any]) -> str:
     """Which of the donor's tokens it is about that numbers are cut differently, and what can be done."""
     if not numbers["tokens"]:
         return ""
-    told = f" {numbers['tokens']:,} of the donor's tokens have several digits, such as {', '.join(numbers['examples'])}"
+    many = f" {numbers['tokens']:,} of the donor's tokens have several digits, such as {', '.join(numbers['examples'])}"
     if not numbers["digit_by_digit"]["base"] or numbers["digit_by_digit"]["donor"]:
-        return f"{told}."
+        return f"{many}."
     return (
-        f"{told}: no row can say which digits follow the first. `--numbers base` cuts numbers digit by digit instead."
+        f"{many}: no row can say which digits follow the first. `--numbers base` cuts numbers digit by digit instead."
     )

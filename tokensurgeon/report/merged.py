@@ -1,4 +1,4 @@
-"""A merged model's README.md and ``report.html``."""
+"""Write a merged model's README.md and ``report.html``."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
     ]
     for tensor, rows in merge["rows"].items():
         taken = ", ".join(f"{count:,} from {name}" for name, count in rows["taken"].items() if count)
-        told = f"In the {tensor}, {rows['merged']:,} rows were merged by {merge['title']}"
-        told += f", {rows['averaged']:,} averaged" if rows["averaged"] else ""
-        told += f"; taken as they are: {taken}" if taken else ""
+        sentence = f"In the {tensor}, {rows['merged']:,} rows were merged by {merge['title']}"
+        sentence += f", {rows['averaged']:,} averaged" if rows["averaged"] else ""
+        sentence += f"; taken as they are: {taken}" if taken else ""
         found.append(
-            f"{told}. {rows['differing']:,} stand for tokens that some models know and others do not "
+            f"{sentence}. {rows['differing']:,} stand for tokens that some models know and others do not "
             f"(embeddings: {merge['embeddings']})."
         )
     if content["not_run"]:

@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page that says in a minute whether to trust the model."""
+"""Write ``report.html``: one self-contained page that says in a minute whether to trust the model."""
 
 from __future__ import annotations
 

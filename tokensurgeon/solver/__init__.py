@@ -1,1 +1,1 @@
-"""Sparse coefficients over anchors, for many targets at once."""
+"""Solve for sparse coefficients over anchors, for many targets at once."""

@@ -1,4 +1,4 @@
-"""Several processes, one solution: under ``torchrun`` every rank solves its share of the targets.
+"""Solve in several processes: under ``torchrun`` every rank solves its share of the targets.
 
 On a CPU a target's result does not depend on the targets beside it (`tokensurgeon.solver.omp`), so the shares put
 together are what one process would find, bit for bit. On GPUs a library may choose another kernel for a

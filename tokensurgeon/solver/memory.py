@@ -1,4 +1,4 @@
-"""How much memory there is, and how much may be used."""
+"""Find out how much memory there is, and how much may be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orthogonal Matching Pursuit for many targets at once.
+"""Solve Orthogonal Matching Pursuit for many targets at once.
 
 Pati, Rezaiifar and Krishnaprasad (1993); used for tokenizer transplantation by Goddard and
 Fernandes Neto (arXiv 2506.06607). For every target y, until k atoms are picked:

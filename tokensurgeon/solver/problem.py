@@ -1,4 +1,4 @@
-"""What cannot be solved: shapes that do not fit, k out of range, rows that hold NaN or infinity."""
+"""Refuse what cannot be solved: shapes that do not fit, k out of range, rows that hold NaN or infinity."""
 
 from __future__ import annotations
 

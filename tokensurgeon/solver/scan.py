@@ -1,4 +1,4 @@
-"""Which atoms correlate most with each residual: one matrix product in reduced precision.
+"""Find the atoms that correlate most with each residual: one matrix product in reduced precision.
 
 The product is made tile by tile, so that its scores are still in cache when they are reduced: of each
 block of `BLOCK` atoms only the largest magnitude is kept, then the `SHORTLIST` best blocks are opened
@@ -7,7 +7,7 @@ Blocks are strided (atoms j, j + w, j + 2w, ... of a tile), so that maxima are t
 
 With ã and r̃ for what rounding leaves of a unit atom a and of a residual r, a correlation a·r is off by at
 most |a - ã|·|r| + |ã|·|r - r̃| (Cauchy-Schwarz); both errors are measured. That is the bound of a scan
-whose picks shall be *certain*. Otherwise all vectors are first turned by one random rotation, which changes
+whose picks must be *certain*. Otherwise all vectors are first turned by one random rotation, which changes
 no correlation but spreads outlier dimensions evenly and makes the rounding errors point anywhere. Such an
 error e moves a correlation by |e|/√dim in the mean, and `SIGMAS` times that is taken for the bound. It is
 so much smaller that int8 will do, which is twice as fast as bfloat16 on CPUs that have both.
@@ -83,7 +83,7 @@ class Dictionary:
     Attributes:
         unit: (m, dim) float32 atoms of norm 1 (or 0), turned by the rotation if there is one.
         norms: (m,) float32.
-        rotation: (dim, dim) orthogonal, or None where picks shall be certain.
+        rotation: (dim, dim) orthogonal, or None where picks must be certain.
         tiles: Each (dim, atoms of a tile) in the scan's precision; the last is padded with zeros.
         step: What 1 stands for in int8; 1.0 otherwise.
         rounding: Largest |a - ã| over the atoms.

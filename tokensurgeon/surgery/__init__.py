@@ -1,1 +1,1 @@
-"""Whole operations on models: transplant, trim, extend, revert."""
+"""Run whole operations on models: transplant, trim, extend, revert."""

@@ -1,4 +1,4 @@
-"""LoRA adapters, and PEFT's others, of a base that was transplanted: the body is the same, so they still fit."""
+"""Carry LoRA adapters, and PEFT's others, over to a transplanted model: the body is the same, so they still fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--method auto``: candidates are tried on text, and the one that loses least is kept.
+"""Choose a method: candidates are tried on text, and the one that loses least is kept.
 
 Text seldom holds many tokens that the base lacks. So some of the anchors in it are held out as well, and reconstructed
 as if they were new; the base's body reads the text with all these rows, and what is compared is bits per byte. New

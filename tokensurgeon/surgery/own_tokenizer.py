@@ -1,4 +1,4 @@
-"""What trimming and extending share: a model's own tokenizer, changed."""
+"""Change a model's own tokenizer: what trimming and extending share."""
 
 from __future__ import annotations
 

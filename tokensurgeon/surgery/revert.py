@@ -64,7 +64,7 @@ def revert(
     layout = left.layout
     manifest = Manifest.of_transplant(left.directory)
     if manifest is None:
-        raise InputError(f"{model} has no tokensurgeon.json, so it cannot be told where its rows come from")
+        raise InputError(f"{model} has no tokensurgeon.json, so nothing says where its rows come from")
     base_layout, described = right.layout, right.described()
     refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
     plan = _plan(manifest, base_layout.rows)

@@ -1,4 +1,4 @@
-"""Transplant: two models in, one out. The one place where the rooms meet."""
+"""Transplant a tokenizer: two models in, one out. The one place where the rooms meet."""
 
 from __future__ import annotations
 

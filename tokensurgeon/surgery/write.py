@@ -1,4 +1,4 @@
-"""Reading what is replaced, and writing the model that replaces it."""
+"""Write the model: the base's body, new rows, the donor's tokenizer, settings and manifest."""
 
 from __future__ import annotations
 

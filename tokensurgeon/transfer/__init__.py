@@ -1,1 +1,1 @@
-"""From coefficients in the donor's space to rows of the base."""
+"""Apply coefficients from the donor's space to rows of the base."""

@@ -1,4 +1,4 @@
-"""A fit that writes every target as a combination of base tokens."""
+"""Write every target as a combination of base tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report shows of single tokens: how they are made, which of them are doubtful."""
+"""Find what the report shows of single tokens: how they are made, which of them are doubtful."""
 
 from __future__ import annotations
 

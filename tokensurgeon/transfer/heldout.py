@@ -1,4 +1,4 @@
-"""How well known rows are predicted: anchors held out, reconstructed, and compared with the truth."""
+"""Score how well known rows are predicted: hold anchors out, reconstruct them, compare with the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``omp``: a sparse combination of anchors (arXiv 2506.06607, section 3)."""
+"""Make rows as a sparse combination of anchors: ``omp`` (arXiv 2506.06607, section 3)."""
 
 from __future__ import annotations
 

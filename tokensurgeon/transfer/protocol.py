@@ -1,4 +1,4 @@
-"""What every method gets and gives.
+"""Define what every method gets and gives.
 
 A method is *fitted* once on the donor's side, and what it learnt is then *applied* to each of the base's
 matrices: input embedding, LM head, and the head's bias as a matrix of one column.
@@ -82,7 +82,7 @@ class DonorSpace:
         targets: (n_targets, donor dim) rows of the tokens to reconstruct.
         anchors: (n_anchors, donor dim) rows of the tokens that the base has too.
         pieces: The targets in base tokens, for methods that go by text.
-        auxiliary: For methods that are told to compare tokens there.
+        auxiliary: For methods that compare tokens there.
     """
 
     targets: torch.Tensor

@@ -1,4 +1,4 @@
-"""What the states that enter an LM head have in common, and what follows for single rows.
+"""Shift the logits of single rows by what all states that enter an LM head have in common.
 
 The states h of a trained language model share a large mean, so that
 ``u = (E[h hᵀ] + λI)⁻¹ E[h]`` has ``u·h ≈ 1`` for every h. Adding ``c·u`` to a row of the head
@@ -22,7 +22,7 @@ from tokensurgeon.transfer.states import HeadStates
 __all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "suppressing_row"]
 
 TARGET_MASS = 1e-8
-"""Probability that all suppressed rows together shall have at most, per state."""
+"""Probability that all suppressed rows together may have, per state."""
 _RIDGE = 1e-3
 _ESTIMATED_STRENGTH = 20.0
 _CHUNK = 4096

@@ -1,4 +1,4 @@
-"""What a base's LM head sees on text: its inputs and the normalisers of its logits."""
+"""Hold what a base's LM head sees on text: its inputs and the normalisers of its logits."""
 
 from __future__ import annotations
 

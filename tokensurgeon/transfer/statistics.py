@@ -1,4 +1,4 @@
-"""Mean and covariance of a base's rows, damaged ones left out."""
+"""Compute mean and covariance of a base's rows, damaged ones left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["mean_row", "normal_rows"]
 
 
 def mean_row(rows: torch.Tensor) -> torch.Tensor:
-    """(dim,) float32 mean of the rows that are finite: a damaged one that nobody needs shall not spoil the others."""
+    """(dim,) float32 mean of the rows that are finite: a damaged one that nobody needs does not spoil the others."""
     total, n = torch.zeros(rows.shape[1], dtype=torch.float64), 0
     for some in _finite(rows):
         total, n = total + some.sum(dim=0, dtype=torch.float64), n + len(some)

@@ -1,1 +1,1 @@
-"""The invariants of a written model."""
+"""Verify the invariants of a written model."""

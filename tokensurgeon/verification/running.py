@@ -1,4 +1,4 @@
-"""A written model, tried out: its tokenizer and settings agree, it loads, and what it gives is finite."""
+"""Try a written model out: its tokenizer and settings agree, it loads, and what it gives is finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The invariants of a transplanted model, checked on what was really written."""
+"""Verify the invariants of a transplanted model on what was really written."""
 
 from __future__ import annotations
 

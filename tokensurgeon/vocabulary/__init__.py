@@ -1,4 +1,4 @@
-"""What a token is: bytes and role."""
+"""Read what a token is: bytes and role."""
 
 from tokensurgeon.vocabulary.token import Role, TokenKey
 from tokensurgeon.vocabulary.vocabulary import Vocabulary

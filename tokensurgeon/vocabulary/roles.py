@@ -1,4 +1,4 @@
-"""Which control token plays which role: from the tokenizer's declarations and its chat template."""
+"""Find which control token plays which role, by the tokenizer's declarations and its chat template."""
 
 from __future__ import annotations
 

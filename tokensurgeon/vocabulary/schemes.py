@@ -1,4 +1,4 @@
-"""How two tokenizers cut numbers, whitespace and newlines: where they differ, skills get lost.
+"""Compare how two tokenizers cut numbers, whitespace and newlines: where they differ, skills get lost.
 
 Goddard and Fernandes Neto (arXiv 2506.06607, section 5) trace most of the lost arithmetic to number
 schemes that differ: digit by digit, in threes, or merged freely.

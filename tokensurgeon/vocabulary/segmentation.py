@@ -1,4 +1,4 @@
-"""The donor's tokens as the base cuts their text."""
+"""Cut the text of the donor's tokens as the base does."""
 
 from __future__ import annotations
 

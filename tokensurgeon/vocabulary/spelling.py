@@ -1,4 +1,4 @@
-"""How a vocabulary entry is spelled: from the string in the file to the bytes that it stands for.
+"""Spell a vocabulary entry: from the string in the file to the bytes that it stands for.
 
 The rule is read from the structure of ``tokenizer.json`` (model type, pre-tokenizer, decoder),
 never from the name of a tokenizer class:

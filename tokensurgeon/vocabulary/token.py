@@ -1,4 +1,4 @@
-"""What a token is: the bytes it stands for, and the role it plays."""
+"""Define what a token is: the bytes it stands for, and the role it plays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary as bytes and roles, with the tokens that it can really emit marked."""
+"""Read a tokenizer's vocabulary as bytes and roles, with the tokens that it can really emit marked."""
 
 from __future__ import annotations
 

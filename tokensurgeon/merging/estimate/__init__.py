@@ -1,1 +1,1 @@
-"""Files that merge methods read: Fisher information, trained coefficients."""
+"""Estimate what merge methods read from files: Fisher information, trained coefficients."""

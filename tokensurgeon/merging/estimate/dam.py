@@ -1,4 +1,4 @@
-"""DAM's coefficients for language models on disk."""
+"""Train DAM's coefficients for language models on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
-from tokensurgeon.merging.estimate.dam_training import DamOptions, Weights, fit
+from tokensurgeon.merging.estimate.dam_training import DamOptions, Tensors, fit
 from tokensurgeon.merging.estimate.files import SUFFIX, write_file
 from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows, weights_digest
 from tokensurgeon.progress import Progress, Stage
@@ -91,7 +91,7 @@ def train_dam(
     shell = loaded[0].model.requires_grad_(False)
     sources = [{n: p.detach() for n, p in of.model.named_parameters() if p.is_floating_point()} for of in loaded]
 
-    def forward(weights: Weights, ids: torch.Tensor) -> torch.Tensor:
+    def forward(weights: Tensors, ids: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = torch.func.functional_call(shell, dict(weights), (), {"input_ids": ids}).logits
         return logits
 

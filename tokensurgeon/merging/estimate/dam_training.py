@@ -1,4 +1,4 @@
-"""Training of DAM's coefficients: what they are fitted on, by which loss."""
+"""Fit DAM's coefficients to data by its loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.nn.functional import cosine_similarity, log_softmax
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.methods.dam import dam_merge
 
-__all__ = ["DamOptions", "Fitted", "fit"]
+__all__ = ["DamOptions", "TrainedCoefficients", "fit"]
 
-Weights = Mapping[str, torch.Tensor]
-Forward = Callable[[Weights, torch.Tensor], torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
+Forward = Callable[[Tensors, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class DamOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class TrainedCoefficients:
     """Trained coefficients.
 
     Attributes:
@@ -68,12 +68,12 @@ class Fitted:
 
 
 def fit(
-    sources: Sequence[Weights],
+    sources: Sequence[Tensors],
     forward: Forward,
     data: Sequence[Sequence[torch.Tensor]],
     options: DamOptions | None = None,
     tell: Callable[[int, float], None] | None = None,
-) -> Fitted:
+) -> TrainedCoefficients:
     """Train one coefficient per model, tensor and column so that the merged model speaks like each on that one's text.
 
     The loss is the sum over models of KL(model || merged) on the model's own text, plus the penalties: cosine
@@ -117,10 +117,10 @@ def fit(
         losses.append(divergence)
         if tell is not None:
             tell(step + 1, divergence)
-    return Fitted({name: c.detach() for name, c in coefficients.items()}, losses)
+    return TrainedCoefficients({name: c.detach() for name, c in coefficients.items()}, losses)
 
 
-def _penalty(coefficients: Weights, options: DamOptions) -> torch.Tensor:
+def _penalty(coefficients: Tensors, options: DamOptions) -> torch.Tensor:
     total = torch.zeros((), device=next(iter(coefficients.values())).device)
     for of in coefficients.values():
         pairs = [cosine_similarity(a, b, dim=0) for a, b in combinations(of, 2)]

@@ -1,4 +1,4 @@
-"""The diagonal of a language model's Fisher information on some text."""
+"""Estimate the diagonal of a language model's Fisher information on some text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose gradients are asked for, and what their checkpoints call the parameters."""
+"""Load models whose gradients are needed, and find what their checkpoints call the parameters."""
 
 from __future__ import annotations
 

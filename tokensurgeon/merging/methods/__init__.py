@@ -1,4 +1,4 @@
-"""Merge methods that mergekit lacks: `tokensurgeon.merging.methods.register.register` adds them.
+"""Add merge methods that mergekit lacks, by `tokensurgeon.merging.methods.register.register`.
 
 =====================  =================================================================  =====================
 ``merge_method``       parameters                                                          paper

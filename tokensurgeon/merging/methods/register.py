@@ -1,4 +1,4 @@
-"""The methods under their names in mergekit's registry. Imported only where mergekit is installed."""
+"""Enter the methods in mergekit's registry. Imported only where mergekit is installed."""
 
 from __future__ import annotations
 

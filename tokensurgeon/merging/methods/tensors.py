@@ -1,4 +1,4 @@
-"""What the methods share: wide enough arithmetic, deltas, weighted means."""
+"""Compute what the methods share: wide enough arithmetic, deltas, weighted means."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""``tokenizer.json`` in, a changed one out."""
+"""Change a ``tokenizer.json``."""

@@ -1,4 +1,4 @@
-"""A tokenizer with more tokens, as real ones: merges, scores or entries, not text that is looked for beforehand.
+"""Add tokens to a tokenizer as real ones: merges, scores or entries, not text that is looked for beforehand.
 
 Byte pair encoding goes on where its training stopped: new merges come after all old ones, so that a text is first cut
 as before and then its tokens are joined. Unigram pieces get the score of their frequency, or one just good enough to be

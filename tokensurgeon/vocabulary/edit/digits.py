@@ -1,4 +1,4 @@
-"""A tokenizer that cuts numbers digit by digit, and everything else as before; every id stays what it was.
+"""Make a tokenizer cut numbers digit by digit, and everything else as before; every id stays what it was.
 
 A body that has only ever read single digits knows nothing of ``365`` as one token, and no row tells it: the head
 can say how likely the first digit is, never the following ones. So the digits are cut apart where the tokenizer cuts
@@ -25,7 +25,7 @@ PROBES = ("7", "42", "365", "1984", "31415", "1234567", " 2024", "3.14159", "12+
 _SPLIT = {"type": "Split", "pattern": {"Regex": "[0-9]"}, "behavior": "Isolated", "invert": False}
 _DIGIT, _DIGITS = re.compile(r"[0-9]"), re.compile(rb"[0-9]{2}")
 _UNSPELLED = "[number] "
-"""Before a word piece that shall never match: no word holds a space."""
+"""Before a word piece that must never match: no word holds a space."""
 
 
 def is_digitwise(vocabulary: Vocabulary) -> bool:

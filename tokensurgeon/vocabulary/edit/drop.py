@@ -1,4 +1,4 @@
-"""A tokenizer with fewer tokens that still encodes every text, and some texts exactly as before.
+"""Take tokens out of a tokenizer that still encodes every text, and some texts exactly as before.
 
 Byte pair encoding makes a token by the same merges wherever the token comes out: merges within its characters do not
 depend on what is around them, and a merge across its borders did not happen. So a token stays reachable if the merges

@@ -1,4 +1,4 @@
-"""What ``tokenizer.json`` says about a model's pieces, and how they are joined; for trimming and extending alike."""
+"""Read what ``tokenizer.json`` says about a model's pieces and how they are joined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tokens stand side by side that could be one: in a word of the tokenizer's, between characters that it joins."""
+"""Find where tokens stand side by side that could be one: in a word, between characters that the tokenizer joins."""
 
 from __future__ import annotations
 
