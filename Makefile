@@ -81,10 +81,10 @@ bench-trim: $(VENV)/.trimmers  ## trim beside other packages (trimbed wants Pyth
 bench-extend: $(VENV)/.models  ## more tokens, by method
 	$(VENV)/bin/python -m benchmarks.experiments.extending benchmarks/experiments/extending.toml
 
-bench-distil: $(VENV)/.models  ## a student that wears its teacher's tokenizer, taught by its logits
+bench-distil: $(VENV)/.models  ## a student with its teacher's tokenizer, taught by its logits
 	$(VENV)/bin/python -m benchmarks.experiments.distil benchmarks/experiments/distil.toml
 
-bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, wearing its tokenizer
+bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, with its tokenizer
 	$(VENV)/bin/python -m benchmarks.experiments.drafts benchmarks/experiments/drafts.toml
 
 bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real llama.cpp

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokensurgeon.alignment import Alignment, Provenance, RowPlan, align
     from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
-    from tokensurgeon.evaluation.drafts import bench_drafts
+    from tokensurgeon.evaluation.drafts import DraftOptions, bench_drafts
     from tokensurgeon.evaluation.evaluate import evaluate
     from tokensurgeon.gguf import export_gguf
     from tokensurgeon.healing import HealOptions, heal
     from tokensurgeon.merging import merge
     from tokensurgeon.merging.estimate.dam import train_dam
+    from tokensurgeon.merging.estimate.dam_training import DamOptions
     from tokensurgeon.merging.estimate.fisher import estimate_fisher
     from tokensurgeon.readiness import check
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from tokensurgeon.surgery.revert import revert
     from tokensurgeon.surgery.transplant import transplant
     from tokensurgeon.surgery.trim import trim
-    from tokensurgeon.transfer.rows import build_rows
+    from tokensurgeon.transfer.rows import VocabularyMatrices, build_rows
     from tokensurgeon.verification.tensors import verify
     from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = [
     "Alignment",
+    "DamOptions",
+    "DraftOptions",
     "ExtendOptions",
     "HealOptions",
     "InputError",
@@ -48,6 +51,7 @@ __all__ = [
     "TransplantOptions",
     "VerificationError",
     "Vocabulary",
+    "VocabularyMatrices",
     "align",
     "align_models",
     "bench_drafts",
@@ -70,6 +74,8 @@ __all__ = [
 
 _HOMES = {
     "Alignment": "alignment",
+    "DamOptions": "merging.estimate.dam_training",
+    "DraftOptions": "evaluation.drafts",
     "ExtendOptions": "surgery.options",
     "HealOptions": "healing",
     "InputError": "errors",
@@ -80,6 +86,7 @@ _HOMES = {
     "TransplantOptions": "surgery.options",
     "VerificationError": "errors",
     "Vocabulary": "vocabulary",
+    "VocabularyMatrices": "transfer.rows",
     "align": "alignment",
     "align_models": "surgery.pair",
     "bench_drafts": "evaluation.drafts",

@@ -24,7 +24,7 @@ def build(out: Path, tokenizer: Path, shape: dict[str, Any], *, sparse: bool, sh
         tokenizer: A model directory whose tokenizer it gets.
         shape: Llama's configuration: ``vocab_size``, ``hidden_size``, ``num_hidden_layers``, ...
         sparse: Leave the body a hole in its files, which takes no room on disk. Otherwise it is written.
-        shard_gib: About how large a shard shall be.
+        shard_gib: About how large a shard is to be.
 
     Returns:
         Bytes of the ``vocabulary`` (embedding and head) and of the ``body``.

@@ -1,4 +1,4 @@
-"""How well a small model drafts for another one once it wears its tokenizer.
+"""How well a small model drafts for another one once it has its tokenizer.
 
     python -m benchmarks.experiments.drafts benchmarks/experiments/drafts.toml [PAIR ...]
 

@@ -75,6 +75,7 @@ def measured(point):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "mib"),
     [
@@ -86,6 +87,7 @@ def test_the_memory_budget_is_kept_where_much_is_done_twice(point, mib):
     assert measured(point | {"memory_mib": mib})["extra_mib"] < mib * 1.1
 
 
+@pytest.mark.slow
 def test_the_memory_budget_is_kept():
     """Peak of a process of its own. Unbounded, this problem takes several times the budget."""
     point = {"targets": 600, "atoms": 60_000, "dim": 64, "k": 4}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tiny import TEXT
 
@@ -10,6 +11,7 @@ from tokensurgeon import TransplantOptions, transplant
 from tokensurgeon.evaluation.loading import load_model
 
 
+@pytest.mark.slow
 def test_a_student_gets_nearer_to_its_teacher(zoo, tmp_path):
     transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "student", TransplantOptions(k=8))
     teacher, student = load_model(zoo["spm"]), load_model(tmp_path / "student")

@@ -80,7 +80,7 @@ def sent(hub):
 
 
 @pytest.mark.usefixtures("all_read")
-@pytest.mark.parametrize("name", ["spm", "untied-spm"])
+@pytest.mark.parametrize("name", ["spm", pytest.param("untied-spm", marks=pytest.mark.slow)])
 def test_of_a_donor_only_the_vocabulary_is_fetched(hub, run, zoo, tmp_path, name):
     result = run(f"org/{name}")
     assert result.returncode == 0, result.stderr
@@ -97,6 +97,7 @@ def test_of_a_donor_only_the_vocabulary_is_fetched(hub, run, zoo, tmp_path, name
     assert again.returncode == 0 and sent(hub) == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_goes_on(hub, run, zoo, tmp_path):
     rows = load_file(zoo["spm"] / "model.safetensors")["model.embed_tokens.weight"]
     hub.budget = 4 * 2**16 + 50_000
@@ -113,6 +114,7 @@ def test_an_interrupted_download_goes_on(hub, run, zoo, tmp_path):
     assert list((tmp_path / "cache").rglob(".*.partial")) == []
 
 
+@pytest.mark.slow
 def test_a_server_without_ranges_sends_whole_files(hub, run, tmp_path):
     hub.ranges = False
     result = run("org/spm")
@@ -120,6 +122,7 @@ def test_a_server_without_ranges_sends_whole_files(hub, run, tmp_path):
     assert sent(hub) > 2 * BODY and (tmp_path / "out/config.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_base_is_fetched_whole(hub, run, zoo):
     result = run(str(zoo["gpt"]), base="org/whole")
     assert result.returncode == 0, result.stderr
@@ -141,6 +144,7 @@ def test_a_model_that_the_hub_does_not_have(run):
     assert result.returncode == 2 and "org/none is neither a local path nor" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_needs_no_body_fetches_none(hub, run, zoo, tmp_path):
     """A dry run, an adapter's model, and the base of a way back."""
     out = str(tmp_path / "out")
@@ -160,6 +164,7 @@ def test_what_needs_no_body_fetches_none(hub, run, zoo, tmp_path):
     assert carried.returncode == 0 and sent(hub) < BODY, carried.stderr
 
 
+@pytest.mark.slow
 def test_folders_of_templates_come_along(run, tmp_path):
     templates = tmp_path / "spm/additional_chat_templates"
     templates.mkdir()
@@ -169,6 +174,7 @@ def test_folders_of_templates_come_along(run, tmp_path):
     assert (tmp_path / "out/additional_chat_templates/tool.jinja").read_text() == "{{ 1 }}"
 
 
+@pytest.mark.slow
 def test_a_pickled_donor_works_offline(hub, run, zoo, tmp_path):
     model = tmp_path / "pickled"
     shutil.copytree(zoo["spm"], model, ignore=shutil.ignore_patterns("*.safetensors"))

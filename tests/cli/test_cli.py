@@ -171,12 +171,12 @@ def test_a_full_disk_is_one_line(zoo, tmp_path, monkeypatch):
 
 
 def test_ctrl_c(zoo, tmp_path, monkeypatch):
-    import tokensurgeon.surgery.new_rows as rebuild
+    import tokensurgeon.surgery.new_rows as new_rows
 
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rebuild, "build_rows", stop)
+    monkeypatch.setattr(new_rows, "build_rows", stop)
     result = run(zoo["gpt"], zoo["spm"], "--out", tmp_path / "out")
     assert result.exit_code == 130 and "nothing was written" in result.stderr and list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from tiny import llama, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokensurgeon.checkpoint.model as opened
-import tokensurgeon.surgery.new_rows as rebuild
+import tokensurgeon.surgery.new_rows as new_rows
 import tokensurgeon.surgery.write as output
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
 from tokensurgeon.alignment import Provenance
@@ -274,14 +274,14 @@ def test_a_failure_keeps_the_old_output(zoo, shared, tmp_path, monkeypatch):
 
 
 def test_a_model_that_fails_verification_is_discarded(zoo, tmp_path, monkeypatch):
-    real = rebuild.build_rows
+    real = new_rows.build_rows
 
     def sabotage(*args, **kwargs):
         new = real(*args, **kwargs)
         new.matrices.embedding[int(args[2].plan.anchors[7]), 0] += 1e-3
         return new
 
-    monkeypatch.setattr(rebuild, "build_rows", sabotage)
+    monkeypatch.setattr(new_rows, "build_rows", sabotage)
     with pytest.raises(VerificationError, match="anchors"):
         run(zoo, tmp_path, "gpt", "spm")
     assert list(tmp_path.iterdir()) == []

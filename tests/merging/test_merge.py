@@ -28,6 +28,7 @@ from tokensurgeon.merging.estimate.dam_training import DamOptions
 from tokensurgeon.merging.estimate.files import write_file
 from tokensurgeon.merging.estimate.fisher import estimate_fisher
 from tokensurgeon.merging.estimate.loading import ids_of
+from tokensurgeon.merging.models import Model, open_model
 from tokensurgeon.merging.recipe import read_recipe
 from tokensurgeon.merging.rows import MEAN, METHOD, choose_rows, filled, kinds_of
 from tokensurgeon.surgery.revert import revert
@@ -627,3 +628,18 @@ def test_the_command(recipe, tmp_path):
     assert again.exit_code == 2 and "--overwrite" in again.stderr
     told = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])
     assert json.loads(told.stdout)["merge"]["method"] == "linear"
+
+
+def test_a_tensor_that_no_class_knows_stays_where_no_row_moves(copy_of):
+    """It would be in the old order only after a transplant."""
+    odd = copy_of("gpt")
+    tensors = load_file(odd / "model.safetensors")
+    strange = torch.randn(tensors["model.embed_tokens.weight"].shape)
+    save_file(tensors | {"model.layers.9.embed_tokens.weight": strange}, odd / "model.safetensors", {"format": "pt"})
+    model = Model.open(str(odd)).checked(moved=False)
+    assert list(model.layout.unclaimed) == ["model.layers.9.embed_tokens.weight"]
+    with pytest.raises(InputError, match="would still be in the old order"):
+        model.checked()
+    from mergekit.common import ModelReference
+
+    assert open_model(ModelReference.parse(str(odd))).layout.rows == model.layout.rows

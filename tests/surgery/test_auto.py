@@ -95,6 +95,16 @@ def test_candidates_that_take_too_long_or_need_more_anchors_are_left_out(zoo, tm
     assert not (tmp_path / "never").exists()
 
 
+def test_options_of_the_solver_do_not_bind_the_choice(zoo, tmp_path, monkeypatch):
+    """What bounds omp's work space is no reason against another method."""
+    monkeypatch.setattr(choose, "CANDIDATES", (("omp", {"k": 8}), ("ridge", {})))
+    ridge = property(lambda choice: next(trial for trial in choice.trials if trial.method == "ridge"))
+    monkeypatch.setattr(choose.Choice, "best", ridge)
+    options = TransplantOptions(method="auto", memory="1GiB", exact=True)
+    report = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", options)
+    assert report.content["method"]["name"] == "ridge" and report.content["options"]["memory"] == "1GiB"
+
+
 def test_a_sample_stands_for_all_new_tokens(zoo, monkeypatch):
     """However few are drawn, their weights sum to as many tokens as there are."""
     aligned = align_models(str(zoo["gpt"]), str(zoo["spm"]))[2]
@@ -103,14 +113,14 @@ def test_a_sample_stands_for_all_new_tokens(zoo, monkeypatch):
     new = plan.ids(Provenance.RECONSTRUCTED)
     seen = set(new[:7].tolist()) | set(plan.ids(Provenance.COPIED)[:200].tolist())
     monkeypatch.setattr(choose, "_SAMPLE", 20)
-    trimmed = choose._trimmed(aligned, donor, seen, 0)
-    held = (trimmed.alignment.plan.source < 0) & (plan.source >= 0)
-    assert trimmed.new == 7 and held.sum() == trimmed.held_out >= 64 and len(new) > 40
-    drawn = torch.from_numpy((trimmed.alignment.plan.provenance == Provenance.RECONSTRUCTED) & ~held)
+    small = choose._smaller(aligned, donor, seen, 0)
+    held = (small.alignment.plan.source < 0) & (plan.source >= 0)
+    assert small.new == 7 and held.sum() == small.held_out >= 64 and len(new) > 40
+    drawn = torch.from_numpy((small.alignment.plan.provenance == Provenance.RECONSTRUCTED) & ~held)
     assert int(drawn.sum()) == 27
-    assert float(trimmed.log_weights[drawn].exp().sum()) == pytest.approx(len(new), rel=1e-5)
+    assert float(small.log_weights[drawn].exp().sum()) == pytest.approx(len(new), rel=1e-5)
     dropped = np.setdiff1d(new, np.flatnonzero(drawn.numpy()))
-    assert bool((trimmed.log_weights[torch.from_numpy(dropped)] == -math.inf).all())
+    assert bool((small.log_weights[torch.from_numpy(dropped)] == -math.inf).all())
 
 
 def test_a_padding_token_of_the_base_beyond_the_donors_rows(copy_of, zoo, tmp_path):

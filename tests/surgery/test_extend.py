@@ -14,13 +14,16 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from tokensurgeon import ExtendOptions, InputError, VerificationError
+from tokensurgeon import ExtendOptions, InputError, RowPlan, VerificationError, VocabularyMatrices
+from tokensurgeon.baselines.constant import Mean
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.surgery.extend import extend
 from tokensurgeon.surgery.revert import revert
 from tokensurgeon.surgery.trim import trim
+from tokensurgeon.transfer.protocol import DonorSpace, Resources
+from tokensurgeon.transfer.rows import LearntRows, assemble
 from tokensurgeon.vocabulary.edit.add import extended_spec, given_tokens, learnt_tokens
 
 OTHER = python_text(60_000, part=1)
@@ -321,3 +324,19 @@ def test_the_command(kinds, tmp_path, text):
     assert content["extended"]["tokens"] == 9 and content["method"]["name"] == "normal"
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and "--overwrite" in again.stderr
+
+
+def test_a_damaged_row_that_no_token_has_stays(copy_of):
+    """Old rows are copied as they are; only a body that is run must give finite values."""
+    directory = copy_of("spm")
+    tensors = load_file(directory / "model.safetensors")
+    tokens = len(AutoTokenizer.from_pretrained(directory))
+    assert tokens < len(tensors[EMBEDDING]) - 1
+    tensors[EMBEDDING][-1] = float("nan")
+    old = VocabularyMatrices(tensors[EMBEDDING])
+    plan = RowPlan.grown(len(old.embedding), [tokens])
+    made = LearntRows.of(
+        Mean(), torch.zeros(0, dtype=torch.int64), DonorSpace.without_donor(1, None), None, Resources()
+    )
+    new = assemble(old, plan, made).embedding
+    assert new[-1].isnan().all() and torch.isfinite(new[tokens]).all()

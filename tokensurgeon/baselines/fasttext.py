@@ -51,7 +51,7 @@ def fasttext_space(
             ``words`` trains on words, and makes the vector of any token of either side from its text (WECHSEL).
         texts: To train on.
         base: The base's vocabulary.
-        donor: The donor's.
+        donor: The donor's vocabulary.
         plan: Which of the donor's tokens are anchors, and which are to be reconstructed.
         base_rows: Only base ids below this have rows.
         seed: Of the training.

@@ -38,6 +38,8 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
         >>> make_method("omp", {"k": "8"})
         Omp(k=8)
     """
+    if name == "auto":
+        raise InputError("method auto is chosen for a pair of models, by a transplant; here name one")
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; known are {', '.join((*METHODS, 'auto'))}")
     method: Method = with_options(METHODS[name], name, options or {})

@@ -122,11 +122,12 @@ class OpenModel:
             bias=read(layout.bias) if layout.bias else None,
         )
 
-    def checked(self, dtype: str | None = None) -> Self:
+    def checked(self, dtype: str | None = None, *, moved: bool = True) -> Self:
         """Itself, if it can get another vocabulary.
 
         Args:
             dtype: What its tensors would be converted to.
+            moved: Whether its rows get another order; otherwise copies of the embedding may be anything.
 
         Raises:
             InputError: If further vocabulary tensors would not fit, its head is ambiguous, or it cannot be cast.
@@ -152,7 +153,8 @@ class OpenModel:
                 f"{self.name}: config.json says that the LM head is tied, but the checkpoint holds a different {name}. "
                 "Set tie_word_embeddings to false if that head is meant, or remove the tensor"
             )
-        _ = self.copies  # raises what it has to say
+        if moved:
+            _ = self.copies  # raises what it has to say
         return self
 
     def described(self) -> dict[str, Any]:

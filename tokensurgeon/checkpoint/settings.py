@@ -51,7 +51,7 @@ def write_settings(
         donor: The donor's directory, for its stop tokens.
         out: Where to write.
         tokenizer: The donor's tokenizer.
-        new_ids: OpenModel id to the output ids that took its row.
+        new_ids: Base id to the output ids that took its row.
         n_rows: ``vocab_size`` of the output.
         tied: Whether the output's head is its input embedding.
         dtype: New dtype, if it changes.

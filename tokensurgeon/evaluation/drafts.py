@@ -122,8 +122,7 @@ def bench_drafts(
     Example:
         >>> from pathlib import Path
         >>> import tokensurgeon
-        >>> from tokensurgeon.evaluation.drafts import DraftOptions
-        >>> options = DraftOptions(prompts=1, new_tokens=8)
+        >>> options = tokensurgeon.DraftOptions(prompts=1, new_tokens=8)
         >>> figures = tokensurgeon.bench_drafts("transplanted", "donor", [Path("text.txt")], options=options)
         >>> list(figures)
         ['no draft', 'draft']

@@ -132,7 +132,7 @@ def _accelerator(options: HealOptions) -> Any:
 
 
 def _precision() -> str | None:
-    """What accelerate was told, or bfloat16 where the device computes in it."""
+    """What accelerate's environment says, or bfloat16 where the device computes in it."""
     if os.environ.get("ACCELERATE_MIXED_PRECISION"):
         return None
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):

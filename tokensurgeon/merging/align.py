@@ -29,13 +29,13 @@ class Owner:
 
     Attributes:
         reference: What `OpenModel.open` takes.
-        side: Its vocabulary.
+        model: The model, of which only the vocabulary is needed.
         rows: Rows of every aligned model.
         described: Hashes of what a transplant reads of it.
     """
 
     reference: str
-    side: OpenModel
+    model: OpenModel
     rows: int
     described: dict[str, Any]
 
@@ -72,7 +72,7 @@ def find_owner(tokenizer: str | None, models: list[Model]) -> Owner:
 
 def has_ids_of(model: Model, owner: Owner) -> bool:
     """Whether a model has the owner's ids already, and as many rows."""
-    return model.layout.rows == owner.rows and model.ids == owner.side.ids
+    return model.layout.rows == owner.rows and model.ids == owner.model.ids
 
 
 def align_model(model: Model, owner: Owner, options: TransplantOptions, progress: Progress | None) -> Aligned:
@@ -95,7 +95,7 @@ def align_model(model: Model, owner: Owner, options: TransplantOptions, progress
     manifest = Manifest.read(out)
     if manifest is None:
         raise InputError(f"{out} has no tokensurgeon.json; remove it, and run the same command again")
-    moved = Model(model.name, out, owner.side.tokenizer)
+    moved = Model(model.name, out, owner.model.tokenizer)
     return Aligned(moved, kinds_of(owner.rows, before, manifest), manifest, digest)
 
 
@@ -104,7 +104,7 @@ def place_of(model: Model, owner: Owner, options: TransplantOptions, digest: str
     texts = [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in options.text]
     state = [digest, owner.described, owner.rows, {**options.as_dict(), "text": texts}, version("tokensurgeon")]
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
-    short = [re.sub(r"[^\w.-]+", "-", name).strip("-") or "model" for name in (model.short, owner.side.name)]
+    short = [re.sub(r"[^\w.-]+", "-", name).strip("-") or "model" for name in (model.short, owner.model.name)]
     return cache_directory() / "merge" / f"{short[0]}-with-{short[1]}-tokenizer-{key}"
 
 

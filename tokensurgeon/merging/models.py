@@ -77,7 +77,7 @@ def open_model(reference: Any) -> Model:
     model = Model(name, directory, TokenizerFiles.open(directory))
     if model.config.get("quantization_config"):
         raise InputError(f"{name} is quantised; mergekit merges floating-point tensors. Give the model it was made of")
-    model.checked()
+    model.checked(moved=False)
     manifest = Manifest.read(directory)
     if manifest is not None and len(manifest.provenance) != model.layout.rows:
         raise InputError(

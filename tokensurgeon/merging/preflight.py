@@ -89,15 +89,17 @@ def _refuse_other_ids(
     from tokensurgeon.merging.estimate.loading import ids_digest
 
     moved = [model for model in models if not has_ids_of(model, owner)]
-    if metadata.get("ids") == ids_digest(owner.side.tokenizer, owner.rows) or ("ids" not in metadata and not moved):
+    if metadata.get("ids") == ids_digest(owner.model.tokenizer, owner.rows) or ("ids" not in metadata and not moved):
         return
     if not moved:
-        raise InputError(f"{path} was made in other ids than those of {owner.side.name}. Make it from {models[0].name}")
+        raise InputError(
+            f"{path} was made in other ids than those of {owner.model.name}. Make it from {models[0].name}"
+        )
     place = place_of(moved[0], owner, options, content_digest(moved[0].directory))
     there = f"and name that in the recipe: tokensurgeon {moved[0].name} {owner.reference} --out DIR"
     there = f"which lies in {place}" if is_kept(place) else there
     raise InputError(
-        f"{path} was made in other ids than those of {owner.side.name}, which {moved[0].name} gets. Make it from the "
+        f"{path} was made in other ids than those of {owner.model.name}, which {moved[0].name} gets. Make it from the "
         f"transplanted model, {there}"
     )
 

@@ -206,7 +206,7 @@ def _described(
         "reference": method.spec.reference_url,
         "seed": seed,
         "embeddings": read.embeddings,
-        "tokenizer": owner.side.name,
+        "tokenizer": owner.model.name,
         "recipe": read.text,
         "models": [
             {

@@ -96,7 +96,14 @@ def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None)
     same = {i: [i] for i in range(owner.rows)}
     tied = first.model.layout.tied
     removed = write_settings(
-        first.model.directory, owner.side.directory, out, owner.side.tokenizer, same, owner.rows, tied=tied, dtype=None
+        first.model.directory,
+        owner.model.directory,
+        out,
+        owner.model.tokenizer,
+        same,
+        owner.rows,
+        tied=tied,
+        dtype=None,
     )
     if layers is not None:
         config = read_config(out)
@@ -143,7 +150,7 @@ def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, 
         if all(there.read_bytes() != path.read_bytes() for there in known):
             name = path.name if not (out / path.name).exists() else f"{path.stem}-{number}{path.suffix}"
             shutil.copyfile(path, out / name)
-    owner.side.tokenizer.write(out)
+    owner.model.tokenizer.write(out)
     if template is not None:
         write_text(out / "chat_template.jinja", template)
     pin_tokenizer(out, str(read_config(out).get("model_type", "")))
@@ -201,7 +208,7 @@ def verify_merge(
         unrun: Why it is not to be run; None runs it.
         whole: Whether it has the first model's layers; otherwise it has others of the same shapes.
     """
-    checks = list(_tensors(out, first, parts, whole)) + list(tokenizer_checks(out, owner.side.directory, manifest))
+    checks = list(_tensors(out, first, parts, whole)) + list(tokenizer_checks(out, owner.model.directory, manifest))
     if all(check.ok for check in checks):
         checks += list(forward_checks(out, manifest) if unrun is None else tokenizer_alone(out, unrun))
     return checks

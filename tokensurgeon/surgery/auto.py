@@ -87,12 +87,9 @@ class Choice:
         """The trial with the fewest bits per byte."""
         return self.trials[0]
 
-    def applied(self, options: TransplantOptions) -> TransplantOptions:
-        """The options with the choice in place of ``auto``."""
-        return replace(
-            options, method=self.best.method, k=None, method_options=dict(self.best.options),
-            calibrate=self.best.calibrated,
-        )  # fmt: skip
+    def method(self) -> Method:
+        """The best trial's."""
+        return make_method(self.best.method, self.best.options)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
@@ -100,7 +97,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trimmed:
+class _Smaller:
     """A problem with fewer rows: the alignment, the log of how many tokens each row counts for, what was held out."""
 
     alignment: Alignment
@@ -114,6 +111,7 @@ def choose(
     pair: Pair,
     loaded: LoadedModel,
     asked: Asked,
+    auto: Auto,
     options: TransplantOptions,
     texts: Mapping[str, str],
     progress: Progress | None = None,
@@ -124,14 +122,14 @@ def choose(
         pair: The models; every reconstructed token has a donor row.
         loaded: The base. Its vocabulary is replaced: it is of no use afterwards.
         asked: What the base says on text other than what is scored here.
-        options: Of the transplant; ``auto`` says how long the chosen method may take.
+        auto: How long the chosen method may take.
+        options: Of the transplant.
         texts: The user's text by name; nothing for Python's own.
         progress: Called with (stage, done, total).
 
     Raises:
         InputError: If the text says too little, or no candidate fits into the time.
     """
-    auto = options.auto or Auto()
     base, donor, tokenizer = pair.base_matrices, pair.donor_matrices, pair.donor.vocabulary
     resources = Resources(pick_device(options.device), options.exact, options.memory_bytes, options.seed)
     context = loaded.context  # cut here too: what has a row is known by the ids of what is scored
@@ -144,16 +142,16 @@ def choose(
             "Give a longer --text, or none for Python's own documentation"
         )
     encoded = {piece: tokenizer.encode(piece) for piece in pieces}
-    trimmed = _trimmed(pair.alignment, donor, {i for ids in encoded.values() for i in ids}, options.seed)
-    prefix = next(iter(np.flatnonzero(trimmed.alignment.plan.source == loaded.prefix).tolist()), None)
+    small = _smaller(pair.alignment, donor, {i for ids in encoded.values() for i in ids}, options.seed)
+    prefix = next(iter(np.flatnonzero(small.alignment.plan.source == loaded.prefix).tolist()), None)
     # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
-    known = np.isfinite(trimmed.log_weights.numpy())
+    known = np.isfinite(small.log_weights.numpy())
     encoded = {piece: [i for i in ids if known[i]] for piece, ids in encoded.items()}
-    anchors, trials = len(atom_ids(trimmed.alignment.plan, donor)), []
+    anchors, trials = len(atom_ids(small.alignment.plan, donor)), []
 
     def made_by(method: Method) -> tuple[NewRows, float]:
         started = time.perf_counter()
-        made = build_rows(base, donor, trimmed.alignment, method=method, untie=options.untie, resources=resources)
+        made = build_rows(base, donor, small.alignment, method=method, untie=options.untie, resources=resources)
         return made, (time.perf_counter() - started) / 60
 
     fixed = made_by(make_method("zero"))[1]  # whatever the method
@@ -165,15 +163,15 @@ def choose(
             continue
         made, minutes = made_by(make_method(name, given))
         if name == "omp":  # whose work is in the targets; the others' is in the anchors, which are all there
-            minutes = fixed + max(0.0, minutes - fixed) / trimmed.share
+            minutes = fixed + max(0.0, minutes - fixed) / small.share
         if minutes > auto.minutes:
             trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))
             continue
         for moved in (False, True) if options.calibrate is None else (options.calibrate,):
             if moved:
-                calibrate(made.matrices, base, donor, trimmed.alignment.plan, asked.states, asked.prior)
+                calibrate(made.matrices, base, donor, small.alignment.plan, asked.states, asked.prior)
             replace_vocabulary(loaded.model, made.matrices)
-            score = score_text(loaded.model, encoded.__getitem__, prefix, pieces, log_weights=trimmed.log_weights)
+            score = score_text(loaded.model, encoded.__getitem__, prefix, pieces, log_weights=small.log_weights)
             bits = score.bits_per_byte
             finite = math.isfinite(bits)
             trials.append(Trial(name, given, moved, bits if finite else None, minutes, "" if finite else "not finite"))
@@ -183,7 +181,7 @@ def choose(
             f"method auto: no candidate gives finite scores in less than {auto.minutes:g} minutes. "
             "Give --method-option minutes=N with a larger N, or choose a method"
         )
-    return Choice(tuple(trials), trimmed.held_out, trimmed.new, scored)
+    return Choice(tuple(trials), small.held_out, small.new, scored)
 
 
 def _pieces(texts: Mapping[str, str]) -> list[str]:
@@ -194,7 +192,7 @@ def _pieces(texts: Mapping[str, str]) -> list[str]:
     return [p for text in texts.values() for p in split_bytes(text.encode()[:share].decode("utf-8", "ignore"))]
 
 
-def _trimmed(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Trimmed:
+def _smaller(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Smaller:
     """New tokens in the text and a sample of the others; a tenth of the text's anchors are new there too."""
     plan, random = alignment.plan, np.random.default_rng(seed)
     copied = plan.ids(Provenance.COPIED)
@@ -206,13 +204,13 @@ def _trimmed(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], se
     new = targets[np.isin(targets, list(seen))]
     rest = np.setdiff1d(targets, new)
     sample = np.sort(random.permutation(rest)[:_SAMPLE])
-    smaller = plan.changed(Provenance.PADDING, np.setdiff1d(rest, sample)).changed(Provenance.RECONSTRUCTED, held)
+    fewer = plan.changed(Provenance.PADDING, np.setdiff1d(rest, sample)).changed(Provenance.RECONSTRUCTED, held)
     log_weights = torch.zeros(plan.n_rows)
-    log_weights[torch.from_numpy(smaller.ids(Provenance.PADDING, Provenance.UNREACHABLE))] = -math.inf
+    log_weights[torch.from_numpy(fewer.ids(Provenance.PADDING, Provenance.UNREACHABLE))] = -math.inf
     if len(sample):
         log_weights[torch.from_numpy(sample)] = math.log(len(rest) / len(sample))
     share = (len(new) + len(sample) + len(held)) / max(1, len(targets))
-    return _Trimmed(replace(alignment, plan=smaller), log_weights, len(held), len(new), min(1.0, share))
+    return _Smaller(replace(alignment, plan=fewer), log_weights, len(held), len(new), min(1.0, share))
 
 
 def replace_vocabulary(model: Any, matrices: VocabularyMatrices) -> None:

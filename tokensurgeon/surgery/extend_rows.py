@@ -20,11 +20,11 @@ from tokensurgeon.transfer.protocol import DonorSpace, Method, Pieces, Resources
 from tokensurgeon.transfer.rows import LearntRows, RowMaker, VocabularyMatrices
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
-__all__ = ["Learnt", "learn_rows"]
+__all__ = ["ExtendedRows", "learn_rows"]
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class ExtendedRows:
     """Rows of new tokens.
 
     Attributes:
@@ -60,7 +60,7 @@ def learn_rows(
     new: Ids,
     options: ExtendOptions,
     progress: Progress | None,
-) -> Learnt:
+) -> ExtendedRows:
     """Fit the method on the donor, where there is one; tokens that it lacks are made of their pieces.
 
     Args:
@@ -75,7 +75,7 @@ def learn_rows(
         InputError: If the donor has none of the new tokens, or shares too few with the model.
     """
     if options.donor is None:
-        return Learnt(_by_text(base, extended, new, options.reconstruction(), options.seed))
+        return ExtendedRows(_by_text(base, extended, new, options.reconstruction(), options.seed))
     donor = OpenModel.open(options.donor, "vocabulary")
     source = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan.source
     anchors, known = np.flatnonzero(source[: new[0]] >= 0), source[new] >= 0
@@ -100,7 +100,7 @@ def learn_rows(
     if not known.all():
         rest = _by_text(base, extended, new[~known], make_method("subtoken"), options.seed)
         rows = _Either(torch.from_numpy(known), rows, rest)
-    return Learnt(rows, int(known.sum()), donor.described())
+    return ExtendedRows(rows, int(known.sum()), donor.described())
 
 
 def _by_text(base: OpenModel, extended: OpenModel, new: Ids, method: Method, seed: int) -> LearntRows:

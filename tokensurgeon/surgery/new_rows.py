@@ -84,8 +84,8 @@ def pick_method(
     """
     if options.auto is None or loaded is None or asked is None:
         return PickedMethod(options.reconstruction(), calibrates(options))
-    choice = choose(pair, loaded, asked, options, texts if options.text else {}, progress)
-    return PickedMethod(choice.applied(options).reconstruction(), choice.best.calibrated, choice)
+    choice = choose(pair, loaded, asked, options.auto, options, texts if options.text else {}, progress)
+    return PickedMethod(choice.method(), choice.best.calibrated, choice)
 
 
 def make_rows(

@@ -27,7 +27,7 @@ class Pair:
         base: Keeps its body.
         donor: Gives the tokenizer.
         base_matrices: The base's vocabulary-sized tensors.
-        donor_matrices: The donor's.
+        donor_matrices: The donor's vocabulary-sized tensors.
         alignment: What both vocabularies have in common.
     """
 

@@ -1,4 +1,4 @@
-"""Transplant a tokenizer: two models in, one out. The one place where the rooms meet."""
+"""Transplant a tokenizer: two models in, one out."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair, overrides_for, summarise, with_numbers
 from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution
 from tokensurgeon.surgery.write import finish, write_output
+from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import drop_rowless
 from tokensurgeon.verification.running import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
@@ -110,18 +111,17 @@ def transplant(
         check_target(target, overwrite, (base, donor))
     started = time.perf_counter()
     left = OpenModel.open(base, "vocabulary" if dry_run else "all").checked(options.dtype)
-    right = OpenModel.open(donor, "vocabulary")
-    given = right
-    right = with_numbers(left, right, options.numbers)
+    given = OpenModel.open(donor, "vocabulary")
+    right = with_numbers(left, given, options.numbers)
     method = None if options.auto else options.reconstruction()
     if method is None and world() > 1:
         raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
-    asked = True if options.calibrate or method is None else options.forward
-    if asked and left.config.get("is_encoder_decoder"):
+    run = True if options.calibrate or method is None else options.forward
+    if run and left.config.get("is_encoder_decoder"):
         raise InputError(
             f"{base} is an encoder-decoder model, which is not run. Drop --calibrate, --forward, method auto"
         )
-    unrun = why_not_run(left.directory, left.checkpoint, left.layout, asked)
+    unrun = why_not_run(left.directory, left.checkpoint, left.layout, run)
     if options.untie and left.layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
     alignment = align(
@@ -133,11 +133,7 @@ def transplant(
         overrides=overrides_for(right, options),
     )
     if method is not None:
-        n_atoms, k = int((alignment.plan.anchors < given.layout.rows).sum()), getattr(method, "k", 1)
-        if k > n_atoms and method.needs == "donor":
-            raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
-        if method.needs == "fasttext" and not options.text:
-            raise InputError("space=fasttext needs a text to train the vectors on. Give --text FILE")
+        _refuse_method(method, options, int((alignment.plan.anchors < given.layout.rows).sum()))
     texts = load_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = describe_asked(options) | {
@@ -153,10 +149,10 @@ def transplant(
     if method is None or method.needs == "donor":
         alignment = drop_rowless(alignment, matrices[1])
     pair = Pair(left, right, *matrices, alignment)
-    loaded, heard = ask_base(pair, options, texts, progress) if unrun is None and rank() == 0 else (None, None)
-    picked = pick_method(pair, loaded, heard, options, texts, progress)
+    loaded, asked = ask_base(pair, options, texts, progress) if unrun is None and rank() == 0 else (None, None)
+    picked = pick_method(pair, loaded, asked, options, texts, progress)
     del loaded
-    made = make_rows(pair, picked, heard, options, texts, progress)
+    made = make_rows(pair, picked, asked, options, texts, progress)
     if rank() > 0:
         return TransplantReport(None, left, right, alignment, {}, content, [])
     plan, details = alignment.plan, made.details
@@ -174,3 +170,11 @@ def transplant(
         write_text(work / "README.md", model_card(content))
         write_text(work / "report.html", report_page(content, summary, details))
     return TransplantReport(target, left, right, alignment, summary, content, checks)
+
+
+def _refuse_method(method: Method, options: TransplantOptions, n_atoms: int) -> None:
+    """A method that needs more than there is."""
+    if (k := getattr(method, "k", 1)) > n_atoms and method.needs == "donor":
+        raise InputError(f"k={k} exceeds the {n_atoms} anchors that the two models share. Choose a smaller --k")
+    if method.needs == "fasttext" and not options.text:
+        raise InputError("space=fasttext needs a text to train the vectors on. Give --text FILE")

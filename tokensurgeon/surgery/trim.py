@@ -109,8 +109,8 @@ def trim(
         refuse_other_texts(left, right, (), "trimmed")
         plan, described = RowPlan.kept(kept), left.described()
         summary = summarise(left, right, Alignment(plan, {}, ()), [], texts)
-        asked = {"text": [str(name) for name in text], "size": size, "keep": None if keep is None else str(keep)}
-        content = describe_run(asked, {"name": "trim"}) | {
+        options = {"text": [str(name) for name in text], "size": size, "keep": None if keep is None else str(keep)}
+        content = describe_run(options, {"name": "trim"}) | {
             "base": described, "donor": described | {"name": right.name},
             "held_out": None, "not_run": why_not_run(left.directory, left.checkpoint, layout, None),
             "needed": len(needed),
@@ -124,18 +124,18 @@ def trim(
     return TrimReport(target, len(left.vocabulary), len(kept), len(needed), saved, content)
 
 
-def _named(side: OpenModel) -> set[int]:
+def _named(model: OpenModel) -> set[int]:
     """Ids that have a role, or that the chat template writes."""
-    template, pieces = side.tokenizer.chat_template or "", side.vocabulary.pieces
-    named = {i for i in side.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
-    return named | set(side.vocabulary.roles.values()) | set(side.tokenizer.special_ids().values())
+    template, pieces = model.tokenizer.chat_template or "", model.vocabulary.pieces
+    named = {i for i in model.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
+    return named | set(model.vocabulary.roles.values()) | set(model.tokenizer.special_ids().values())
 
 
-def _asked_for(path: Path | str, side: OpenModel) -> set[int]:
-    literal = {piece: i for i, piece in enumerate(side.vocabulary.pieces) if piece is not None}
+def _asked_for(path: Path | str, model: OpenModel) -> set[int]:
+    literal = {piece: i for i, piece in enumerate(model.vocabulary.pieces) if piece is not None}
     found: set[int] = set()
     for line in read_lines("--keep", path):
-        found |= {literal[line]} if line in literal else set(side.vocabulary.encode(line))
+        found |= {literal[line]} if line in literal else set(model.vocabulary.encode(line))
     return found
 
 

@@ -31,8 +31,8 @@ def calibrate(
 
     Args:
         new: The output's tensors, to be changed.
-        base: The base's.
-        donor: The donor's.
+        base: The base's tensors.
+        donor: The donor's tensors.
         plan: Which rows were reconstructed, and which are anchors.
         states: What the base's head sees on text.
         log_prior: (n_rows,) as `counted_prior` gives it; by default what the anchors suggest.

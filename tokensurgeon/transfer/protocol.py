@@ -134,7 +134,10 @@ class Fitted(Protocol):
     """What a method learnt."""
 
     def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
-        """New rows for one of the base's matrices: (some targets, base dim) float32 at a time, in their order."""
+        """New rows for one of the base's matrices: (some targets, base dim) float32 at a time, in their order.
+
+        Blocks have the same sizes whatever was learnt on: those of `parts`.
+        """
         ...
 
 

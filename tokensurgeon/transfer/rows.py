@@ -23,6 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 SUPPRESSED_BIAS = -1e4
+_CHECKED = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ def build_rows(
                 [1., 2.]])
     """
     plan = alignment.plan
+    _refuse_damaged(base, plan)
     atoms = torch.from_numpy(atom_ids(plan, donor))
     known = torch.from_numpy(plan.source)[atoms]
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
@@ -214,9 +216,6 @@ def assemble(
         overrides: Output id to the base ids of the text that it stands for.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
-
-    Raises:
-        InputError: If rows that are needed are not finite.
     """
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
@@ -253,6 +252,19 @@ def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
     return replace(alignment, plan=alignment.plan.changed(Provenance.PADDING, targets[empty.numpy()]))
 
 
+def _refuse_damaged(base: VocabularyMatrices, plan: RowPlan) -> None:
+    """Rows that a new vocabulary copies must be finite."""
+    ids = torch.from_numpy(plan.source[plan.anchors])
+    bias = None if base.bias is None else base.bias[:, None]
+    for name, matrix in (("embedding", base.embedding), ("LM head", base.head), ("LM head's bias", bias)):
+        for some in torch.split(ids, _CHECKED) if matrix is not None else ():
+            if matrix is not None and len(bad := damaged_rows(matrix[some])):
+                raise InputError(
+                    f"rows of the base's {name} that the output needs hold NaN or infinity (first: base id "
+                    f"{int(some[bad[0]])}). The checkpoint is damaged; use another"
+                )
+
+
 def _known(
     source: torch.Tensor,
     plan: RowPlan,
@@ -262,15 +274,8 @@ def _known(
 ) -> torch.Tensor:
     """One matrix without what is reconstructed: silence, anchors, and overrides (mean of the pieces)."""
     ids = torch.from_numpy(plan.source[plan.anchors])
-    known = source[ids]
-    bad = damaged_rows(known)
-    if len(bad):
-        raise InputError(
-            f"{len(bad)} rows of the base's embedding that the output needs hold NaN or infinity "
-            f"(first: base id {int(ids[bad[0]])}). The checkpoint is damaged; use another"
-        )
     rows = silent.to(source.dtype).repeat(plan.n_rows, 1)
-    rows[torch.from_numpy(plan.anchors)] = known
+    rows[torch.from_numpy(plan.anchors)] = source[ids]
     for token_id, text_ids in overrides.items():
         chosen = source[sorted({text_ids[piece] for piece in pieces})]
         rows[token_id] = chosen[0] if len(chosen) == 1 else chosen.float().mean(0).to(source.dtype)

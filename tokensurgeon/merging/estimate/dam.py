@@ -69,8 +69,7 @@ def train_dam(
 
     Example:
         >>> import tokensurgeon
-        >>> from tokensurgeon.merging.estimate.dam_training import DamOptions
-        >>> options, texts = DamOptions(steps=2), ["text.txt", "other.txt"]
+        >>> options, texts = tokensurgeon.DamOptions(steps=2), ["text.txt", "other.txt"]
         >>> report = tokensurgeon.train_dam(["base", "tuned"], texts, "dam.safetensors", options)
         >>> report.steps
         2
