@@ -79,7 +79,7 @@ def command(
             tell(Stage.HEAL, 0, 100, "starting")
 
             def progress(share: float, report: HealReport, losses: dict[str, float]) -> None:
-                tell(Stage.HEAL, int(100 * share), 100, _told(report, losses))
+                tell(Stage.HEAL, int(100 * share), 100, _figures(report, losses))
 
             report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=progress)
         if report.out is None:
@@ -96,7 +96,7 @@ def command(
             )
 
 
-def _told(report: HealReport, losses: dict[str, float]) -> str:
+def _figures(report: HealReport, losses: dict[str, float]) -> str:
     speed = report.tokens / max(report.seconds, 1e-9)
     return (
         f"loss {losses['loss']:.3f}, {speed:,.0f} tokens/s, held out {report.curve[-1]['held_out']:.4f} "
