@@ -10,6 +10,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -56,6 +57,17 @@ class Process:
 def run(code: str, *arguments: object, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
     """Run ``python -c CODE ARGUMENTS`` to its end, in an environment."""
     return Process(code, *arguments, env=env).wait()
+
+
+def ranks(number: int, code: str, *arguments: object, env: Mapping[str, str] | None = None) -> list[Any]:
+    """Run the same in several processes that find each other, by the variables that ``torchrun`` sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {**(os.environ if env is None else env), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    variables |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number), "OMP_NUM_THREADS": "1"}
+    started = [Process(code, *arguments, env=variables | {"RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(number)]
+    return [process.wait() for process in started]
 
 
 def _run(code: str, arguments: list[str], environment: dict[str, str], output: Path) -> None:

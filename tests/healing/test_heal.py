@@ -9,10 +9,13 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import processes
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from typer.testing import CliRunner
 
@@ -23,8 +26,8 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
-from tokensurgeon.healing.batches import Piece, collate, nth_piece, read_pieces
-from tokensurgeon.healing.meeting import first_shared, meeting_points, token_bytes
+from tokensurgeon.healing.batches import Piece, collate, in_passes, nth_piece, read_pieces
+from tokensurgeon.healing.meeting import first_shared, meeting_points, numbered, token_bytes
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.surgery.pair import align_models
@@ -206,6 +209,64 @@ def test_the_objective_is_a_mean_of_means():
     assert float(same["hidden"]) == 0 and abs(float(same["next"])) < 1e-5 and float(same["text"]) > 0
 
 
+def test_numbered_classes_give_the_same_divergence():
+    """Of 40 student ids three are classes; one token of the student's begins with what no token of the teacher does."""
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = torch.tensor([30, 2, -1, 30, 17]), torch.full((40,), -1)
+    student[[2, 3, 17, 30, 31, 39]] = torch.tensor([2, 2, 17, 30, 30, 39])
+    few = numbered(teacher, student)
+    assert few[0].tolist() == [2, 0, -1, 2, 1] and few[1][[2, 3, 17, 30, 31, 39, 0]].tolist() == [0, 0, 1, 2, 2, -1, -1]
+    mine, theirs = torch.randn(6, 40, generator=generator), torch.randn(6, 5, generator=generator)
+    before, after = (Objective(1.0, *classes)._divergence(mine, theirs) for classes in ((teacher, student), few))
+    torch.testing.assert_close(before, after)
+    nothing = numbered(torch.full((5,), -1), torch.full((40,), -1))
+    assert float(Objective(1.0, *nothing)._divergence(mine, theirs).sum()) == 0
+
+
+def test_a_batch_is_cut_where_its_logits_exceed_the_limit():
+    pieces = [Piece([0] * n, [0] * n, [(i, i) for i in range(n)]) for n in (10, 30, 10, 10, 60)]
+    cost = 4 * (10 * 7 + 3 * 5)  # of ten tokens, and three of ten meetings
+
+    def lengths(limit):
+        return [[len(p.student) for p in part] for part in in_passes(pieces, (7, 5), 4, limit)]
+
+    assert lengths(1) == [[10], [30], [10], [10], [60]] and lengths(10**6) == [[10, 30, 10, 10, 60]]
+    assert lengths(2 * cost) == [[10], [30], [10, 10], [60]]
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Look at what comes out."""
+        out = func(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        return out
+
+
+@pytest.mark.usefixtures("float32")
+def test_passes_of_one_piece_take_less_memory_and_train_the_same(made, zoo, tmp_path, monkeypatch):
+    real, curves, largest = loop.Loop._update, [], []
+
+    def update(self, *args):
+        with Largest() as seen:
+            losses = real(self, *args)
+        largest[-1] = max(largest[-1], seen.elements)
+        return losses
+
+    monkeypatch.setattr(loop.Loop, "_update", update)
+    for name, limit in (("whole", 1 << 40), ("single", 1)):
+        monkeypatch.setattr(loop, "_LOGITS_CPU", limit)
+        largest.append(0)
+        curves.append(heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / name, quick(batch=6, rows="all")).curve)
+        forget()
+    for whole, single in zip(*curves, strict=True):
+        assert whole == pytest.approx(single | {"minutes": whole["minutes"]}, rel=1e-4, abs=1e-6)
+    assert largest[1] < largest[0] / 4
+
+
 def test_order_uses_all_text_before_any_again():
     order = [nth_piece(5, i, 3) for i in range(12)]
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4] and order[:5] != order[5:10]
@@ -357,26 +418,39 @@ def test_low_rank_updates_alone(zoo, tmp_path, base):
     assert report.rows == 0 and changed and not any("embed" in name or "lm_head" in name for name in changed)
 
 
+LITTLE_TEXT = """
+from tokensurgeon.healing import texts
+texts._PYTHON_BYTES, texts._HELD_OUT = 1 << 15, 4096
+"""
+
+
+def forked(number, env, *arguments):
+    """With a pass for each piece, so that gradients are exchanged after the last one only."""
+    single = "from tokensurgeon.healing import loop; loop._LOGITS_CPU = 1\n"
+    return processes.ranks(number, LITTLE_TEXT + single + processes.MAIN, *arguments, env=env)
+
+
 def launched(number, env, *arguments):
     """``accelerate launch`` starts several processes for GPUs only; torchrun, which it calls, does so on a CPU too."""
     alone = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
              "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]  # fmt: skip
     several = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [sys.executable, "-m", *(alone if number == 1 else several), "tokensurgeon", *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return [subprocess.run(command, env=env, capture_output=True, text=True, check=False)]
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path):
+@pytest.mark.parametrize("launch", [forked, launched])
+def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path, launch):
     curves = []
     own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
     for number, batch in ((1, 4), (2, 2)):
-        done = launched(
+        done = launch(
             number, os.environ | own, "heal", made / "gpt", "--teacher", zoo["gpt"], "--out", tmp_path / str(number),
             "--steps", 4, "--batch", batch, "--learning-rate", 0.02, "--json",
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout)
+        assert not any(result.returncode for result in done), [result.stderr for result in done]
+        report = json.loads("".join(result.stdout for result in done))
         curves.append([entry["held_out"] for entry in report["curve"]])
         assert report["steps"] == 4
     assert curves[0] == pytest.approx(curves[1], abs=1e-4) and curves[0][0] - curves[0][-1] > 0.01

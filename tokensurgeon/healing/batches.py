@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing.meeting import meeting_points, token_bytes
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["Piece", "collate", "nth_piece", "read_pieces"]
+__all__ = ["Piece", "collate", "in_passes", "nth_piece", "read_pieces"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,27 @@ def nth_piece(n: int, position: int, seed: int) -> int:
 @lru_cache(maxsize=2)
 def _shuffled(n: int, turn: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.random.default_rng((seed, turn)).permutation(n)
+
+
+def in_passes(pieces: Sequence[Piece], rows: tuple[int, int], stride: int, limit: int) -> Iterator[list[Piece]]:
+    """Cut a batch so that the logits of a part stay below a limit, if only it has more than one piece.
+
+    Args:
+        pieces: The batch.
+        rows: Of the student's LM head and the teacher's.
+        stride: The teacher gives logits at every so many meetings.
+        limit: Bytes, in float32.
+    """
+    part: list[Piece] = []
+    largest = 0
+    for piece in pieces:
+        own = 4 * (len(piece.student) * rows[0] + -(-len(piece.meet) // stride) * rows[1])
+        largest = max(largest, own)  # the others are padded to it
+        if part and (len(part) + 1) * largest > limit:
+            yield part
+            part, largest = [], own
+        part.append(piece)
+    yield part
 
 
 def collate(pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.healing.batches import Piece, collate, nth_piece
+from tokensurgeon.healing.batches import Piece, collate, in_passes, nth_piece
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState
@@ -23,6 +24,9 @@ __all__ = ["HealProgress", "HealReport", "Loop"]
 _EVALUATIONS = 5
 _WARM_UP = 0.05
 _SAVE_S = 60.0
+_LOGITS_CPU, _LOGITS_GPU = 1 << 27, 1 << 31
+"""Bytes of logits in one pass; with gradients and probabilities it takes some five times as much. CPUs lose no time to
+passes of a single piece, GPUs do."""
 
 
 @dataclass(slots=True)
@@ -100,6 +104,8 @@ class Loop:
         self.rates = [float(group["lr"]) for group in groups]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
         self.module, self.optimizer = accelerator.prepare(_Student(student.model), optimizer)
+        mine, theirs = (len(loaded.model.get_output_embeddings().weight) for loaded in (student, teacher))
+        self.head_rows = (mine, theirs)
         self.report = HealReport(rows=len(own[0]) if own[0].requires_grad else 0)
         self.best: dict[str, torch.Tensor] = {}
         self.sums: dict[str, float] = {}
@@ -150,28 +156,39 @@ class Loop:
             group["lr"] = rate * max(factor, 0.01)
         start = (self.report.steps * accelerator.num_processes + accelerator.process_index) * options.batch
         some = [pieces[nth_piece(len(pieces), start + i, options.seed)] for i in range(options.batch)]
-        batch = {name: tensor.to(accelerator.device) for name, tensor in collate(some).items()}
+        limit = _LOGITS_CPU if accelerator.device.type == "cpu" else _LOGITS_GPU
+        parts = list(in_passes(some, self.head_rows, objective.weights.stride, limit))
+        sums: dict[str, torch.Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else accelerator.no_sync(self.module):
+                terms = self._terms(part, objective)
+                own = len(part) / len(some)
+                accelerator.backward(own * terms["loss"])
+            sums = {name: sums.get(name, 0.0) + own * term.detach().float() for name, term in terms.items()}
+        accelerator.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        counts = torch.tensor([float(sum(len(piece.student) for piece in some))], device=accelerator.device)
+        values = torch.stack(list(sums.values()))
+        if accelerator.num_processes > 1:
+            counts, values = accelerator.reduce(counts), accelerator.reduce(values, "mean")
+        self.report.steps += 1
+        self.report.tokens += int(counts)
+        losses = dict(zip(sums, values.tolist(), strict=True))
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        return losses
+
+    def _terms(self, pieces: Sequence[Piece], objective: Objective) -> dict[str, torch.Tensor]:
+        """Of the objective, for some pieces at once."""
+        batch = {name: tensor.to(self.accelerator.device) for name, tensor in collate(pieces).items()}
         head = self.teacher.model.get_output_embeddings()
         head.wanted = objective.compared(batch)  # its product is the largest of all, and asked for at some positions
         with torch.no_grad():
             logits = self.teacher.model(
                 input_ids=batch["teacher"], attention_mask=batch["teacher_mask"], use_cache=False
             ).logits[0]
-        terms = objective(batch, self.module(batch["student"], batch["student_mask"]), (logits, head.seen))
-        accelerator.backward(terms["loss"])
-        accelerator.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        counts = torch.tensor([float(sum(len(piece.student) for piece in some))], device=accelerator.device)
-        values = torch.stack([term.detach().float() for term in terms.values()])
-        if accelerator.num_processes > 1:
-            counts, values = accelerator.reduce(counts), accelerator.reduce(values, "mean")
-        self.report.steps += 1
-        self.report.tokens += int(counts)
-        losses = dict(zip(terms, values.tolist(), strict=True))
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        return losses
+        return objective(batch, self.module(batch["student"], batch["student_mask"]), (logits, head.seen))
 
     def _share(self, begun: float) -> float:
         """Of the steps or the time; all processes go by the first one's clock."""

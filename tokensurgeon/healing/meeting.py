@@ -11,7 +11,7 @@ from tokensurgeon.alignment import Ids, RowPlan
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
-__all__ = ["first_shared", "meeting_points", "token_bytes"]
+__all__ = ["first_shared", "meeting_points", "numbered", "token_bytes"]
 
 
 def token_bytes(vocabulary: Vocabulary) -> list[bytes]:
@@ -88,6 +88,22 @@ def first_shared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> tup
     for token in there:
         of_teacher[token] = _follow(token, next_there, next_here, of_teacher, of_student)
     return torch.from_numpy(of_teacher), torch.from_numpy(of_student)
+
+
+def numbered(teacher: torch.Tensor, student: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The classes of `first_shared`, numbered from 0 instead of by student ids, most of which are no class.
+
+    Args:
+        teacher: (teacher ids,) int64.
+        student: (student ids,) int64.
+
+    Returns:
+        Both, with numbers of the classes that the teacher's tokens have, in order; -1 elsewhere.
+    """
+    known = torch.from_numpy(np.unique(teacher[teacher >= 0]))
+    numbers = torch.full((int(max(teacher.max(), student.max())) + 2,), -1)  # the last one is what -1 finds
+    numbers[known] = torch.arange(len(known))
+    return numbers[teacher], numbers[student]
 
 
 def _is_text(vocabulary: Vocabulary, token: int) -> bool:

@@ -45,7 +45,7 @@ class Objective:
 
     Attributes:
         variance: Of the teacher's states, mean over coordinates.
-        teacher_class: (teacher rows,) int64, see `first_shared`; -1 for none.
+        teacher_class: (teacher rows,) int64, see `first_shared` and `numbered`; -1 for none.
         student_class: (student rows,) int64.
         weights: Of the terms.
     """
@@ -88,17 +88,18 @@ class Objective:
         return _met(batch, self.weights.stride)
 
     def _divergence(self, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-        wanted = _by_class(theirs.float().softmax(dim=-1), self.teacher_class, mine.shape[-1])
-        got = _by_class(mine.float().softmax(dim=-1), self.student_class, mine.shape[-1])
+        n = int(self.teacher_class.max()) + 1
+        wanted = _by_class(theirs.float().softmax(dim=-1), self.teacher_class, n)
+        got = _by_class(mine.float().softmax(dim=-1), self.student_class, n)
         wanted = wanted / wanted.sum(dim=-1, keepdim=True).clamp(min=1e-9)
         return (wanted * ((wanted + 1e-9).log() - (got + 1e-9).log())).sum(dim=-1)
 
 
 def _by_class(probability: torch.Tensor, classes: torch.Tensor, n: int) -> torch.Tensor:
-    """Sums over the columns of each class; those of none go to a column that is dropped."""
+    """Sums over the columns of each of ``n`` classes; those of none or of others go to a column that is dropped."""
     classes = torch.nn.functional.pad(classes, (0, probability.shape[-1] - len(classes)), value=-1)
     empty = torch.zeros(len(probability), n + 1, device=probability.device)
-    return empty.index_add_(1, torch.where(classes < 0, n, classes), probability)[:, :n]
+    return empty.index_add_(1, torch.where((classes < 0) | (classes >= n), n, classes), probability)[:, :n]
 
 
 def _met(batch: dict[str, torch.Tensor], stride: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -22,7 +22,7 @@ from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.batches import Piece, read_pieces
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
-from tokensurgeon.healing.meeting import first_shared
+from tokensurgeon.healing.meeting import first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState, key_of
@@ -68,18 +68,41 @@ def heal(
     options = options or HealOptions()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, teacher))
-    train, *scored = divide([Path(name) for name in options.text], options.piece)
+    texts = divide([Path(name) for name in options.text], options.piece)
     accelerator = _accelerator(options)
     right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
-    files, layout = right.checked().checkpoint, right.layout
+    right.checked()
     plan = _plan(right, left, teacher)
+    if right.layout.dim != left.layout.dim:
+        raise InputError(
+            f"{model} is {right.layout.dim} wide, {teacher} {left.layout.dim}: it is not what it was made from"
+        )
+    healed, state = _trained(accelerator, target, right, left, plan, options, texts, progress)
+    accelerator.free_memory()  # of both models, which take no part in writing
+    if accelerator.is_main_process:
+        write_healed(target, healed, overwrite)
+        healed.report.out = target
+        state.remove()
+    accelerator.wait_for_everyone()
+    return healed.report
+
+
+def _trained(
+    accelerator: Any,
+    target: Path,
+    right: OpenModel,
+    left: OpenModel,
+    plan: RowPlan,
+    options: HealOptions,
+    texts: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    progress: HealProgress | None,
+) -> tuple[Healed, SavedState]:
+    """Load student and teacher, train, and keep what is to be written of them."""
+    train, held_out, other = texts
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
-    widths = [loaded.model.get_input_embeddings().weight.shape[1] for loaded in (student, master)]
-    if widths[0] != widths[1]:
-        raise InputError(f"{model} is {widths[0]} wide, {teacher} {widths[1]}: it is not what it was made from")
     pieces = read_pieces(train, student, master, (right.vocabulary, left.vocabulary))
     wanted = (Provenance.RECONSTRUCTED,) if options.rows == "new" else tuple(Provenance)
-    ids = _used(pieces, plan.ids(*wanted).tolist(), layout.rows)
+    ids = _used(pieces, plan.ids(*wanted).tolist(), right.layout.rows)
     if not len(ids) and options.lora is None:
         raise InputError(
             f"the text uses none of the {options.rows} tokens: there is nothing to train. Give more --text, or --lora"
@@ -88,30 +111,25 @@ def heal(
     trained = TrainedRows.of(student.model, some.to(accelerator.device))
     for loaded in (student, master):
         _freeze(loaded.model, accelerator.mixed_precision)
-    names = _add_lora(student.model, options.lora, files) if options.lora is not None else {}
+    names = _add_lora(student.model, options.lora, right.checkpoint) if options.lora is not None else {}
     put_in_front(student.model, trained)
     master.model.set_output_embeddings(AskedHead(master.model.get_output_embeddings()))
     for rows in trained.values():
         rows.rows.requires_grad_(bool(len(ids)))
 
-    loop = Loop(accelerator, options, student, master, trained, (scored[0], scored[1]))
+    loop = Loop(accelerator, options, student, master, trained, (held_out, other))
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     text = hashlib.sha256("\0".join(train).encode()).hexdigest()
     identities = [_identity(side) for side in (right, left)]
     state = SavedState(target, key_of(settings, asdict(WEIGHTS), text, ids.tolist(), *identities))
-    loop.train(pieces, first_shared(left.vocabulary, right.vocabulary, plan), WEIGHTS, state, progress)
-    if accelerator.is_main_process:
-        body = {
-            stored: student.model.get_submodule(module).get_delta_weight("default").cpu()
-            for module, stored in names.items()
-        }
-        rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
-        healed = Healed(right, left, ids, rows_now, body, options, loop.report, scored[0])
-        write_healed(target, healed, overwrite)
-        loop.report.out = target
-        state.remove()
-    accelerator.wait_for_everyone()
-    return loop.report
+    classes = numbered(*first_shared(left.vocabulary, right.vocabulary, plan))
+    loop.train(pieces, classes, WEIGHTS, state, progress)
+    body = {
+        stored: student.model.get_submodule(module).get_delta_weight("default").detach().cpu()
+        for module, stored in (names if accelerator.is_main_process else {}).items()
+    }
+    rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
+    return Healed(right, left, ids, rows_now, body, options, loop.report, held_out), state
 
 
 def _accelerator(options: HealOptions) -> Any:

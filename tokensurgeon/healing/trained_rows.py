@@ -114,7 +114,7 @@ class TrainedHead(AskedHead):
         logits = super().forward(hidden)
         bias = None if self.bias is None else self.bias[self.trained.ids]
         own = nn.functional.linear(hidden, self.trained.rows.to(hidden.dtype), bias)
-        return logits.index_copy(-1, self.trained.ids, own.to(logits.dtype))
+        return logits.index_copy_(-1, self.trained.ids, own.to(logits.dtype))  # in place: they are large
 
 
 def put_in_front(model: Any, trained: dict[str, TrainedRows]) -> None:
