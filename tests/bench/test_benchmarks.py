@@ -96,6 +96,7 @@ def test_the_memory_budget_is_kept():
     assert bounded < 80 * 1.1 < 120 < unbounded
 
 
+@pytest.mark.slow
 def test_the_growth_plot(tmp_path):
     points = [{"value": v, "median_seconds": v**2 / 100, "median_extra_mib": 3.0 * v} for v in (10, 20, 40)]
     axis = {f"{n}_exponent": growth._exponent(points, f"median_{n}") for n in ("seconds", "extra_mib")}
@@ -117,6 +118,7 @@ def healed(title, sides):
     }
 
 
+@pytest.mark.slow
 def test_the_curves_of_healing(tmp_path):
     """A side without a curve is left out; one figure for all results."""
     heal_curves.main(tmp_path)
@@ -134,6 +136,7 @@ def test_further_sides_of_healing_stand_with_their_pair():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "mamba", "gemma3n_text", "t5"])
 def test_the_architectures_experiment(tmp_path, name):
     """What the committed result says of them is what happens."""

@@ -23,6 +23,7 @@ def documents(bits, n=40, seed=0):
     return [{"nats": (bits + e) * 100 * math.log(2), "bytes": 100, "tokens": 30} for e in noise]
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch):
     inside = 0
     with monkeypatch.context() as patch:

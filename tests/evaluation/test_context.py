@@ -92,6 +92,7 @@ def test_a_context_shorter_than_the_verifiers_sentence(gpt, made, tmp_path):
     assert checks["forward pass"].ok and "dead ids" in checks
 
 
+@pytest.mark.slow
 def test_healing_and_fisher_cut_text_too(base, made, tmp_path):
     text = tmp_path / "t.txt"
     text.write_text(python_text(16_000), "utf-8")

@@ -70,6 +70,7 @@ def test_counts_of_a_poor_draft(zoo, tmp_path, text):
     assert found["same_texts"] == 3
 
 
+@pytest.mark.slow
 def test_the_untouched_draft_reencodes_text(zoo, text):
     found = bench_drafts(str(zoo["spm"]), str(zoo["spm"]), [text], untouched=str(zoo["gpt"]), options=SHORT)
     assert list(found) == ["no draft", "draft", "untouched"]

@@ -87,6 +87,7 @@ def test_every_architecture_is_tried(kinds):
     assert types == set(ARCHITECTURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_transformers_reads_it_back(kinds, tmp_path, kind):
     """Their reader undoes the other order of heads; of other types it does not read all that these tiny models set."""

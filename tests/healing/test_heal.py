@@ -297,6 +297,7 @@ def float32(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
     """The written model is the one that was scored, low-rank updates included; a random teacher would teach nothing."""
@@ -312,6 +313,7 @@ def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
     assert all(check.ok for check in verify(tmp_path / "out", zoo["gpt"]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_low_rank_updates_are_trained_in_float32_whatever_the_model(made, zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
@@ -328,6 +330,7 @@ def test_low_rank_updates_are_trained_in_float32_whatever_the_model(made, zoo, t
     assert seen["model.norm.weight"] == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["anchor", "norm", "projection"])
 def test_verify_sees_what_was_not_trained(healed_twice, zoo, tmp_path, damage):
     again, place = healed_twice
@@ -351,6 +354,7 @@ def test_verify_sees_what_was_not_trained(healed_twice, zoo, tmp_path, damage):
     assert failed == ({f"{EMBEDDING} anchors"} if damage == "anchor" else {"body unchanged"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_never_worse_than_the_start(made, zoo, tmp_path):
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(learning_rate=50.0))
@@ -359,6 +363,7 @@ def test_never_worse_than_the_start(made, zoo, tmp_path):
     assert torch.equal(old[EMBEDDING], new[EMBEDDING])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_what_was_interrupted_goes_on(made, zoo, tmp_path, caplog):
     options = quick(steps=6, lora=2)
@@ -381,6 +386,7 @@ def test_what_was_interrupted_goes_on(made, zoo, tmp_path, caplog):
         torch.testing.assert_close(tensor, load_file(tmp_path / "whole/model.safetensors")[name])
 
 
+@pytest.mark.slow
 def test_a_state_of_something_else_is_not_gone_on_from(made, zoo, tmp_path, caplog, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -396,6 +402,7 @@ def test_a_state_of_something_else_is_not_gone_on_from(made, zoo, tmp_path, capl
     assert "starting anew beside it" in caplog.text
 
 
+@pytest.mark.slow
 def test_work_is_not_lost_where_writing_fails(made, zoo, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")

@@ -166,6 +166,7 @@ def test_linear_is_the_mean_row_by_row(models, recipe, tmp_path):
     assert report.content["merge"]["models"][1]["transplant"]["reconstructed"] > 0
 
 
+@pytest.mark.slow
 def test_embeddings_base_and_average(models, recipe, tmp_path):
     """The base is the transplanted one, so that its rows are the poor ones; it is not listed, and counts in no mean."""
     content = {"merge_method": "task_arithmetic", "base_model": "<s>", "models": of("a", "b")}
@@ -187,6 +188,7 @@ def test_embeddings_base_and_average(models, recipe, tmp_path):
         merge(recipe({"merge_method": "linear", "models": of("a", "s")}, embeddings="base"), tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_third_tokenizer_and_silent_rows(models, recipe, tmp_path):
     """Rows that take no probability in any model take none in the merge, whatever the method does to others."""
     content = {"merge_method": "dare_ties", "base_model": "<a>", "models": of("b", density=0.3)}
@@ -228,6 +230,7 @@ def test_an_output_that_is_an_input_is_refused(recipe, copy_of):
         merge(recipe(content, tokenizer=str(own)), own, overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_head_of_its_own(models, recipe, tmp_path):
     content = {"merge_method": "linear", "models": of("untied", "untied-s")}
     report = merge(recipe(content), tmp_path / "out")
@@ -257,6 +260,7 @@ def test_slices_and_their_layers(models, recipe, tmp_path):
         merge(recipe({"merge_method": "passthrough", "slices": slices}), tmp_path / "more")
 
 
+@pytest.mark.slow
 def test_modules_stand_for_what_is_in_them(recipe, tmp_path):
     content = {"merge_method": "linear", "models": of("a", "s")}
     merge(recipe(content), tmp_path / "plain")
@@ -265,6 +269,7 @@ def test_modules_stand_for_what_is_in_them(recipe, tmp_path):
     assert all(torch.equal(plain[name], module[name]) for name in plain)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_into_its_model_first(models, recipe, tmp_path):
     from peft import LoraConfig, get_peft_model
 
@@ -285,6 +290,7 @@ def test_an_adapter_is_merged_into_its_model_first(models, recipe, tmp_path):
     assert torch.allclose(out, (a + theirs) / 2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_cache_goes_by_content(models, recipe, tmp_path, cache, monkeypatch):
     calls = []
 
@@ -314,6 +320,7 @@ def test_the_cache_goes_by_content(models, recipe, tmp_path, cache, monkeypatch)
     assert len(made) == 3 and not any(path.name.startswith("gpt") for path in made)  # nothing of the unchanged model
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_read")
 def test_the_same_seed_the_same_merge(recipe, tmp_path):
     content = {"merge_method": "dare_linear", "base_model": "<a>", "models": of("s", density=0.5)}
@@ -329,6 +336,7 @@ def test_the_same_seed_the_same_merge(recipe, tmp_path):
     assert not torch.equal(here[EMBEDDING], other[EMBEDDING])
 
 
+@pytest.mark.slow
 def test_a_row_made_before_stays_a_made_one(models, recipe, tmp_path):
     """A model that was transplanted by hand tells of its rows in its manifest, also after a second transplant."""
     transplant(str(models["a"]), str(models["s"]), tmp_path / "a-in-s", TransplantOptions(k=8))
@@ -345,6 +353,7 @@ def test_a_row_made_before_stays_a_made_one(models, recipe, tmp_path):
     assert rows["taken"]["s"] == rows["differing"] > 0  # its own rows are better than the first one's made ones
 
 
+@pytest.mark.slow
 def test_the_first_model_comes_before_the_base(models, recipe, tmp_path):
     """A fine-tune with the base's tokenizer keeps its rows of tokens that a third model lacks."""
     content = {"merge_method": "task_arithmetic", "base_model": "<a>", "models": of("b", "s")}
@@ -369,6 +378,7 @@ def test_a_mean_has_no_silent_rows():
     assert choose_rows(kinds, "first", None, unused=unused).differing == 2
 
 
+@pytest.mark.slow
 def test_a_file_made_in_other_ids_is_refused(models, recipe, tmp_path, monkeypatch, gpt):
     """Also where both tokenizers have as many rows; the aligned model's own file is taken."""
     rows = len(load_file(models["s"] / "model.safetensors")[EMBEDDING])
@@ -454,6 +464,7 @@ def test_models_of_one_directory_name(models, recipe, tmp_path):
     assert list(rows["taken"]) == [str(models["b"]), str(twin)] and rows["taken"][str(models["b"])] > 0
 
 
+@pytest.mark.slow
 def test_all_licences_and_models_are_named(recipe, copy_of, models, tmp_path):
     places = [copy_of("gpt"), tmp_path / "second", tmp_path / "third"]
     for place, model in zip(places[1:], ("b", "s"), strict=True):

@@ -32,7 +32,9 @@ def little_text():
         yield
 
 
-@pytest.mark.parametrize("base", ["gpt", "untied", "biased"])
+@pytest.mark.parametrize(
+    "base", ["gpt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("untied", "biased"))]
+)
 def test_what_is_written_is_what_the_best_trial_makes(zoo, tmp_path, base):
     report = transplant(str(zoo[base]), str(zoo["spm"]), tmp_path / "auto", AUTO)
     choice, method = report.content["choice"], report.content["method"]
@@ -77,6 +79,7 @@ def test_a_row_that_stands_for_many_takes_their_probability(zoo):
     assert weighed.nats == pytest.approx(copied.nats, rel=1e-5) and weighed.nats > plain.nats
 
 
+@pytest.mark.slow
 def test_text_and_calibration_are_the_users(zoo, tmp_path):
     (tmp_path / "mine.txt").write_text("Count the values, then return the object.\n" * 40)
     options = TransplantOptions(method="auto", calibrate=False, text=(str(tmp_path / "mine.txt"),))
@@ -123,6 +126,7 @@ def test_a_sample_stands_for_all_new_tokens(zoo, monkeypatch):
     assert bool((small.log_weights[torch.from_numpy(dropped)] == -math.inf).all())
 
 
+@pytest.mark.slow
 def test_a_padding_token_of_the_base_beyond_the_donors_rows(copy_of, zoo, tmp_path):
     base = copy_of("spm")
     config = json.loads((base / "config.json").read_text())
@@ -131,6 +135,7 @@ def test_a_padding_token_of_the_base_beyond_the_donors_rows(copy_of, zoo, tmp_pa
     assert report.alignment.plan.n_rows < config["vocab_size"] and report.content["choice"]["trials"]
 
 
+@pytest.mark.slow
 def test_text_is_cut_to_the_context(zoo, copy_of, tmp_path):
     """Neither the base's states nor the trials read more tokens at once than the model has places for."""
     base = copy_of("gpt")

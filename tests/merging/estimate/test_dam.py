@@ -69,6 +69,7 @@ def pair(tmp_path_factory, gpt):
     return root
 
 
+@pytest.mark.slow
 def test_the_command(pair, tmp_path):
     out = tmp_path / "c.safetensors"
     models = [str(pair / name) for name in "ab"]
