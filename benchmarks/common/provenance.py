@@ -21,7 +21,7 @@ def provenance(experiment: str) -> dict[str, Any]:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return {
         "experiment": experiment,
-        "command": "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": "python -m " + " ".join([f"benchmarks.experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": datetime.now(tz=UTC).strftime("%Y-%m-%d"),
         "commit": commit.stdout.strip(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
