@@ -77,7 +77,7 @@ class Bench:
         base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
         settings = self.experiment["measures"]
         _, right, aligned, _ = align_models(str(base), str(donor))
-        rows, through = Manifest.of(aligned.plan, {}), lossy(right.vocabulary)
+        rows, through = Manifest({}, aligned.plan), lossy(right.vocabulary)
         seen = (_digest(donor),) if through else ()
         untouched = self._scores((_digest(base), *seen), lambda: measure(base, settings, None, through))
         cut_by = (_digest(base), _digest(donor), *map(_source, _ALIGNED_BY))
@@ -88,7 +88,7 @@ class Bench:
             "segmentation": intervals.loss(forced["texts"], untouched["texts"]),
             "sides": {},
         }
-        provenance_of_rows = hashlib.sha256(rows.provenance.tobytes()).hexdigest()
+        provenance_of_rows = hashlib.sha256(rows.plan.provenance.tobytes()).hexdigest()
         for side in pair["sides"]:
 
             def score(out: Path) -> dict[str, Any]:

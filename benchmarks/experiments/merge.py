@@ -88,7 +88,7 @@ def same(old: Path, new: Path) -> dict[str, Any]:
         raise ValueError(f"{new} has no manifest")
     name = "model.embed_tokens.weight"
     rows = (a.read(name) == b.read(name)).all(dim=1)
-    merged = torch.from_numpy(manifest.source < 0) & torch.from_numpy(manifest.provenance == 0)
+    merged = torch.from_numpy(manifest.plan.source < 0) & torch.from_numpy(manifest.plan.provenance == 0)
     return {
         "tensors": len(equal), "same_tensors": sum(equal.values()), "rows": len(rows), "same_rows": int(rows.sum()),
         "anchors": int(merged.sum()), "same_anchors": int(rows[merged].sum()),

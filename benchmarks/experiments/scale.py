@@ -65,7 +65,7 @@ def measure(command: list[str], base: Path, donor: Path, out: Path, repeats: int
     }
     manifest = Manifest.read(out)
     if manifest is not None:
-        rows = len(manifest.provenance)
+        rows = manifest.plan.n_rows
         wide = manifest.content["base"]["dim"]
         found["output_vocabulary_bytes"] = 2 * 2 * rows * wide
     shutil.rmtree(out)

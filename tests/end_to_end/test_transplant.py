@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tokensurgeon.checkpoint.model as opened
 import tokensurgeon.surgery.new_rows as new_rows
 import tokensurgeon.surgery.write as output
-from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
+from tokensurgeon import InputError, RowPlan, TransplantOptions, VerificationError, transplant
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.baselines import METHODS
 from tokensurgeon.checkpoint import Checkpoint
@@ -109,8 +109,8 @@ def test_everything_but_the_vocabulary_is_byte_identical(zoo, shared):
 def test_manifest_tells_the_provenance_of_every_row(zoo, shared):
     report = shared()
     manifest = Manifest.read(report.out)
-    assert (manifest.provenance == report.alignment.plan.provenance).all()
-    assert (manifest.source == report.alignment.plan.source).all()
+    assert (manifest.plan.provenance == report.alignment.plan.provenance).all()
+    assert (manifest.plan.source == report.alignment.plan.source).all()
     content = manifest.content
     assert content["counts"] == report.alignment.plan.counts() and content["options"]["k"] == 8
     assert content["base"]["sha256"]["model.embed_tokens.weight"] == Checkpoint.open(zoo["gpt"]).digest(
@@ -136,7 +136,7 @@ def test_seed_chooses_the_held_out_anchors_only(zoo, tmp_path):
 def test_donor_with_its_own_tokenizer_is_the_identity(zoo, tmp_path):
     run(zoo, tmp_path, "gpt", "gpt")
     old, new = (load_file(d / "model.safetensors") for d in (zoo["gpt"], tmp_path / "out"))
-    kept = Manifest.read(tmp_path / "out").source >= 0
+    kept = Manifest.read(tmp_path / "out").plan.source >= 0
     rows = old["model.embed_tokens.weight"], new["model.embed_tokens.weight"]
     assert torch.equal(rows[0][kept], rows[1][kept]) and kept.sum() > 600
 
@@ -443,9 +443,9 @@ def test_a_donor_that_adds_no_bos_is_a_warning(shared):
 def test_provenance_arrays_survive_the_manifest(tmp_path):
     provenance = np.random.default_rng(0).integers(0, 6, 5000).astype(np.int8)
     source = np.random.default_rng(1).integers(-1, 300_000, 5000)
-    Manifest({"a": 1}, provenance, source).write(tmp_path)
+    Manifest({"a": 1}, RowPlan(provenance, source)).write(tmp_path)
     again = Manifest.read(tmp_path)
-    assert (again.provenance == provenance).all() and (again.source == source).all()
+    assert (again.plan.provenance == provenance).all() and (again.plan.source == source).all()
     assert Manifest.read(tmp_path / "nowhere") is None
     (tmp_path / "tokensurgeon.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match="damaged"):

@@ -7,7 +7,7 @@ import torch
 from tiny import save, steady
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, RobertaConfig, RobertaForCausalLM
 
-from tokensurgeon import TransplantOptions, transplant
+from tokensurgeon import RowPlan, TransplantOptions, transplant
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.evaluation.context import context_of, halved, inputs_of
 from tokensurgeon.evaluation.evaluate import evaluate
@@ -87,7 +87,8 @@ def test_a_transplant_is_verified_and_scored(base, made, zoo):
 def test_a_context_shorter_than_the_verifiers_sentence(gpt, made, tmp_path):
     out = save(tmp_path / "short", gpt2(len(gpt), 16), gpt)
     manifest = Manifest.read(made)
-    manifest = Manifest(manifest.content, manifest.provenance[: len(gpt)], manifest.source[: len(gpt)])
+    cut = RowPlan(manifest.plan.provenance[: len(gpt)], manifest.plan.source[: len(gpt)])
+    manifest = Manifest(manifest.content, cut)
     checks = {check.name: check for check in forward_checks(out, manifest)}
     assert checks["forward pass"].ok and "dead ids" in checks
 

@@ -43,7 +43,7 @@ def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
     assert any("was not run (its body has" in warning for warning in warnings(report.content))
     assert "was not run" in (tmp_path / "out/README.md").read_text()
     rows = load_file(tmp_path / "out/model.safetensors")["model.embed_tokens.weight"]
-    dead = Manifest.read(tmp_path / "out").ids(Provenance.UNREACHABLE, Provenance.PADDING)
+    dead = Manifest.read(tmp_path / "out").plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
     base = load_file(zoo["gpt"] / "model.safetensors")["model.embed_tokens.weight"]
     known = torch.tensor(sorted(report.base.vocabulary.text_ids().values()))
     assert len(dead) > 20 and torch.equal(rows[dead], estimated_suppressing_row(base, known).expand(len(dead), -1))

@@ -340,7 +340,7 @@ def test_verify_sees_what_was_not_trained(healed_twice, zoo, tmp_path, damage):
     tensors, manifest = load_file(path), json.loads((tmp_path / "twice/tokensurgeon.json").read_text())
     assert len(manifest["healed"]["runs"]) == 2 and len(manifest["healed"]["tensors"]) == 14
     untrained = sorted(
-        set(Manifest.read(tmp_path / "twice").ids(Provenance.COPIED).tolist()) - set(manifest["healed"]["rows"])
+        set(Manifest.read(tmp_path / "twice").plan.ids(Provenance.COPIED).tolist()) - set(manifest["healed"]["rows"])
     )
     if damage == "anchor":
         tensors[EMBEDDING][untrained[0]] += 1

@@ -150,7 +150,7 @@ def test_linear_is_the_mean_row_by_row(models, recipe, tmp_path):
     transplant(str(models["s"]), str(models["a"]), tmp_path / "moved", TransplantOptions(k=8))
     a, s, out = (load_file(d / "model.safetensors") for d in (models["a"], tmp_path / "moved", tmp_path / "out"))
     moved = Manifest.read(tmp_path / "moved")
-    known, made = moved.source >= 0, moved.provenance == Provenance.RECONSTRUCTED
+    known, made = moved.plan.source >= 0, moved.plan.provenance == Provenance.RECONSTRUCTED
     assert 0 < made.sum() < (~known).sum() < len(known)
     mean = (a[EMBEDDING].double() + s[EMBEDDING].double()) / 2
     assert np.allclose(out[EMBEDDING][known], mean[known], atol=1e-6)
@@ -177,8 +177,8 @@ def test_embeddings_base_and_average(models, recipe, tmp_path):
     transplant(str(models["s"]), str(models["a"]), tmp_path / "moved", TransplantOptions(k=8))
     a, b, s = (load_file(d / "model.safetensors")[EMBEDDING] for d in (models["a"], models["b"], tmp_path / "moved"))
     moved = Manifest.read(tmp_path / "moved")
-    unknown = torch.from_numpy(moved.provenance == Provenance.RECONSTRUCTED)
-    unused = torch.from_numpy(moved.source < 0) & ~unknown
+    unknown = torch.from_numpy(moved.plan.provenance == Provenance.RECONSTRUCTED)
+    unused = torch.from_numpy(moved.plan.source < 0) & ~unknown
     assert torch.equal(written["first"][unknown], a[unknown])
     assert torch.equal(written["base"][unknown], s[unknown])
     assert torch.allclose(written["average"][unknown], ((a + b) / 2)[unknown], atol=1e-6)
@@ -208,7 +208,7 @@ def test_the_same_tokenizer_with_other_padding(models, recipe, tmp_path, gpt):
     report = merge(recipe(content), tmp_path / "out")
     assert report.content["merge"]["models"][1]["transplant"]["reconstructed"] == 0
     a, b, out = (load_file(d / "model.safetensors")[EMBEDDING] for d in (models["a"], padded, tmp_path / "out"))
-    canonical = torch.from_numpy(Manifest.read(tmp_path / "out").source < 0)
+    canonical = torch.from_numpy(Manifest.read(tmp_path / "out").plan.source < 0)
     assert len(out) == len(gpt) and torch.allclose(out[canonical], ((a + b[: len(gpt)]) / 2)[canonical], atol=1e-6)
 
 
@@ -236,7 +236,7 @@ def test_a_head_of_its_own(models, recipe, tmp_path):
     report = merge(recipe(content), tmp_path / "out")
     assert set(report.content["merge"]["rows"]) == {"embedding", "head"}
     one, out = (load_file(d / "model.safetensors") for d in (models["untied"], tmp_path / "out"))
-    taken = torch.from_numpy(Manifest.read(tmp_path / "out").source == 0)
+    taken = torch.from_numpy(Manifest.read(tmp_path / "out").plan.source == 0)
     assert taken.any()
     for name in (EMBEDDING, "lm_head.weight"):
         assert torch.equal(one[name][taken], out[name][taken])
@@ -341,11 +341,11 @@ def test_a_row_made_before_stays_a_made_one(models, recipe, tmp_path):
     """A model that was transplanted by hand tells of its rows in its manifest, also after a second transplant."""
     transplant(str(models["a"]), str(models["s"]), tmp_path / "a-in-s", TransplantOptions(k=8))
     before = Manifest.read(tmp_path / "a-in-s")
-    assert (kinds_of(len(before.provenance), before, None) == 1).sum() > 0
+    assert (kinds_of(len(before.plan.provenance), before, None) == 1).sum() > 0
     transplant(str(tmp_path / "a-in-s"), str(models["wide"]), tmp_path / "again", TransplantOptions(k=8))
     again = Manifest.read(tmp_path / "again")
-    kinds = kinds_of(len(again.provenance), before, again)
-    same = again.source == np.arange(len(again.source))  # one tokenizer: every token is copied
+    kinds = kinds_of(len(again.plan.provenance), before, again)
+    same = again.plan.source == np.arange(len(again.plan.source))  # one tokenizer: every token is copied
     assert same[kinds == 1].all() and (kinds == 1).sum() == (kinds_of(len(kinds), before, None)[same] == 1).sum() > 0
     content = {"merge_method": "linear", "models": [{"model": str(tmp_path / "a-in-s"), **WEIGHTS}, *of("s")]}
     report = merge(recipe(content), tmp_path / "out")
@@ -362,7 +362,7 @@ def test_the_first_model_comes_before_the_base(models, recipe, tmp_path):
         merge(recipe(content, embeddings=choice), tmp_path / choice)
         written[choice] = load_file(tmp_path / choice / "model.safetensors")[EMBEDDING]
     transplant(str(models["s"]), str(models["a"]), tmp_path / "moved", TransplantOptions(k=8))
-    made = torch.from_numpy(Manifest.read(tmp_path / "moved").provenance == Provenance.RECONSTRUCTED)
+    made = torch.from_numpy(Manifest.read(tmp_path / "moved").plan.provenance == Provenance.RECONSTRUCTED)
     a, b, s = (load_file(d / "model.safetensors")[EMBEDDING] for d in (models["a"], models["b"], tmp_path / "moved"))
     assert torch.equal(written["first"][made], b[made]) and torch.equal(written["base"][made], a[made])
     assert torch.allclose(written["average"][made], ((b + s) / 2)[made], atol=1e-6)

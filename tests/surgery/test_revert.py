@@ -50,7 +50,7 @@ def test_what_was_learnt_stays(zoo, tmp_path):
     """A trained anchor's row comes back, and so does a trained body; rows of dropped tokens are the base's."""
     made = there(zoo, tmp_path, "gpt", "spm")
     manifest = Manifest.read(made)
-    anchor = int(manifest.ids(0)[7])
+    anchor = int(manifest.plan.ids(0)[7])
     tensors = load_file(made / "model.safetensors")
     tensors["model.embed_tokens.weight"][anchor] += 1
     tensors["model.norm.weight"] += 1
@@ -58,7 +58,7 @@ def test_what_was_learnt_stays(zoo, tmp_path):
     revert(str(made), str(zoo["gpt"]), tmp_path / "back")
     old, new = load_file(zoo["gpt"] / "model.safetensors"), load_file(tmp_path / "back/model.safetensors")
     changed = (old["model.embed_tokens.weight"] != new["model.embed_tokens.weight"]).any(dim=1)
-    assert changed.nonzero().flatten().tolist() == [int(manifest.source[anchor])]
+    assert changed.nonzero().flatten().tolist() == [int(manifest.plan.source[anchor])]
     assert torch.equal(new["model.norm.weight"], old["model.norm.weight"] + 1)
     counts = Manifest.read(tmp_path / "back").content["counts"]
     assert counts["restored"] == len(changed) - counts["copied"] > 20

@@ -44,7 +44,7 @@ def text(tmp_path):
 def test_the_text_is_encoded_as_before_and_scored_alike(kinds, tmp_path, text, kind):
     report = trim(str(kinds[kind]), [text], tmp_path / "out")
     assert report.after < 0.9 * report.before and report.content["verified"]
-    kept = Manifest.read(tmp_path / "out").source
+    kept = Manifest.read(tmp_path / "out").plan.source
     logits = []
     for directory in (kinds[kind], tmp_path / "out"):
         tokenizer = AutoTokenizer.from_pretrained(directory)

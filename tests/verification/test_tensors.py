@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon import InputError, RowPlan, TransplantOptions, transplant
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.verification.tensors import verify
@@ -50,7 +50,7 @@ def test_the_good_one_passes(model, zoo):
 
 
 def test_an_anchor_row_off_by_one_bit(model, zoo):
-    row = int(Manifest.read(model).source.argmax())
+    row = int(Manifest.read(model).plan.source.argmax())
 
     def edit(tensor):
         tensor.view(torch.int32)[row, 3] ^= 1
@@ -61,7 +61,7 @@ def test_an_anchor_row_off_by_one_bit(model, zoo):
 
 
 def test_a_new_row_that_is_nan(model, zoo):
-    row = int((Manifest.read(model).provenance == 3).argmax())
+    row = int((Manifest.read(model).plan.provenance == 3).argmax())
 
     def edit(tensor):
         tensor[row, 0] = float("nan")
@@ -140,15 +140,15 @@ def test_a_leftover_head(model, zoo):
 def test_a_token_in_use_that_is_marked_dead(model, zoo):
     manifest = Manifest.read(model)
     (token,) = TokenizerFiles.open(model).vocabulary().encode(" the")
-    provenance, source = manifest.provenance.copy(), manifest.source.copy()
+    provenance, source = manifest.plan.provenance.copy(), manifest.plan.source.copy()
     provenance[token], source[token] = 4, -1
-    Manifest(manifest.content, provenance, source).write(model)
+    Manifest(manifest.content, RowPlan(provenance, source)).write(model)
     assert "dead ids are never emitted" in failures(model, zoo)
 
 
 def test_ids_beyond_the_rows(model, zoo):
     content = json.loads((model / "tokenizer.json").read_text())
-    rows = len(Manifest.read(model).provenance)
+    rows = len(Manifest.read(model).plan.provenance)
     last = content["added_tokens"][-1]
     content["added_tokens"] += [{**last, "id": i, "content": f"<far {i}>"} for i in range(rows - 22, rows + 5)]
     (model / "tokenizer.json").write_text(json.dumps(content))
@@ -156,10 +156,10 @@ def test_ids_beyond_the_rows(model, zoo):
 
 
 def test_a_dead_row_that_shouts(model, zoo):
-    dead = int((Manifest.read(model).provenance == 4).argmax())
+    dead = int((Manifest.read(model).plan.provenance == 4).argmax())
 
     def edit(tensor):
-        tensor[dead] = 2 * tensor[Manifest.read(model).source >= 0].mean(dim=0)
+        tensor[dead] = 2 * tensor[Manifest.read(model).plan.source >= 0].mean(dim=0)
         return tensor
 
     change_tensor(model, EMBEDDING, edit)

@@ -27,18 +27,11 @@ class Manifest:
 
     Attributes:
         content: Everything but the per-row arrays, as plain data.
-        provenance: (n_rows,) int8, values of `Provenance`.
-        source: (n_rows,) int64, base id of copied rows, otherwise -1.
+        plan: Where every row comes from.
     """
 
     content: dict[str, Any]
-    provenance: np.ndarray[Any, np.dtype[np.int8]]
-    source: np.ndarray[Any, np.dtype[np.int64]]
-
-    @classmethod
-    def of(cls, plan: RowPlan, content: dict[str, Any]) -> Manifest:
-        """From a plan and whatever else is to be recorded."""
-        return cls(content, plan.provenance, plan.source)
+    plan: RowPlan
 
     @classmethod
     def read(cls, directory: Path) -> Manifest | None:
@@ -55,11 +48,8 @@ class Manifest:
             if content["format"] != _FORMAT:
                 raise InputError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
             rows = content.pop("rows")
-            return cls(
-                content,
-                _unpack(rows["provenance"], np.int8),
-                _unpack(rows["source"], np.int32).astype(np.int64),
-            )
+            source = _unpack(rows["source"], np.int32).astype(np.int64)
+            return cls(content, RowPlan(_unpack(rows["provenance"], np.int8), source))
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
@@ -84,15 +74,11 @@ class Manifest:
         rows = {
             "encoding": "base64 of zlib of little-endian values, one per row: provenance int8, source int32",
             "meaning": {str(int(p)): p.label for p in Provenance},
-            "provenance": _pack(self.provenance.astype("<i1")),
-            "source": _pack(self.source.astype("<i4")),
+            "provenance": _pack(self.plan.provenance.astype("<i1")),
+            "source": _pack(self.plan.source.astype("<i4")),
         }
         content = {"format": _FORMAT, **self.content, "rows": rows}
         write_json(directory / MANIFEST, content)
-
-    def ids(self, *provenances: Provenance) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids (ascending) with one of these provenances."""
-        return np.flatnonzero(np.isin(self.provenance, provenances))
 
 
 def _pack(values: np.ndarray[Any, Any]) -> str:
@@ -127,8 +113,8 @@ def refuse_strangers(
             raise InputError(
                 f"{base} is not the base that the model was made from ({recorded['name']}): its {name} differs"
             )
-    if layout.rows != len(manifest.provenance):
+    if layout.rows != manifest.plan.n_rows:
         raise InputError(
-            f"{model} has {layout.rows} rows, its tokensurgeon.json tells of {len(manifest.provenance)}. "
+            f"{model} has {layout.rows} rows, its tokensurgeon.json tells of {manifest.plan.n_rows}. "
             "Its vocabulary was changed since; undo that first"
         )

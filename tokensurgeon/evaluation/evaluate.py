@@ -35,9 +35,9 @@ def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[st
     if manifest is None:
         return {}, None
     rows = loaded.model.get_output_embeddings().weight.shape[0]
-    shared = torch.zeros(max(len(manifest.provenance), rows), dtype=torch.bool)
-    shared[torch.from_numpy(manifest.ids(*_SHARED))] = True
-    dead = torch.from_numpy(manifest.ids(*_DEAD))
+    shared = torch.zeros(max(manifest.plan.n_rows, rows), dtype=torch.bool)
+    shared[torch.from_numpy(manifest.plan.ids(*_SHARED))] = True
+    dead = torch.from_numpy(manifest.plan.ids(*_DEAD))
     return {"shared": shared, "new": ~shared}, dead[dead < rows].to(loaded.model.device)
 
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
-from tokensurgeon.checkpoint.cache import shown_name
-from tokensurgeon.checkpoint.layout import VocabularyTensors
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.gguf.architectures import Architecture, find_architecture
@@ -82,20 +80,16 @@ def export_gguf(
         raise InputError(f"--dtype {dtype!r} must be one of {', '.join(GGUF_DTYPES)}")
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model,), suffix=".gguf", option="--gguf")
-    directory = resolve(model)
-    config = _config(directory)
+    opened = OpenModel.open(model)
+    config = _config(opened.directory)
     architecture = find_architecture(config)
-    files = Checkpoint.open(directory)
-    layout = find_vocabulary_tensors(directory, files.tensors)
-    tokenizer = TokenizerFiles.open(directory)
-    vocabulary = gguf_vocabulary(tokenizer, layout.rows)
-    _refuse(model, config, layout, vocabulary, tokenizer)
-    names = _tensor_names(architecture, config, files, layout)
+    vocabulary = gguf_vocabulary(opened.tokenizer, opened.layout.rows)
+    _refuse(model, opened, config, vocabulary)
+    names = _tensor_names(opened, architecture, config)
     with staged(target, overwrite, suffix=".gguf", option="--gguf") as work:
-        template = tokenizer.chat_template
-        _write(work, model, dtype, architecture, config, files, names, vocabulary, template, progress)
+        _write(work, opened, dtype, architecture, config, names, vocabulary, progress)
     return ExportReport(
-        target, architecture.name, vocabulary.model, vocabulary.pre or "", layout.rows, len(names), dtype,
+        target, architecture.name, vocabulary.model, vocabulary.pre or "", opened.layout.rows, len(names), dtype,
         target.stat().st_size,
     )  # fmt: skip
 
@@ -109,13 +103,11 @@ def _config(directory: Path) -> Any:
         raise InputError(f"{directory}: its config.json cannot be read ({str(error).splitlines()[0]})") from error
 
 
-def _refuse(
-    model: str, config: Any, layout: VocabularyTensors, vocabulary: GgufVocabulary, files: TokenizerFiles
-) -> None:
+def _refuse(model: str, opened: OpenModel, config: Any, vocabulary: GgufVocabulary) -> None:
     if getattr(config, "quantization_config", None):
         raise InputError(f"{model} is quantised; export the model that it was made from")
-    if config.vocab_size != layout.rows:
-        raise InputError(f"{model}: config.json has vocab_size {config.vocab_size}, the embedding {layout.rows} rows")
+    if config.vocab_size != (rows := opened.layout.rows):
+        raise InputError(f"{model}: config.json has vocab_size {config.vocab_size}, the embedding {rows} rows")
     if vocabulary.pre is None:
         raise InputError(
             f"{model}: llama.cpp has no pre-tokenizer like its tokenizer's, and would cut text otherwise. "
@@ -127,7 +119,7 @@ def _refuse(
     if repeated:
         text = vocabulary.texts[repeated[0]]
         raise InputError(f"{model}: id {repeated[0]} has the text {text!r} of another; llama.cpp needs distinct ones")
-    joined = cut_otherwise(files, vocabulary)
+    joined = cut_otherwise(opened.tokenizer, vocabulary)
     if joined is not None:
         raise InputError(
             f"{model}: its merges are not those of a SentencePiece vocabulary, and llama.cpp would join {joined!r} "
@@ -135,22 +127,22 @@ def _refuse(
         )
 
 
-def _tensor_names(
-    architecture: Architecture, config: Any, files: Checkpoint, layout: VocabularyTensors
-) -> dict[str, str]:
+def _tensor_names(model: OpenModel, architecture: Architecture, config: Any) -> dict[str, str]:
     """Names in the checkpoint to names in the GGUF file, in file order."""
     import gguf
 
     kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     table = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     names: dict[str, str] = {}
-    for name in files.tensors:
-        if name in layout.stale or name.endswith("rotary_emb.inv_freq"):
+    for name in model.checkpoint.tensors:
+        if name in model.layout.stale or name.endswith("rotary_emb.inv_freq"):
             continue
-        found = table.get_name(name if name != layout.head else "lm_head.weight", try_suffixes=(".weight", ".bias"))
+        found = table.get_name(
+            name if name != model.layout.head else "lm_head.weight", try_suffixes=(".weight", ".bias")
+        )
         if found is None:
             raise InputError(
-                f"{files.directory}: llama.cpp's architecture {architecture.name!r} has no tensor for {name}"
+                f"{model.directory}: llama.cpp's architecture {architecture.name!r} has no tensor for {name}"
             )
         names[name] = found
     return names
@@ -158,14 +150,12 @@ def _tensor_names(
 
 def _write(
     path: Path,
-    model: str,
+    model: OpenModel,
     dtype: str,
     architecture: Architecture,
     config: Any,
-    files: Checkpoint,
     names: dict[str, str],
     vocabulary: GgufVocabulary,
-    chat_template: str | None,
     progress: Progress | None,
 ) -> None:
     import gguf
@@ -177,18 +167,18 @@ def _write(
     }
     matrices, file_type = kinds[dtype]
     writer = gguf.GGUFWriter(path, architecture.name)
-    writer.add_name(Path(shown_name(model)).name)
+    writer.add_name(Path(model.name).name)
     writer.add_file_type(file_type)
     for key, value in architecture.settings(config).items():
         add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
         add(f"{architecture.name}.{key}", value)
-    _add_vocabulary(writer, vocabulary, chat_template)
+    _add_vocabulary(writer, vocabulary, model.tokenizer.chat_template)
     factors = architecture.rope_factors(config)
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, np.dtype(np.float32), factors.nbytes)
     stored = {}
     for name, new in names.items():
-        shape = files.tensors[name].shape
+        shape = model.checkpoint.tensors[name].shape
         stored[name] = matrices if len(shape) > 1 else gguf.GGMLQuantizationType.F32
         size = int(np.prod(shape)) * (4 if stored[name] == gguf.GGMLQuantizationType.F32 else 2)
         raw = np.uint8 if stored[name] == gguf.GGMLQuantizationType.BF16 else np.float32
@@ -200,7 +190,7 @@ def _write(
     if factors is not None:
         writer.write_tensor_data(factors.numpy())
     for done, name in enumerate(names):
-        content = architecture.change(name, files.read(name), config).float().numpy()
+        content = architecture.change(name, model.checkpoint.read(name), config).float().numpy()
         writer.write_tensor_data(np.ascontiguousarray(gguf.quants.quantize(content, stored[name])))
         if progress is not None:
             progress(Stage.TENSORS, done + 1, len(names))

@@ -165,7 +165,7 @@ def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
     if manifest is None:
         return align(teacher.vocabulary, model.vocabulary, n_rows=model.layout.rows, base_rows=teacher.layout.rows).plan
     refuse_strangers(model.name, model.layout, manifest, name, teacher.described()["sha256"], teacher.layout)
-    return RowPlan(manifest.provenance, manifest.source)
+    return manifest.plan
 
 
 def _used(pieces: Sequence[Piece], allowed: Sequence[int], rows: int) -> torch.Tensor:

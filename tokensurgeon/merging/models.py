@@ -79,9 +79,9 @@ def open_model(reference: Any) -> Model:
         raise InputError(f"{name} is quantised; mergekit merges floating-point tensors. Give the model it was made of")
     model.checked(moved=False)
     manifest = Manifest.read(directory)
-    if manifest is not None and len(manifest.provenance) != model.layout.rows:
+    if manifest is not None and manifest.plan.n_rows != model.layout.rows:
         raise InputError(
-            f"{name} has {model.layout.rows} rows, and its {MANIFEST} tells of {len(manifest.provenance)}: the model "
+            f"{name} has {model.layout.rows} rows, and its {MANIFEST} tells of {manifest.plan.n_rows}: the model "
             f"was changed since. Remove {directory / MANIFEST}; all rows count as the model's own then"
         )
     return model

@@ -58,10 +58,10 @@ def kinds_of(rows: int, before: Manifest | None, transplant: Manifest | None) ->
         (rows,) int8, values of `Kind`. A row that was copied from a made one is a made one.
     """
     shown = transplant or before
-    found: Kinds = np.zeros(rows, dtype=np.int8) if shown is None else _OF_PROVENANCE[shown.provenance]
+    found: Kinds = np.zeros(rows, dtype=np.int8) if shown is None else _OF_PROVENANCE[shown.plan.provenance]
     if transplant is not None and before is not None:
-        copied = np.flatnonzero(transplant.source >= 0)
-        found[copied] = _OF_PROVENANCE[before.provenance][transplant.source[copied]]
+        copied = np.flatnonzero(transplant.plan.source >= 0)
+        found[copied] = _OF_PROVENANCE[before.plan.provenance][transplant.plan.source[copied]]
     return found
 
 
@@ -85,7 +85,7 @@ class RowChoice:
 
 def never_emitted(transplant: Manifest | None) -> Flags | None:
     """(n_rows,) bool: ids that the owner's tokenizer never gives, as a transplant into them found."""
-    return None if transplant is None else _OF_PROVENANCE[transplant.provenance] == Kind.SILENT
+    return None if transplant is None else _OF_PROVENANCE[transplant.plan.provenance] == Kind.SILENT
 
 
 def choose_rows(

@@ -191,7 +191,7 @@ def _layers(configuration: Any, given: Mapping[Any, Path], places: Mapping[Any, 
 
 
 def _counted(manifest: Manifest) -> dict[str, int]:
-    return {p.label: count for p in Provenance if (count := len(manifest.ids(p)))}
+    return {p.label: count for p in Provenance if (count := len(manifest.plan.ids(p)))}
 
 
 def _described(

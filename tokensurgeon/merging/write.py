@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Provenance
+from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.manifest import Manifest
@@ -191,7 +191,7 @@ def _counterpart(name: str, layout: VocabularyTensors, aligned: Aligned) -> torc
 def manifest_of(choice: RowChoice, content: dict[str, Any]) -> Manifest:
     """Provenance of every row: known to a model, made by transplants, or silent; as source the model it is from."""
     provenance = np.array([_PROVENANCE[kind] for kind in Kind], dtype=np.int8)[choice.kinds]
-    return Manifest(content, provenance, np.maximum(choice.taken, -1))
+    return Manifest(content, RowPlan(provenance, np.maximum(choice.taken, -1)))
 
 
 def verify_merge(

@@ -28,7 +28,7 @@ from tokensurgeon.surgery.body import Asked
 from tokensurgeon.surgery.options import Auto, TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
-from tokensurgeon.transfer.protocol import Method, Resources
+from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 
 __all__ = ["Choice", "Trial", "choose", "replace_vocabulary"]
@@ -131,7 +131,7 @@ def choose(
         InputError: If the text says too little, or no candidate fits into the time.
     """
     base, donor, tokenizer = pair.base_matrices, pair.donor_matrices, pair.donor.vocabulary
-    resources = Resources(pick_device(options.device), options.exact, options.memory_bytes, options.seed)
+    resources = options.resources(pick_device(options.device))
     context = loaded.context  # cut here too: what has a row is known by the ids of what is scored
     whole = _pieces(texts)
     pieces = [part for text in whole for part, _ in inputs_of(tokenizer.encode, loaded.prefix, text, context)]

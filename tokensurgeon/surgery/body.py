@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
-from tokensurgeon.alignment import Provenance
+from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import counted_prior
+from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.states import HeadStates
 
-__all__ = ["Asked", "ask_base", "calibrates", "needs_silence"]
+__all__ = ["Asked", "ask_base", "calibrates", "silent_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def ask_base(
         The base, loaded, and what it says; None for both where nothing needs it.
     """
     probable = calibrates(options) or options.auto is not None
-    if not probable and not needs_silence(pair):
+    if not probable and not silent_rows(pair.alignment.plan, pair.base_matrices):
         return None, None
     loaded, states = read_states(pair.base, pick_device(options.device), progress, texts if options.text else {})
     prior = None
@@ -65,7 +66,6 @@ def calibrates(options: TransplantOptions) -> bool:
     return options.auto is None and options.reconstruction().needs == "donor"
 
 
-def needs_silence(pair: Pair) -> bool:
-    """Whether there are rows that take no probability; a biased head is silenced by its bias."""
-    dead = pair.alignment.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
-    return len(dead) > 0 and pair.base_matrices.bias is None
+def silent_rows(plan: RowPlan, base: VocabularyMatrices) -> int:
+    """How many rows must be made to take no probability; none with a biased head, which its bias silences."""
+    return len(plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)) if base.bias is None else 0

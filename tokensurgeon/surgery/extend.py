@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokensurgeon.alignment import Alignment, Ids, Provenance, RowPlan
+from tokensurgeon.alignment import Alignment, Ids, RowPlan
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
@@ -21,6 +21,7 @@ from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.progress import Progress
+from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.extend_rows import learn_rows
 from tokensurgeon.surgery.options import ExtendOptions
 from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
@@ -109,9 +110,9 @@ def extend(
         old, unrun = left.matrices(), why_not_run(left.directory, left.checkpoint, layout, None)
         made = learn_rows(left, old, right, new, options, progress)
         quiet = None
-        if (n_padding := len(plan.ids(Provenance.PADDING))) and old.bias is None:
+        if n_silent := silent_rows(plan, old):
             states = read_states(left, pick_device(options.device), progress)[1] if unrun is None else None
-            quiet = quiet_row(left, old, n_padding, states)
+            quiet = quiet_row(left, old, n_silent, states)
         matrices = assemble(old, plan, made.rows, suppressing=quiet)
         summary = summarise(left, right, Alignment(plan, {}, ()), [], {"held-out text": "".join(measured)})
         before, after = (_tokens_per_byte(side, measured) for side in (left, right))

@@ -94,7 +94,7 @@ def learn_rows(
         torch.from_numpy(anchors),
         DonorSpace(theirs.embedding[targets], theirs.embedding[atoms]),
         head,
-        Resources(pick_device(options.device), options.exact, options.memory_bytes, options.seed),
+        options.resources(pick_device(options.device)),
         progress,
     )
     if not known.all():

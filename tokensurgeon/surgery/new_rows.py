@@ -15,13 +15,13 @@ from tokensurgeon.evaluation.states import quiet_row
 from tokensurgeon.progress import Progress
 from tokensurgeon.solver.distributed import own_device, rank
 from tokensurgeon.surgery.auto import Choice, choose
-from tokensurgeon.surgery.body import Asked, calibrates, needs_silence
+from tokensurgeon.surgery.body import Asked, calibrates, silent_rows
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
 from tokensurgeon.transfer.diagnose import control_tokens, doubtful_tokens, reconstructions, row_norms
 from tokensurgeon.transfer.heldout import HeldOutScore, score_held_out
-from tokensurgeon.transfer.protocol import Auxiliary, Method, Resources
+from tokensurgeon.transfer.protocol import Auxiliary, Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 from tokensurgeon.transfer.states import HeadStates
 from tokensurgeon.vocabulary.segmentation import base_pieces
@@ -110,10 +110,9 @@ def make_rows(
     method, writes = picked.method, rank() == 0
     states = asked.states if asked is not None else None
     base, donor, plan = pair.base_matrices, pair.donor_matrices, pair.alignment.plan
-    device = own_device(pick_device(options.device))
-    resources = Resources(device, options.exact, options.memory_bytes, options.seed)
-    n_dead = len(plan.ids(Provenance.UNREACHABLE, Provenance.PADDING))
-    quiet = quiet_row(pair.base, base, n_dead, states) if writes and needs_silence(pair) else None
+    resources = options.resources(own_device(pick_device(options.device)))
+    n_silent = silent_rows(plan, base)
+    quiet = quiet_row(pair.base, base, n_silent, states) if writes and n_silent else None
     pieces = None
     if method.needs == "text" or writes:
         new = plan.ids(Provenance.RECONSTRUCTED).tolist()

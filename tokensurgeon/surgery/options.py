@@ -9,12 +9,14 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from tokensurgeon.baselines import make_method, names_needing, with_options
 from tokensurgeon.checkpoint.linking import LINKS, Link
 from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.solver.memory import parse_size
-from tokensurgeon.transfer.protocol import Method
+from tokensurgeon.transfer.protocol import Method, Resources
 
 __all__ = ["Auto", "ExtendOptions", "MethodOptions", "Numbers", "TransplantOptions", "load_recipe"]
 
@@ -97,6 +99,10 @@ class MethodOptions:
     def memory_bytes(self) -> int | None:
         """``memory`` as a number."""
         return parse_size(self.memory) if self.memory is not None else None
+
+    def resources(self, device: torch.device) -> Resources:
+        """What a fit may use, on a device."""
+        return Resources(device, self.exact, self.memory_bytes, self.seed)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""

@@ -87,8 +87,8 @@ def _plan(manifest: Manifest, n_rows: int) -> RowPlan:
     """Provenance of the base's rows. Of several copies of one, a text token's counts, and of those the first."""
     source: Ids = np.full(n_rows, -1, dtype=np.int64)
     for kind in (Provenance.ROLE, Provenance.COPIED):
-        ids = manifest.ids(kind)[::-1]
-        source[manifest.source[ids]] = ids
+        ids = manifest.plan.ids(kind)[::-1]
+        source[manifest.plan.source[ids]] = ids
     provenance = np.where(source >= 0, Provenance.COPIED, Provenance.RESTORED).astype(np.int8)
     return RowPlan(provenance, source)
 

@@ -79,7 +79,7 @@ def write_output(
         tied=matrices.head is None,
         dtype=dtype,
     )
-    Manifest.of(plan, content).write(work)
+    Manifest(content, plan).write(work)
     return shared
 
 
@@ -113,5 +113,5 @@ def finish(
     checks = verify(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
     content["verified"] = accepted(checks)
     content["seconds"] = round(time.perf_counter() - started, 1)
-    Manifest.of(plan, content).write(work)
+    Manifest(content, plan).write(work)
     return checks

@@ -255,10 +255,14 @@ def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
 def _refuse_damaged(base: VocabularyMatrices, plan: RowPlan) -> None:
     """Rows that a new vocabulary copies must be finite."""
     ids = torch.from_numpy(plan.source[plan.anchors])
-    bias = None if base.bias is None else base.bias[:, None]
-    for name, matrix in (("embedding", base.embedding), ("LM head", base.head), ("LM head's bias", bias)):
-        for some in torch.split(ids, _CHECKED) if matrix is not None else ():
-            if matrix is not None and len(bad := damaged_rows(matrix[some])):
+    matrices = {"embedding": base.embedding}
+    if base.head is not None:
+        matrices["LM head"] = base.head
+    if base.bias is not None:
+        matrices["LM head's bias"] = base.bias[:, None]
+    for name, matrix in matrices.items():
+        for some in torch.split(ids, _CHECKED):
+            if len(bad := damaged_rows(matrix[some])):
                 raise InputError(
                     f"rows of the base's {name} that the output needs hold NaN or infinity (first: base id "
                     f"{int(some[bad[0]])}). The checkpoint is damaged; use another"

@@ -44,7 +44,7 @@ class Check:
 def tokenizer_checks(out: Path, donor: Path | None, manifest: Manifest) -> Iterator[Check]:
     """The tokenizer, the settings and the manifest agree; text is cut as by the donor's files, or by its own."""
     files = TokenizerFiles.open(out)
-    rows = len(manifest.provenance)
+    rows = manifest.plan.n_rows
     config, size = read_config(out), vocab_size(out)
     yield Check(
         "tokenizer unchanged",
@@ -74,7 +74,7 @@ def tokenizer_checks(out: Path, donor: Path | None, manifest: Manifest) -> Itera
         if ids != theirs or own.decode(ids) != reference.decode(theirs):
             faults.append(text[:20])
     lossless = all(own.decode(own.encode(t, add_special_tokens=False).ids) == t for t in _SAMPLES)
-    dead = set(manifest.ids(Provenance.UNREACHABLE, Provenance.PADDING).tolist())
+    dead = set(manifest.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING).tolist())
     emitted = dead & set(own.encode(python_text(_ENCODED, part=3), add_special_tokens=False).ids)
     seen = f"{sorted(emitted)[:3]} are" if emitted else f"on {_ENCODED // 1000} kB"
     yield Check("dead ids are never emitted", not emitted, seen)
@@ -146,8 +146,8 @@ def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
 
 
 def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
-    rows = len(manifest.provenance)
-    dead = torch.from_numpy(manifest.ids(Provenance.UNREACHABLE, Provenance.PADDING))
+    rows = manifest.plan.n_rows
+    dead = torch.from_numpy(manifest.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING))
     ids = loaded.encode(_SAMPLES[0])
     prefix = [] if loaded.prefix is None else [loaded.prefix]
     with torch.inference_mode():

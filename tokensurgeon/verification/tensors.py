@@ -103,7 +103,7 @@ def _tensors(
         digests = {new.digest(name) for name in (new_layout.embedding, new_layout.head) if name}
         same = copies == set(new_layout.unclaimed) and all(new.digest(name) in digests for name in copies)
         yield Check("copies of the embedding", same, f"{sorted(copies)[:3]} {'agree' if same else 'differ'}")
-    rows = len(manifest.provenance)
+    rows = manifest.plan.n_rows
     pairs = [(new_layout.embedding, old_layout.embedding)]
     if new_layout.head:
         pairs.append((new_layout.head, old_layout.head or old_layout.embedding))
@@ -117,7 +117,7 @@ def _tensors(
     yield Check("shapes", good, ", ".join(f"{n} {list(s)}" for n, s in shapes.items()))
     if not good:
         return
-    anchors = np.setdiff1d(np.flatnonzero(manifest.source >= 0), np.array(healed["rows"], dtype=np.int64))
+    anchors = np.setdiff1d(np.flatnonzero(manifest.plan.source >= 0), np.array(healed["rows"], dtype=np.int64))
     for name, old_name in pairs:
         tensor, source = new.read(name).reshape(rows, -1), old.read(old_name)
         bad = damaged_rows(tensor)
@@ -126,7 +126,7 @@ def _tensors(
         if wanted != tensor.dtype:
             yield Check(f"{name} anchors", False, f"stored as {tensor.dtype}, expected {wanted}")
             continue
-        differ = differing(tensor, source.reshape(len(source), -1), anchors, manifest.source[anchors])
+        differ = differing(tensor, source.reshape(len(source), -1), anchors, manifest.plan.source[anchors])
         yield Check(
             f"{name} anchors",
             not len(differ),
