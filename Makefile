@@ -67,6 +67,7 @@ bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give ba
 	$(VENV)/bin/python -m benchmarks.experiments.heal benchmarks/experiments/heal.toml
 	$(VENV)/bin/python -m benchmarks.tables.heal_curves
 	$(VENV)/bin/python -m benchmarks.experiments.heal_processes benchmarks/experiments/heal_processes.toml
+	$(VENV)/bin/python -m benchmarks.experiments.heal_memory benchmarks/experiments/heal_memory.toml
 
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.experiments.merge benchmarks/experiments/merge.toml
