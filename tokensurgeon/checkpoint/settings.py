@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokensurgeon.checkpoint.ids import SPECIAL, CarriedIds, carry_ids
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.text import read_json_if_there, write_json
 from tokensurgeon.checkpoint.tokenizer import TokenizerFiles
 
-__all__ = ["vocab_size", "write_settings"]
+__all__ = ["CONFIG", "GENERATION", "vocab_size", "write_settings"]
 
-_STANDARD = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id")
-_ANY_ID = re.compile(r"(_token_id|_token_index|_token_ids)$|^(suppress_tokens|begin_suppress_tokens|bad_words_ids)$")
+CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
 def vocab_size(directory: Path) -> int | None:
@@ -43,6 +42,7 @@ def write_settings(
     *,
     tied: bool,
     dtype: str | None,
+    padding: Iterable[int] = (),
 ) -> list[str]:
     """Write both files so that they agree with the new tokenizer.
 
@@ -55,66 +55,65 @@ def write_settings(
         n_rows: ``vocab_size`` of the output.
         tied: Whether the output's head is its input embedding.
         dtype: New dtype, if it changes.
+        padding: Output ids whose rows take no probability, for want of a token or of a row for it.
 
     Returns:
         Settings that named base tokens without a counterpart and were removed, for the report.
     """
-    special = tokenizer.special_ids()
-    dropped: list[str] = []
-    config = read_config(base)
-    _text_parts(config)[0]["vocab_size"] = n_rows
-    for part in _text_parts(config):
+    known = set(tokenizer.tokenizer.get_vocab(with_added_tokens=True).values())
+    usable = {i for i in known if i < n_rows} - set(padding)
+    special = {name: i for name, i in tokenizer.special_ids().items() if i < n_rows}
+    counterparts = {old: [i for i in new if i in usable] for old, new in new_ids.items()}
+    ids = CarriedIds(
+        new={old: new[0] for old, new in counterparts.items() if new},
+        special=special,
+        rows=(vocab_size(base), n_rows),
+        tokens=max(known, default=-1) + 1,
+    )
+    config, dropped = carry_ids(read_config(base), ids, CONFIG)
+    parts = _text_parts(config)
+    parts[0]["vocab_size"] = n_rows
+    for part in parts:
         if "vocab_size" in part:
             part["vocab_size"] = n_rows
         if dtype is not None:
             part.update({name: dtype for name in ("dtype", "torch_dtype") if name in part})
-        _remap(part, special, new_ids, dropped, "config.json")
-    config["tie_word_embeddings"] = tied
-    if isinstance(config.get("text_config"), dict):
-        config["text_config"]["tie_word_embeddings"] = tied
-    write_json(out / "config.json", config)
+        _declare(part, special)
+        part["tie_word_embeddings"] = tied
+    write_json(out / CONFIG, config)
 
-    generation = read_json_if_there(base / "generation_config.json")
-    stops = _as_list(generation.get("eos_token_id")) or _as_list(read_config(base).get("eos_token_id"))
-    carried = [new for old in stops for new in new_ids.get(old, [])]
-    donors = _as_list(read_json_if_there(donor / "generation_config.json").get("eos_token_id"))
+    generation, lost = carry_ids(read_json_if_there(base / GENERATION), ids, GENERATION)
+    carried = [new for old in _stops(base) for new in counterparts.get(old, [])]
     own = [special["eos_token"]] if "eos_token" in special else []
-    _remap(generation, special, new_ids, dropped, "generation_config.json")
-    eos = list(dict.fromkeys(i for i in [*own, *donors, *carried] if i < n_rows))
+    theirs = _stops(donor)
+    eos = list(dict.fromkeys([*own, *(i for i in theirs if i in usable), *carried]))
+    if odd := [i for i in theirs if i not in usable and i not in own]:
+        lost.append(f"{GENERATION}: eos_token_id={odd} of the donor, which no token of the output has")
+    _declare(generation, special)
     if eos:
         generation["eos_token_id"] = eos[0] if len(eos) == 1 else eos
     if generation.get("pad_token_id") is None and eos:
         generation["pad_token_id"] = eos[0]
-    write_json(out / "generation_config.json", generation)
-    return dropped
+    write_json(out / GENERATION, generation)
+    return dropped + lost
 
 
-def _remap(
-    part: dict[str, Any],
-    special: Mapping[str, int],
-    new_ids: Mapping[int, list[int]],
-    dropped: list[str],
-    where: str,
-) -> None:
-    for name in _STANDARD:
-        new = special.get(name.removesuffix("_id"))
-        if new is not None and (name in part or name in _STANDARD[:3]):
-            part[name] = new
-        elif name in part or name in _STANDARD[:3]:
-            part[name] = None  # left out, the architecture's default would name some other token
-    for name in [n for n in part if _ANY_ID.search(n) and n not in _STANDARD and part[n] is not None]:
-        old = _as_list(part[name])
-        new_list = [new_ids[i][0] for i in old if isinstance(i, int) and new_ids.get(i)]
-        if len(new_list) == len(old):
-            part[name] = new_list if isinstance(part[name], list) else new_list[0]
-        else:
-            dropped.append(f"{where}: {name}={part[name]} named base tokens that the new vocabulary lacks")
-            del part[name]
+def _declare(part: dict[str, Any], special: Mapping[str, int]) -> None:
+    """Set what the tokenizer declares; null where it does not, or the architecture's default would hold."""
+    for name in SPECIAL:
+        if (name in part or name in SPECIAL[:3]) and part.get(name) is None:
+            part[name] = special.get(name.removesuffix("_id"))
+
+
+def _stops(directory: Path) -> list[int]:
+    """A model's own stop tokens."""
+    for name in (GENERATION, CONFIG):
+        found = read_json_if_there(directory / name).get("eos_token_id")
+        ids = [i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)]
+        if ids:
+            return ids
+    return []
 
 
 def _text_parts(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [p for p in (config.get("text_config"), config) if isinstance(p, dict)]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]

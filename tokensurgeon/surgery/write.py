@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import RowPlan
+from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.linking import Link
@@ -78,6 +78,7 @@ def write_output(
         plan.n_rows,
         tied=matrices.head is None,
         dtype=dtype,
+        padding=plan.ids(Provenance.PADDING).tolist(),
     )
     Manifest(content, plan).write(work)
     return shared
