@@ -11,7 +11,7 @@ import pytest
 
 import tokensurgeon
 from tokensurgeon import InputError
-from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_text, write_json, write_text
+from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_lines, read_text, write_json, write_text
 
 ROOT = Path(tokensurgeon.__file__).parent
 STOP = "<｜end▁of▁sentence｜>"
@@ -20,6 +20,9 @@ import locale
 locale.setlocale(locale.LC_ALL, "C")  # files without an encoding go by it from here on
 print(open("/dev/null").encoding, flush=True)
 """
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
 
 
 def without_encoding(call: ast.Call) -> bool:
@@ -85,6 +88,8 @@ def test_what_is_not_json(tmp_path):
         (b'{"a": "\xff"}', r"x\.json is not valid JSON \(.*utf-8"),
         (b"{", r"x\.json is not valid JSON \(.*\)\. Fetch it again"),
         (b"[]", r"x\.json must hold a JSON object"),
+        (b"", r"x\.json is empty\. Fetch it again"),
+        (POINTER, r"x\.json is a git-LFS pointer, not the file itself\. Run git lfs pull in "),
     ):
         path.write_bytes(data)
         with pytest.raises(InputError, match=message):
@@ -101,3 +106,23 @@ def test_what_is_written_comes_back(tmp_path):
     assert read_json(path) == {"token": STOP}
     write_text(path, STOP)
     assert read_text(path) == STOP
+
+
+def test_a_directory_in_a_files_place_is_named(tmp_path):
+    (tmp_path / "x.json").mkdir()
+    for read in (read_json, read_json_if_there):
+        with pytest.raises(InputError, match=r"x\.json cannot be read \(Is a directory\)"):
+            read(tmp_path / "x.json")
+
+
+def test_a_byte_order_mark_is_no_text_and_lines_end_at_newlines_only(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_bytes("\ufeffa\u2028b\r\n c\x0bd\x0ce\x85f\n\ng\rh\n".encode())
+    assert read_lines(path) == ["a\u2028b", " c\x0bd\x0ce\x85f", "", "g\rh"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32"])
+def test_utf_16_is_called_so(tmp_path, encoding):
+    (tmp_path / "x.txt").write_text("one\ntwo\n", encoding)
+    with pytest.raises(InputError, match=r"x\.txt is not UTF-8, it looks like UTF-16\. Save it as UTF-8"):
+        read_text(tmp_path / "x.txt")

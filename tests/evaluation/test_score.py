@@ -103,8 +103,10 @@ def test_text_files(tmp_path):
     path.write_text("é" * 100)
     assert load_texts([path])["a.txt"] == "é" * 100
     assert load_texts([path], 51)["a.txt"] == "é" * 25  # a character cut by the limit is left out
+    path.write_bytes("\ufeffa\r\n".encode())
+    assert load_texts([path], 5)["a.txt"] == "a\r"  # a byte order mark is no text
     assert list(load_texts([])) == ["python-topics"]
-    for content, message in ((b"", "empty"), (b"\xff\xfe", "not UTF-8")):
+    for content, message in ((b"", "empty"), (b"\xff", "not UTF-8"), (b"\xff\xfea\0", "looks like UTF-16")):
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
             load_texts([path])

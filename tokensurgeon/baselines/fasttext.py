@@ -31,6 +31,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COMMON = {"sg": 0, "window": 5, "negative": 10, "alpha": 0.05, "sample": 1e-4, "vector_size": 100, "workers": 1}
 _LONGEST = 1000
 """Tokens of a sentence. gensim would drop what lies beyond 10,000."""
+_AFTER_NEWLINE = re.compile(r"(?<=\n)")
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
@@ -61,7 +62,7 @@ def fasttext_space(
         MissingDependencyError: If gensim is not installed.
     """
     targets = plan.ids(Provenance.RECONSTRUCTED)
-    lines = [line for text in texts for line in text.splitlines(keepends=True) if line.strip()]
+    lines = [line for text in texts for line in _AFTER_NEWLINE.split(text) if line.strip()]
     if kind == "tokens":
         vectors = _trained(kind, [[str(donor.pieces[i]) for i in donor.encode(line)] for line in lines], seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +10,68 @@ from typing import Any
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["read_json", "read_json_if_there", "read_text", "write_json", "write_text"]
+__all__ = [
+    "decoded", "read_json", "read_json_if_there", "read_lines", "read_text", "refuse_lfs_pointer", "write_json",
+    "write_text",
+]  # fmt: skip
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LONGEST_POINTER = 1024
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_LOOKED_AT = 1000
+
+
+def decoded(data: bytes, name: str | Path, *, whole: bool = True) -> str:
+    """What a text file's bytes say, without a byte order mark.
+
+    Args:
+        data: The bytes.
+        name: What the file is called, for the message.
+        whole: Whether they go to the file's end; otherwise a character that is cut there is left out.
+
+    Raises:
+        InputError: If it is not UTF-8. UTF-16 is called so, with a mark or without: most of its English is zero bytes.
+    """
+    if data.startswith(_WIDE) or data[:_LOOKED_AT].count(0) > len(data[:_LOOKED_AT]) // 4:
+        raise InputError(f"{name} is not UTF-8, it looks like UTF-16. Save it as UTF-8")
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from error
+    return text.removeprefix("\ufeff")
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
+    """A file's text, without a byte order mark, whose lines end as on Unix.
 
     Raises:
         InputError: If it is not UTF-8.
     """
+    return decoded(path.read_bytes(), path).replace("\r\n", "\n")
+
+
+def read_lines(path: Path) -> list[str]:
+    """A file's lines: they end at newlines, and not at the other characters that ``str.splitlines`` knows.
+
+    Raises:
+        InputError: If it is not UTF-8.
+    """
+    return read_text(path).removesuffix("\n").split("\n")
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse a file that only says where git-LFS keeps the real one.
+
+    Raises:
+        InputError: If it is one; nothing is said of files that are missing or cannot be read.
+    """
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from error
+        with path.open("rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER and path.stat().st_size <= _LONGEST_POINTER
+    except OSError:
+        return
+    if is_pointer:
+        raise InputError(f"{path} is a git-LFS pointer, not the file itself. Run git lfs pull in {path.parent}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,13 +87,20 @@ def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
         remedy: What to do where it is damaged, for the message.
 
     Raises:
-        InputError: If it is not UTF-8, not valid JSON, or no object.
+        InputError: If it cannot be read, is not UTF-8, not valid JSON, no object, or a git-LFS pointer.
+        FileNotFoundError: If it is not there.
     """
     tail = f". {remedy}" if remedy else ""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}){tail}") from error
+        refuse_lfs_pointer(path)
+        what = f"is not valid JSON ({error})" if path.stat().st_size else "is empty"
+        raise InputError(f"{path} {what}{tail}") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object{tail}")
     return content
@@ -51,7 +108,7 @@ def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
     """`read_json`, and nothing of a file that is not there."""
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

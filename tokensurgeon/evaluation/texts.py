@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokensurgeon.checkpoint.text import decoded
 from tokensurgeon.errors import InputError
 
 __all__ = ["load_texts", "python_text", "split_bytes"]
@@ -48,10 +48,7 @@ def load_texts(paths: Sequence[Path], limit: int | None = None) -> dict[str, str
                 data = file.read() if limit is None else file.read(limit)
         except OSError as error:
             raise InputError(f"text file {path} cannot be read ({error.strerror})") from error
-        try:
-            text = codecs.getincrementaldecoder("utf-8")().decode(data, final=limit is None)
-        except UnicodeDecodeError as error:
-            raise InputError(f"text file {path} is not UTF-8 ({error.reason} at byte {error.start})") from error
+        text = decoded(data, f"text file {path}", whole=limit is None)
         if not text:
             raise InputError(f"text file {path} is empty")
         texts[path.name if path.name not in texts else str(path)] = text
