@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tokensurgeon.surgery.extend import extend
     from tokensurgeon.surgery.options import ExtendOptions, TransplantOptions
     from tokensurgeon.surgery.pair import align_models
+    from tokensurgeon.surgery.resize import resize
     from tokensurgeon.surgery.revert import revert
     from tokensurgeon.surgery.transplant import transplant
     from tokensurgeon.surgery.trim import trim
@@ -64,6 +65,7 @@ __all__ = [
     "extend",
     "heal",
     "merge",
+    "resize",
     "revert",
     "solve_omp",
     "train_dam",
@@ -99,6 +101,7 @@ _HOMES = {
     "extend": "surgery.extend",
     "heal": "healing",
     "merge": "merging",
+    "resize": "surgery.resize",
     "revert": "surgery.revert",
     "solve_omp": "solver.omp",
     "train_dam": "merging.estimate.dam",

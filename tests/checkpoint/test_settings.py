@@ -132,7 +132,7 @@ def test_what_was_removed_is_named_with_its_file_and_place():
 
 def test_named_ids_are_ids_and_not_positions():
     found = named_ids({"forced_decoder_ids": [[1, 2]], "a": {"image_token_id": 7}, "pad_token_id": 99}, 50)
-    assert found == {2: "forced_decoder_ids", 7: "a.image_token_id"}
+    assert found == {2: "forced_decoder_ids", 7: "a.image_token_id", 99: "pad_token_id"}
 
 
 def test_no_stop_token_is_padding_or_out_of_range(run):

@@ -68,15 +68,14 @@ def carry_ids(settings: Mapping[str, Any], ids: CarriedIds, where: str) -> tuple
 
 
 def named_ids(settings: Mapping[str, Any], rows: int) -> dict[int, str]:
-    """Ids below ``rows`` that settings name, each with a setting that does."""
+    """Ids that settings name, each with a setting that does; ``rows`` is the size of the vocabulary they are of."""
     found: dict[int, str] = {}
 
     class Seen(dict[int, int]):
         name = ""
 
         def __missing__(self, token_id: int) -> int:
-            if token_id < rows:
-                found.setdefault(token_id, self.name)
+            found.setdefault(token_id, self.name)
             return token_id
 
     def look(part: Mapping[str, Any], place: str) -> None:

@@ -11,7 +11,7 @@ from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.text import read_json_if_there, write_json
 from tokensurgeon.checkpoint.tokenizer import TokenizerFiles
 
-__all__ = ["CONFIG", "GENERATION", "vocab_size", "write_settings"]
+__all__ = ["CONFIG", "GENERATION", "vocab_size", "write_resized", "write_settings"]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -95,6 +95,35 @@ def write_settings(
     if generation.get("pad_token_id") is None and eos:
         generation["pad_token_id"] = eos[0]
     write_json(out / GENERATION, generation)
+    return dropped + lost
+
+
+def write_resized(base: Path, out: Path, before: int, after: int, tokens: int) -> list[str]:
+    """Write both files as they are, but for the number of rows, and without ids that have none.
+
+    Args:
+        base: The model's directory.
+        out: Where to write, or to remove what is there where the model has no ``generation_config.json``.
+        before: Rows of the model.
+        after: Rows of the output.
+        tokens: One more than the highest id of the tokenizer.
+
+    Returns:
+        Settings that were removed.
+    """
+    same = {i: i for i in range(min(before, after))}
+    ids = CarriedIds(same, None, (before, after), tokens)
+    config, dropped = carry_ids(read_config(base), ids, CONFIG)
+    parts = _text_parts(config)
+    for part in parts:
+        if "vocab_size" in part or part is parts[0]:
+            part["vocab_size"] = after
+    write_json(out / CONFIG, config)
+    generation, lost = carry_ids(read_json_if_there(base / GENERATION), ids, GENERATION)
+    if (base / GENERATION).is_file():
+        write_json(out / GENERATION, generation)
+    else:
+        (out / GENERATION).unlink(missing_ok=True)
     return dropped + lost
 
 

@@ -21,6 +21,7 @@ from tokensurgeon.cli import (
     fisher,
     heal,
     merge,
+    resize,
     revert,
     transplant,
     trim,
@@ -62,6 +63,7 @@ app.command("check")(check.command)
 app.command("export")(export.command)
 app.command("draft-bench")(draft_bench.command)
 app.command("extend")(extend.command)
+app.command("resize")(resize.command)
 
 
 def _version(wanted: bool) -> None:
