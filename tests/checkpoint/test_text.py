@@ -85,7 +85,9 @@ def test_what_is_not_json(tmp_path):
     path = tmp_path / "x.json"
     assert read_json_if_there(path) == {}
     for data, message in (
-        (b'{"a": "\xff"}', r"x\.json is not valid JSON \(.*utf-8"),
+        (b'{"a": "\xff"}', r"x\.json is not UTF-8 \(invalid start byte at byte 7\)\. Save it as UTF-8"),
+        ('{"a": 1}'.encode("utf-16"), r"x\.json is not UTF-8, it looks like UTF-16"),
+        (b'{"a":' * 100_000, r"x\.json is not valid JSON \(maximum recursion"),
         (b"{", r"x\.json is not valid JSON \(.*\)\. Fetch it again"),
         (b"[]", r"x\.json must hold a JSON object"),
         (b"", r"x\.json is empty\. Fetch it again"),

@@ -309,7 +309,7 @@ def test_progress_reaches_the_end(monkeypatch):
 def test_rows_that_are_not_finite_are_named(which, value):
     targets, atoms = problem()
     (targets if which == "target" else atoms)[7, 3] = value
-    with pytest.raises(InputError, match=rf"1 {which} rows hold NaN or infinity \(first: row 7\)"):
+    with pytest.raises(InputError, match=rf"1 {which} rows hold NaN or infinity \(first: at position 7\)"):
         solve_omp(targets, atoms, 2)
 
 

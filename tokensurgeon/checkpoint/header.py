@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint.text import read_json
+from tokensurgeon.checkpoint.text import read_json, refuse_lfs_pointer
 from tokensurgeon.errors import InputError
 
 __all__ = [
@@ -74,7 +74,9 @@ def shard_names(index: Path) -> list[str]:
         names = sorted(set(content["weight_map"].values()))
         odd = [name for name in names if Path(name).name != name]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is not a valid index ({error!r}). Fetch it again") from error
+        raise InputError(
+            f"{index} is not a valid index: it needs a weight_map from tensors to names of files. Fetch it again"
+        ) from error
     if odd:
         raise InputError(f"{index} lists {odd[0]!r}, which is not the name of a file beside it. Fetch it again")
     return names
@@ -120,6 +122,8 @@ def parse_header(path: Path, data: bytes, size: int) -> tuple[dict[str, TensorIn
         raise InputError(f"{path} is truncated: its header needs {length + 8} bytes, it has {size}. Fetch it again")
     try:
         header: dict[str, Any] = json.loads(data[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
         metadata = header.pop("__metadata__", {})
         places = {}
         for name, entry in header.items():
@@ -157,6 +161,7 @@ def header_bytes(
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """`parse_header` of a file."""
+    refuse_lfs_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(8)

@@ -15,7 +15,15 @@ from tokensurgeon.checkpoint.header import DTYPES, TensorInfo
 from tokensurgeon.checkpoint.text import read_json
 from tokensurgeon.errors import InputError
 
-__all__ = ["VocabularyTensors", "find_vocabulary_tensors", "parameter_shapes", "read_config", "stored_name"]
+__all__ = [
+    "VocabularyTensors",
+    "error_reason",
+    "find_vocabulary_tensors",
+    "parameter_shapes",
+    "read_config",
+    "refuse_misfits",
+    "stored_name",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ class VocabularyTensors:
             ``final_logits_bias``.
         unclaimed: Tensors of the embedding's shape that the model class does not know, such as those of the
             multi-token-prediction layers of DeepSeek-V3.
+        wanted: The shapes that the model class has for embedding and head, by ``config.json``.
     """
 
     embedding: str
@@ -45,6 +54,7 @@ class VocabularyTensors:
     stale: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     unclaimed: tuple[str, ...] = ()
+    wanted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def tied(self) -> bool:
@@ -53,12 +63,24 @@ class VocabularyTensors:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The parsed ``config.json``."""
+    """The parsed ``config.json``.
+
+    Raises:
+        InputError: If there is none, or what it says of the vocabulary cannot be.
+    """
     path = directory / "config.json"
     try:
-        return read_json(path)
+        config = read_json(path)
     except FileNotFoundError as error:
         raise InputError(f"{directory} has no config.json, so it is not a model directory") from error
+    text = config.get("text_config")
+    if not isinstance(text, dict | None):
+        raise InputError(f"{path}: text_config is {text!r}, and must be an object")
+    for place, part in (("", config), ("text_config.", text or {})):
+        size = part.get("vocab_size")
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise InputError(f"{path}: {place}vocab_size is {size!r}, and must be a whole number above 0")
+    return config
 
 
 def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) -> VocabularyTensors:
@@ -97,11 +119,11 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
     for name in (where, where_head):
         if name is not None and tensors[name].dtype not in DTYPES:
             raise InputError(
-                f"{name} is stored as {tensors[name].dtype}; tokensurgeon needs an embedding in "
+                f"{directory}: {name} is stored as {tensors[name].dtype}; tokensurgeon needs an embedding in "
                 f"{', '.join(sorted(DTYPES))}. Use a checkpoint whose embeddings are not quantised"
             )
     if len(info.shape) != 2:
-        raise InputError(f"{where} has shape {list(info.shape)}; an embedding has (tokens, width)")
+        raise InputError(f"{directory}: {where} has shape {list(info.shape)}; an embedding has (tokens, width)")
     biases = all_stored(getattr(head, "bias", None))
     stale |= dict.fromkeys(biases[1:], biases[0]) if biases else {}
     claimed = {f for n in model.state_dict() if (f := stored_name(n, prefix, tensors))} | {where, where_head, *stale}
@@ -122,8 +144,31 @@ def find_vocabulary_tensors(directory: Path, tensors: Mapping[str, TensorInfo]) 
             and module.weight is not embedding.weight
         )
         + tuple(n for n, buffer in model.named_buffers() if n in tensors and info.shape[0] in buffer.shape),
+        wanted={where: tuple(embedding.weight.shape)}
+        | ({where_head: tuple(head.weight.shape)} if where_head is not None else {}),
         unclaimed=tuple(n for n, other in tensors.items() if n not in claimed and other.shape == info.shape),
     )
+
+
+def refuse_misfits(directory: Path, layout: VocabularyTensors, tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuse an embedding or a head that the model class could not load.
+
+    Raises:
+        InputError: With both shapes.
+    """
+    for name, wanted in layout.wanted.items():
+        found = tensors[name].shape
+        if found == wanted:
+            continue
+        has, asked = (" x ".join(map(str, shape)) for shape in (found, wanted))
+        if found == wanted[::-1]:
+            raise InputError(
+                f"{directory}: {name} is {has}, looks transposed: a token has a row, so it must be {asked}"
+            )
+        raise InputError(
+            f"{directory}: {name} is {has}, and config.json asks for {asked} (vocab_size x width). One of the two is "
+            "of another model; mend config.json, or fetch both again"
+        )
 
 
 def _vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:
@@ -158,13 +203,34 @@ def _built(directory: Path, _config: str) -> tuple[Any, Any, Any]:
         with torch.device("meta"):
             model = kind.from_config(config, trust_remote_code=False)
         return model, model.get_input_embeddings(), model.get_output_embeddings()
-    except (ValueError, KeyError, ImportError, OSError, NotImplementedError, AssertionError) as error:
-        name = read_config(directory).get("model_type", "unknown")
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{directory}: transformers cannot build a language model of type {name!r} ({reason}). "
-            "Only architectures that the installed transformers knows are supported"
-        ) from error
+    except Exception as error:  # whatever a model class raises at values that it did not expect
+        raise InputError(_why_not_built(directory, error)) from error
+
+
+def _why_not_built(directory: Path, error: Exception) -> str:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    name, reason = read_config(directory).get("model_type"), error_reason(error)
+    known = isinstance(name, str) and name in CONFIG_MAPPING
+    if not known:
+        reason = "config.json has no model_type" if name is None else "it does not know this type"
+    elif "Unrecognized configuration class" in str(error):
+        reason = "it has no language model of this type"
+    elif not isinstance(error, ImportError | NotImplementedError):
+        return f"{directory / 'config.json'}: transformers cannot build a model of type {name!r} by it ({reason})"
+    return (
+        f"{directory}: transformers cannot build a language model of type {'unknown' if name is None else repr(name)} "
+        f"({reason}). Only architectures that the installed transformers knows are supported"
+    )
+
+
+def error_reason(error: Exception) -> str:
+    """One line of what another package has to say, without the types that it tried."""
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
+    detail = lines[1] if lines[0].startswith(("Validation error", "Class validation error")) and lines[1:] else lines[0]
+    detail, listed, _ = detail.partition(" doesn't match any type in")
+    detail += " is of a wrong type" if listed else ""
+    return detail.removeprefix("TypeError: ").removeprefix("ValueError: ").rstrip(".")
 
 
 def _only_one_alike(embedding: str, tensors: Mapping[str, TensorInfo]) -> str | None:

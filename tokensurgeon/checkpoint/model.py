@@ -10,11 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors, resolve
 from tokensurgeon.checkpoint.cache import shown_name
-from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.layout import read_config, refuse_misfits
 from tokensurgeon.checkpoint.manifest import MANIFEST
 from tokensurgeon.checkpoint.settings import vocab_size
+from tokensurgeon.checkpoint.text import read_json_if_there
 from tokensurgeon.errors import InputError
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary import Vocabulary
@@ -133,6 +136,7 @@ class OpenModel:
             InputError: If further vocabulary tensors would not fit, its head is ambiguous, or it cannot be cast.
         """
         layout, files = self.layout, self.checkpoint
+        self.refuse_misfit()
         if dtype and self.config.get("quantization_config"):
             raise InputError(
                 f"{self.name}: its body is quantised and cannot be converted to {dtype}. Leave out --dtype"
@@ -156,6 +160,25 @@ class OpenModel:
         if moved:
             _ = self.copies  # raises what it has to say
         return self
+
+    def refuse_misfit(self) -> None:
+        """Refuse weights that are not of this config or not of this tokenizer.
+
+        Raises:
+            InputError: If embedding or head have other shapes than ``config.json`` asks for, there are fewer rows than
+                text has tokens (added ones may lie beyond them), or ``generation_config.json`` is damaged.
+        """
+        read_json_if_there(self.directory / "generation_config.json")  # which is needed late
+        refuse_misfits(self.directory, self.layout, self.checkpoint.tensors)
+        vocabulary, rows = self.vocabulary, self.layout.rows
+        beyond = [i for i in np.flatnonzero(vocabulary.canonical[rows:]) + rows if int(i) not in vocabulary.added]
+        if beyond:
+            first = f"{vocabulary.describe(int(beyond[0]))}, id {beyond[0]}"
+            raise InputError(
+                f"{self.name}: {self.layout.embedding} has {rows} rows, and the tokenizer {len(vocabulary)} ids: "
+                f"{len(beyond)} of its tokens have no row (first: {first}). Tokenizer "
+                "and weights are of different models"
+            )
 
     def described(self) -> dict[str, Any]:
         """For manifests: its name, commit where it came from a hub, shape, and hashes of what was read."""

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tokensurgeon.checkpoint.cache import cache_directory, copy_small_files, is_kept, kept
 from tokensurgeon.checkpoint.header import INDEX, listed_shards
-from tokensurgeon.checkpoint.text import write_json
+from tokensurgeon.checkpoint.text import refuse_lfs_pointer, write_json
 from tokensurgeon.errors import InputError
 
 __all__ = ["PICKLED", "as_safetensors", "tensor_shapes"]
@@ -80,6 +80,7 @@ def _convert(directory: Path, shards: list[Path], work: Path) -> None:
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
+    refuse_lfs_pointer(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -87,8 +88,9 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is damaged or holds more than tensors, and loading that could run anything. Fetch it again, or "
             "convert it to safetensors where you trust it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+        said = "" if isinstance(error, LookupError) else str(error)
+        reason = (said.splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is damaged ({reason}). Fetch it again") from error
     if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise InputError(f"{path} is not a table of tensors. Convert it to safetensors first")

@@ -26,8 +26,8 @@ def vocab_size(directory: Path) -> int | None:
 
     try:
         loaded = AutoConfig.from_pretrained(directory, trust_remote_code=False).get_text_config()
-    except (ValueError, KeyError, OSError):
-        return None  # an unknown architecture is reported where its weights are needed
+    except Exception:
+        return None  # an architecture or a value that is unknown is reported where the weights are needed
     found: int | None = getattr(loaded, "vocab_size", None)
     return found
 

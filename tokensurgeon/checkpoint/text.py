@@ -93,8 +93,9 @@ def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
     tail = f". {remedy}" if remedy else ""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         refuse_lfs_pointer(path)
+        decoded(path.read_bytes(), path)  # raises where it is no UTF-8
         what = f"is not valid JSON ({error})" if path.stat().st_size else "is empty"
         raise InputError(f"{path} {what}{tail}") from error
     except FileNotFoundError:

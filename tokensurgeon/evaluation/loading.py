@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.checkpoint.layout import error_reason
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
 
@@ -65,8 +66,9 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # whatever a model class raises at values that it did not expect
+        shapes = "ignore_mismatched_sizes" in str(error)
+        reason = "its weights have other shapes than config.json asks for" if shapes else error_reason(error)
         raise InputError(f"{directory}: transformers cannot load this model ({reason})") from error
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.texts import python_text, split_bytes
@@ -57,7 +58,10 @@ def read_states(
     share = _READ // max(1, len(texts or ()))
     read = [text.encode()[-share:].decode("utf-8", "ignore") for text in texts.values()] if texts else []
     pieces = [piece for text in read for piece in split_bytes(text)] or split_bytes(python_text(_READ))
-    return loaded, collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
+    states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
+    if not bool(torch.isfinite(states.states).all()):
+        raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")
+    return loaded, states
 
 
 def quiet_row(base: OpenModel, matrices: VocabularyMatrices, n_rows: int, states: HeadStates | None) -> torch.Tensor:

@@ -38,6 +38,6 @@ def check_problem(targets: torch.Tensor, atoms: torch.Tensor, k: int) -> None:
         bad = damaged_rows(tensor)
         if len(bad):
             raise InputError(
-                f"{len(bad)} {name} rows hold NaN or infinity (first: row {int(bad[0])}). "
+                f"{len(bad)} {name} rows hold NaN or infinity (first: at position {int(bad[0])}). "
                 "The embedding is damaged; repair it or use another checkpoint"
             )

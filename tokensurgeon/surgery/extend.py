@@ -93,7 +93,11 @@ def extend(
     left = OpenModel.open(model).checked()
     first, layout = len(left.vocabulary), left.layout
     if first > layout.rows:
-        raise InputError(f"{model}: token {first - 1} has no row, the embedding has {layout.rows}")
+        what = left.vocabulary.describe(first - 1)
+        raise InputError(
+            f"{model}: token {what} has id {first - 1} and no row, the embedding has {layout.rows}. Give it one first: "
+            f"tokensurgeon resize {model} --rows {first} --out DIR"
+        )
     texts = load_texts([Path(name) for name in options.text])
     spec = json.loads(left.tokenizer.tokenizer.to_str())
     additions, measured = _additions(spec, left, texts, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import ExtendOptions
+from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
 from tokensurgeon.transfer.protocol import DonorSpace, Method, Pieces, Resources, Use
 from tokensurgeon.transfer.rows import LearntRows, RowMaker, VocabularyMatrices
 from tokensurgeon.vocabulary.segmentation import base_pieces
@@ -77,6 +78,7 @@ def learn_rows(
     if options.donor is None:
         return ExtendedRows(_by_text(base, extended, new, options.reconstruction(), options.seed))
     donor = OpenModel.open(options.donor, "vocabulary")
+    donor.refuse_misfit()
     source = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan.source
     anchors, known = np.flatnonzero(source[: new[0]] >= 0), source[new] >= 0
     if not known.any():
@@ -85,6 +87,9 @@ def learn_rows(
     if (k := getattr(method, "k", 1)) > len(anchors):
         raise InputError(f"k={k} exceeds the {len(anchors)} tokens that both models have. Choose a smaller --k")
     theirs = donor.matrices()
+    needed = source[np.concatenate([anchors, new[known]])]
+    refuse_damaged("donor", theirs if old.head is not None else replace(theirs, head=None), needed)
+    refuse_uniform(donor.name, theirs.embedding, needed)
     targets, atoms = torch.from_numpy(source[new[known]]), torch.from_numpy(source[anchors])
     head = None
     if old.head is not None and theirs.head is not None:

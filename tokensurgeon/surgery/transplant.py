@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.alignment import Alignment, align
+import numpy as np
+
+from tokensurgeon.alignment import Alignment, Provenance, align
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
@@ -25,8 +27,9 @@ from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair, overrides_for, summarise, with_numbers
 from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution
 from tokensurgeon.surgery.write import finish, write_output
+from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
 from tokensurgeon.transfer.protocol import Method
-from tokensurgeon.transfer.rows import drop_rowless
+from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids, drop_rowless
 from tokensurgeon.verification.running import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
 
@@ -112,6 +115,7 @@ def transplant(
     started = time.perf_counter()
     left = OpenModel.open(base, "vocabulary" if dry_run else "all").checked(options.dtype)
     given = OpenModel.open(donor, "vocabulary")
+    given.refuse_misfit()
     right = with_numbers(left, given, options.numbers)
     method = None if options.auto else options.reconstruction()
     if method is None and world() > 1:
@@ -146,7 +150,9 @@ def transplant(
         return TransplantReport(None, left, right, alignment, summary, content | summary, [])
 
     matrices = left.matrices(), given.matrices()
+    refuse_damaged("base", matrices[0], alignment.plan.source[alignment.plan.anchors])
     if method is None or method.needs == "donor":
+        _refuse_unusable(left, given, *matrices, alignment, options)
         alignment = drop_rowless(alignment, matrices[1])
     pair = Pair(left, right, *matrices, alignment)
     loaded, asked = ask_base(pair, options, texts, progress) if unrun is None and rank() == 0 else (None, None)
@@ -170,6 +176,23 @@ def transplant(
         write_text(work / "README.md", model_card(content))
         write_text(work / "report.html", report_page(content, summary, details))
     return TransplantReport(target, left, right, alignment, summary, content, checks)
+
+
+def _refuse_unusable(
+    base: OpenModel,
+    donor: OpenModel,
+    ours: VocabularyMatrices,
+    theirs: VocabularyMatrices,
+    alignment: Alignment,
+    options: TransplantOptions,
+) -> None:
+    """Rows of the donor that methods go by, and the base's."""
+    plan = alignment.plan
+    known = atom_ids(plan, theirs)
+    ids = np.concatenate([known, plan.ids(Provenance.RECONSTRUCTED)])
+    refuse_damaged("donor", theirs if ours.head is not None or options.untie else replace(theirs, head=None), ids)
+    refuse_uniform(donor.name, theirs.embedding, ids)
+    refuse_uniform(base.name, ours.embedding, plan.source[known])
 
 
 def _refuse_method(method: Method, options: TransplantOptions, n_atoms: int) -> None:

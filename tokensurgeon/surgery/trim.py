@@ -101,7 +101,8 @@ def trim(
         raise InputError(f"--size {size}: the text needs {len(needed)} tokens. Give at least that, or less text")
     kept = sorted(needed if size is None else filled_ids(spec, needed, size, layout.rows))
     if kept[-1] >= layout.rows:
-        raise InputError(f"{model}: token {kept[-1]} is needed, and the embedding has {layout.rows} rows")
+        what = left.vocabulary.describe(kept[-1])
+        raise InputError(f"{model}: token {what} (id {kept[-1]}) is needed, and the embedding has {layout.rows} rows")
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
         new_ids = {old: i for i, old in enumerate(kept)}
         right = changed_model(left, trimmed_spec(spec, kept), new_ids, Path(place), "trimmed")

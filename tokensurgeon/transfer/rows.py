@@ -9,11 +9,10 @@ from typing import Protocol
 import torch
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance, RowPlan
-from tokensurgeon.errors import InputError
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.solver.omp import SparseCoefficients
-from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.transfer.combine import Weights
+from tokensurgeon.transfer.damage import refuse_damaged
 from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Fitted, Method, Pieces, Resources, Use
 
@@ -23,7 +22,6 @@ __all__ = [
 ]  # fmt: skip
 
 SUPPRESSED_BIAS = -1e4
-_CHECKED = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,7 @@ def build_rows(
                 [1., 2.]])
     """
     plan = alignment.plan
-    _refuse_damaged(base, plan)
+    refuse_damaged("base", base, plan.source[plan.anchors])
     atoms = torch.from_numpy(atom_ids(plan, donor))
     known = torch.from_numpy(plan.source)[atoms]
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
@@ -250,23 +248,6 @@ def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
     if empty is None or not bool(empty.any()):
         return alignment
     return replace(alignment, plan=alignment.plan.changed(Provenance.PADDING, targets[empty.numpy()]))
-
-
-def _refuse_damaged(base: VocabularyMatrices, plan: RowPlan) -> None:
-    """Rows that a new vocabulary copies must be finite."""
-    ids = torch.from_numpy(plan.source[plan.anchors])
-    matrices = {"embedding": base.embedding}
-    if base.head is not None:
-        matrices["LM head"] = base.head
-    if base.bias is not None:
-        matrices["LM head's bias"] = base.bias[:, None]
-    for name, matrix in matrices.items():
-        for some in torch.split(ids, _CHECKED):
-            if len(bad := damaged_rows(matrix[some])):
-                raise InputError(
-                    f"rows of the base's {name} that the output needs hold NaN or infinity (first: base id "
-                    f"{int(some[bad[0]])}). The checkpoint is damaged; use another"
-                )
 
 
 def _known(
