@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from tokensurgeon import InputError
+from tokensurgeon import InputError, export_gguf, resize
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.cli.app import app
+from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.states import read_states
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -72,7 +73,9 @@ FAULTS = [
     (settings(text_config={"vocab_size": "x"}), r"config\.json: text_config\.vocab_size is 'x'"),
     (settings(text_config=5), r"config\.json: text_config is 5, and must be an object"),
     (settings(tie_word_embeddings="false"), BUILT.format("Field 'tie_word_embeddings' expected bool, got str")),
-    (settings(hidden_size="32"), BUILT.format("Field 'hidden_size' expected int, got str")),
+    (settings(hidden_size="32"), r"config\.json: hidden_size is '32', and must be a whole number above 0"),
+    (settings(num_hidden_layers=-1), r"config\.json: num_hidden_layers is -1, and must be"),
+    (settings(max_position_embeddings="9"), BUILT.format("Field 'max_position_embeddings' expected int, got str")),
     (settings(num_attention_heads=0), BUILT.format("integer modulo by zero")),
     (settings(eos_token_id="2"), BUILT.format("Field 'eos_token_id' with value '2' is of a wrong type")),
     (settings(pad_token_id=99999), BUILT.format("Padding_idx must be within num_embeddings")),
@@ -131,3 +134,24 @@ def test_weights_that_do_not_fit_the_body_are_called_so(copy_of):
     settings(intermediate_size=48)(model)
     with pytest.raises(InputError, match=r"its weights have other shapes than config\.json asks for"):
         read_states(OpenModel.open(str(model)), torch.device("cpu"), None)
+
+
+def test_fewer_rows_than_tokens_are_seen_before_text_is_scored(copy_of):
+    model = copy_of("gpt")
+    embedding(lambda rows: rows[:500], vocab_size=500)(model)
+    with pytest.raises(InputError, match="the embedding has 500 rows, and the tokenizer 700 tokens besides added ones"):
+        load_model(model)
+
+
+def test_rows_that_say_nothing_tell_no_quiet_row(copy_of, tmp_path):
+    model = copy_of("gpt")
+    embedding(torch.zeros_like)(model)
+    with pytest.raises(InputError, match="copy-of-gpt: its embedding holds nothing but zeros"):
+        resize(str(model), tmp_path / "out", rows=900)
+
+
+def test_export_names_the_config_that_it_cannot_read(copy_of, tmp_path):
+    model = copy_of("gpt")
+    settings(num_attention_heads=0)(model)
+    with pytest.raises(InputError, match=r"config\.json: transformers cannot read it \(integer modulo by zero\)"):
+        export_gguf(str(model), tmp_path / "out.gguf")

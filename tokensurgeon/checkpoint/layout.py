@@ -77,9 +77,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(text, dict | None):
         raise InputError(f"{path}: text_config is {text!r}, and must be an object")
     for place, part in (("", config), ("text_config.", text or {})):
-        size = part.get("vocab_size")
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-            raise InputError(f"{path}: {place}vocab_size is {size!r}, and must be a whole number above 0")
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+            size = part.get(name)
+            odd = not isinstance(size, int) or isinstance(size, bool) or size < 1
+            if size is not None and odd and (name == "vocab_size" or not isinstance(size, list)):
+                raise InputError(f"{path}: {place}{name} is {size!r}, and must be a whole number above 0")
     return config
 
 

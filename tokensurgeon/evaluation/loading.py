@@ -59,7 +59,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
     """Load for evaluation.
 
     Raises:
-        InputError: If transformers cannot load the directory.
+        InputError: If transformers cannot load the directory, or text has tokens without a row.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,6 +70,12 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         shapes = "ignore_mismatched_sizes" in str(error)
         reason = "its weights have other shapes than config.json asks for" if shapes else error_reason(error)
         raise InputError(f"{directory}: transformers cannot load this model ({reason})") from error
+    rows, tokens = len(model.get_input_embeddings().weight), tokenizer.vocab_size
+    if rows < tokens:
+        raise InputError(
+            f"{directory}: the embedding has {rows} rows, and the tokenizer {tokens} tokens besides added ones. "
+            "Tokenizer and weights are of different models"
+        )
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()
     starts = (tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None), tokenizer.eos_token_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from tokensurgeon.checkpoint.model import OpenModel
@@ -13,6 +14,7 @@ from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.transfer.damage import refuse_uniform
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
@@ -73,6 +75,7 @@ def quiet_row(base: OpenModel, matrices: VocabularyMatrices, n_rows: int, states
         n_rows: How many rows will be this one.
         states: Its states on text; None where it is not run, and the row is estimated from the head.
     """
+    refuse_uniform(base.name, matrices.embedding, np.arange(len(matrices.embedding)))
     if states is not None:
         return suppressing_row(states, n_rows)
     head = matrices.embedding if matrices.head is None else matrices.head

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tokensurgeon.checkpoint.layout import error_reason, read_config
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, MissingDependencyError
@@ -97,10 +98,12 @@ def export_gguf(
 def _config(directory: Path) -> Any:
     from transformers import AutoConfig
 
+    read_config(directory)  # refuses what cannot be, in plainer words
     try:
         return AutoConfig.from_pretrained(directory, trust_remote_code=False).get_text_config()
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{directory}: its config.json cannot be read ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever a config class raises at values that it did not expect
+        path = directory / "config.json"
+        raise InputError(f"{path}: transformers cannot read it ({error_reason(error)})") from error
 
 
 def _refuse(model: str, opened: OpenModel, config: Any, vocabulary: GgufVocabulary) -> None:

@@ -126,6 +126,9 @@ def _tensors(
         if wanted != tensor.dtype:
             yield Check(f"{name} anchors", False, f"stored as {tensor.dtype}, expected {wanted}")
             continue
+        if (top := int(manifest.plan.source.max(initial=-1))) >= len(source):
+            yield Check(f"{name} anchors", False, f"the base has {len(source)} rows, and one is of its id {top}")
+            continue
         differ = differing(tensor, source.reshape(len(source), -1), anchors, manifest.plan.source[anchors])
         yield Check(
             f"{name} anchors",
