@@ -30,6 +30,7 @@ from tokensurgeon.surgery.record import describe_asked
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import assemble
 from tokensurgeon.vocabulary.edit.add import Addition, extended_spec, given_tokens, learnt_tokens
+from tokensurgeon.vocabulary.edit.special import special_spec
 
 __all__ = ["ExtendReport", "extend"]
 
@@ -39,6 +40,8 @@ learnt from."""
 _MULTIPLE = 64
 """Where a model's rows are padded to a multiple of this, they stay so."""
 _SHOWN = 32
+_KEPT = "its own, which it had as an ordinary token"
+_CONTEXTS = ("{}", "a{}b", "A {} b.\n{}", "<{}>", "{}{}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +101,21 @@ def extend(
     spec = json.loads(left.tokenizer.tokenizer.to_str())
     additions, measured = _additions(spec, left, texts, options)
     changed, added = extended_spec(spec, additions, first)
-    if not added:
+    changed, special, promoted = special_spec(changed, options.special, first + added)
+    if not (added or special or promoted):
         raise InputError("nothing to add: the tokenizer has all of these tokens already")
+    added += len(special)
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-extend-") as place, staged(target, overwrite) as work:
-        right = changed_model(left, changed, {i: i for i in range(first)}, Path(place), "extended")
+        same = {i: i for i in range(first)}
+        right = changed_model(left, changed, same, Path(place), "extended", special | promoted)
         new = np.arange(first, first + added)
         _refuse_moved(left, right)
         _refuse_silent(right, new)
+        _refuse_cut(right, special | promoted)
         refuse_other_texts(left, right, texts.values(), "extended")
         plan = RowPlan.grown(layout.rows, new, _MULTIPLE if layout.rows % _MULTIPLE == 0 else 1)
         old, unrun = left.matrices(), why_not_run(left.directory, left.checkpoint, layout, None)
-        made = learn_rows(left, old, right, new, options, progress)
+        made = learn_rows(left, old, right, new, special, options, progress)
         quiet = None
         if n_silent := silent_rows(plan, old):
             states = read_states(left, pick_device(options.device), progress)[1] if unrun is None else None
@@ -121,6 +128,10 @@ def extend(
             "held_out": None, "not_run": unrun,
             "extended": {
                 "tokens": added, "by_donor": made.by_donor,
+                "special": [
+                    *({"token": text, "id": i, "row": made.special[i]} for text, i in special.items()),
+                    *({"token": text, "id": i, "row": _KEPT} for text, i in promoted.items()),
+                ],
                 "examples": [right.vocabulary.describe(i) for i in new[:_SHOWN]],
                 "tokens_per_byte": {"before": before, "after": after, "bytes": sum(len(t.encode()) for t in measured)},
             },
@@ -128,7 +139,9 @@ def extend(
         shared = write_output(work, left, right, matrices, plan, content)
         finish(work, left, right, plan, content, shared, started, progress)
         what = _sentences(left.name, added, options.method, before, after)
-        write_pages(work, content, summary, f"{left.name} with more tokens", what)
+        became = [{"token": t["token"], "roles": "", "became": t["row"]} for t in content["extended"]["special"]]
+        what += "".join(f" `{token['token']}` is special: {token['became']}." for token in became)
+        write_pages(work, content, summary, f"{left.name} with more tokens", what, became)
     return ExtendReport(target, added, plan.n_rows, (before, after), content)
 
 
@@ -139,13 +152,15 @@ def _additions(
     if options.tokens is not None:
         lines = read_lines("--tokens", options.tokens)
         return given_tokens(spec, model.tokenizer.plain(), lines), list(texts.values())
+    if options.add is None:
+        return [], list(texts.values())
     pieces = [piece for content in texts.values() for piece in split_bytes(content)]
     if len(pieces) < _HELD_OUT:
         raise InputError(
             f"--text: {sum(map(len, pieces)):,} characters are too few to put a tenth aside. Give at least 20 kB"
         )
     learnt = ["".join(pieces[i : i + _HELD_OUT - 1]) for i in range(0, len(pieces), _HELD_OUT)]
-    return learnt_tokens(spec, model.tokenizer.plain(), learnt, options.add or 0), pieces[_HELD_OUT - 1 :: _HELD_OUT]
+    return learnt_tokens(spec, model.tokenizer.plain(), learnt, options.add), pieces[_HELD_OUT - 1 :: _HELD_OUT]
 
 
 def _refuse_moved(old: OpenModel, new: OpenModel) -> None:
@@ -161,6 +176,18 @@ def _refuse_silent(model: OpenModel, new: Ids) -> None:
         raise VerificationError(
             f"{len(silent)} new tokens would never come out, such as {model.vocabulary.describe(silent[0])}"
         )
+
+
+def _refuse_cut(model: OpenModel, special: Mapping[str, int]) -> None:
+    """A special token must come out wherever its literal stands."""
+    for literal, token_id in special.items():
+        for context in _CONTEXTS:
+            text, n = context.replace("{}", literal), context.count("{}")
+            if model.vocabulary.encode(text).count(token_id) != n:
+                raise InputError(
+                    f"special token {literal!r} is cut in {text!r}, where another added token overlaps it. "
+                    "Choose another literal"
+                )
 
 
 def _tokens_per_byte(model: OpenModel, texts: Sequence[str]) -> float:
