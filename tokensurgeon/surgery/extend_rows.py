@@ -95,7 +95,8 @@ def learn_rows(
     groups: list[tuple[torch.Tensor, RowMaker]] = []
     if options.donor is not None:
         donor = OpenModel.open(options.donor, "vocabulary")
-        maker, by_donor = _by_donor(donor, old, extended, new, special, options, progress)
+        first = len(base.vocabulary)
+        maker, by_donor = _by_donor(donor, old, extended, first, new, special, options, progress)
         groups.append((torch.from_numpy(by_donor), maker))
         method = make_method("subtoken")
     is_text = np.arange(len(new)) < len(text)
@@ -123,7 +124,7 @@ def _special_pieces(
     for literal, theirs in zip(literals, by_donor.tolist(), strict=True):
         if theirs:
             said[literal] = f"{options.donor}'s row, by {options.method}"
-        elif words := options.special[literal]:
+        elif words := options.special.get(literal):
             pieces.append(word_ids(base.vocabulary, literal, words, rows))
             said[literal] = f"mean of the rows of {' '.join(map(base.vocabulary.describe, pieces[-1]))}"
         else:
@@ -139,6 +140,7 @@ def _by_donor(
     donor: OpenModel,
     old: VocabularyMatrices,
     extended: OpenModel,
+    first: int,
     new: Ids,
     special: Mapping[str, int],
     options: ExtendOptions,
@@ -148,8 +150,8 @@ def _by_donor(
     source = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan.source.copy()
     known_literals = donor.vocabulary.literal_ids(donor.layout.rows)
     for literal, token_id in special.items():  # by the literal, which may be an ordinary added token there
-        source[token_id] = -1 if options.special[literal] else known_literals.get(literal.encode(), -1)
-    anchors, known = np.flatnonzero(source[: new[0]] >= 0), source[new] >= 0
+        source[token_id] = -1 if options.special.get(literal) else known_literals.get(literal.encode(), -1)
+    anchors, known = np.flatnonzero(source[:first] >= 0), source[new] >= 0
     if not known.any():
         raise InputError(f"{options.donor} has none of the {len(new)} new tokens. Leave out --donor")
     method = options.reconstruction()
