@@ -156,3 +156,14 @@ def test_a_union_is_read_from_either_of_mergekits_keys(recipe):
     del content["tokenizer"]
     path.write_text(yaml.safe_dump(content))
     assert read_recipe(path).union
+
+
+def test_rows_are_named_without_a_union_too(models, recipe, tmp_path):
+    """The tokenizer of one model, with a token that no model has: the others' own tokens are left out."""
+    tokens = {"<new>": {"source": {"kind": "model_token", "model": str(models["more"]), "token": "<think>"}}}
+    merge(recipe(["a", "more"], {"source": str(models["a"]), "tokens": tokens}), tmp_path / "out")
+    new, old = (AutoTokenizer.from_pretrained(d) for d in (tmp_path / "out", models["a"]))
+    assert new.get_vocab() == old.get_vocab() | {"<new>": len(old)}
+    theirs = AutoTokenizer.from_pretrained(models["more"]).convert_tokens_to_ids("<think>")
+    rows = [load_file(d / "model.safetensors")[EMBEDDING] for d in (tmp_path / "out", models["more"])]
+    assert torch.equal(rows[0][len(old)], rows[1][theirs])
