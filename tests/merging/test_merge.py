@@ -159,7 +159,7 @@ def test_linear_is_the_mean_row_by_row(models, recipe, tmp_path):
         assert torch.allclose(out[name].double(), (a[name].double() + s[name].double()) / 2, atol=1e-6), name
     rows = report.content["merge"]["rows"]["embedding"]
     assert rows == {
-        "merged": int(known.sum()), "averaged": 0, "differing": int(made.sum()),
+        "merged": int(known.sum()), "averaged": 0, "named": 0, "differing": int(made.sum()),
         "taken": {models["a"].name: int((~known).sum()), "s": 0},
     }  # fmt: skip
     assert report.content["merge"]["models"][0]["transplant"] is None
@@ -511,8 +511,7 @@ BAD = {
     "an option that is no transplant's": ({}, {"dtype": "float16"}, "tokensurgeon has an unknown key 'dtype'"),
     "an unknown choice": ({}, {"embeddings": "mean"}, "embeddings='mean' must be one of first, base, average"),
     "a bad option": ({}, {"k": 0}, "k=0 must be a whole number"),
-    "a union": ({"tokenizer_source": "union"}, {}, r"Name one model: tokensurgeon: \{tokenizer: MODEL\}"),
-    "mergekit's tokens": ({"tokenizer": {"tokens": {"x": {"source": "<a>"}}}}, {}, "tokenizer: tokens is mergekit's"),
+    "a token of no model": ({"tokenizer": {"tokens": {"x": {"source": "<b>"}}}}, {}, "which the recipe does not merge"),
     "a base that is none": ({"tokenizer_source": "base"}, {}, "tokenizer of base_model, and the recipe has none"),
     "two tokenizers": ({"tokenizer_source": "<a>"}, {"tokenizer": "x"}, "names a tokenizer twice"),
     "a template": ({"chat_template": "none"}, {}, "chat_template 'none' is neither a template nor one of auto, alpaca"),

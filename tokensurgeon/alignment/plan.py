@@ -72,7 +72,7 @@ class RowPlan:
             new: Ids (ascending) of the tokens to reconstruct.
             multiple: The number of rows is rounded up to a multiple of this.
         """
-        n_rows = max(n_old, int(new[-1]) + 1)
+        n_rows = max(n_old, int(new[-1]) + 1 if len(new) else 0)
         n_rows += -n_rows % multiple
         source: Ids = np.full(n_rows, -1, dtype=np.int64)
         source[:n_old] = np.arange(n_old)

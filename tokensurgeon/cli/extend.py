@@ -1,4 +1,4 @@
-"""``tokensurgeon extend MODEL (--tokens FILE | --text FILE --add N) --out DIR``."""
+"""``tokensurgeon extend MODEL (--tokens FILE | --text FILE --add N | --special LITERAL) --out DIR``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def command(
         ),
     ] = None,
     add: Annotated[int | None, typer.Option("--add", metavar="N", help="Tokens to learn from the text.")] = None,
+    special: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--special",
+            metavar="'LITERAL[=WORDS]'",
+            help="New special token, with the mean of the rows of WORDS; without words the donor's row, or the mean of "
+            "the model's own control rows. Repeatable.",
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -71,6 +80,7 @@ def command(
             tokens=None if tokens is None else str(tokens),
             add=add,
             donor=donor,
+            special=o.parse_special(special),
         )
         with progress_bar(quiet or json_out) as tell:
             report = extend(model, out, options, overwrite=overwrite, progress=tell)
@@ -78,7 +88,11 @@ def command(
             emit_json({"out": str(report.out), **report.content})
         elif not quiet:
             before, after = report.tokens_per_byte
-            console().print(
-                f"[bold]{report.out}[/bold]: {report.added:,} tokens more, {report.rows:,} rows; {after:.4f} tokens "
-                f"per byte of held-out text, {before:.4f} before ({1 - after / before:.1%} fewer)"
+            gain = (
+                f"; {after:.4f} tokens per byte of held-out text, {before:.4f} before ({1 - after / before:.1%} fewer)"
+                if tokens is not None or add is not None
+                else ""
             )
+            console().print(f"[bold]{report.out}[/bold]: {report.added:,} tokens more, {report.rows:,} rows{gain}")
+            for token in report.content["extended"]["special"]:
+                console().print(f"{token['token']} is {token['id']}; row: {token['row']}", markup=False)

@@ -31,6 +31,9 @@ def command(
       of the base ([bold]base[/bold]), or the mean ([bold]average[/bold])
       [bold]method: omp[/bold] - how rows are made; also k, method_options, map, calibrate, text and others
 
+    mergekit's [bold]tokenizer: {source: union, tokens: ...}[/bold] gives the first tokenizer the tokens of all, and
+    names rows.
+
     configs/merge/ has recipes to begin with. mergekit comes with the extra "merge" of tokensurgeon.
     """
     with guarded(debug=debug, quiet=quiet or json_out):

@@ -86,6 +86,15 @@ def parse_map(entries: list[str] | None) -> dict[str, str]:
     return parsed
 
 
+def parse_special(entries: list[str] | None) -> dict[str, str]:
+    """``LITERAL=WORDS`` or ``LITERAL`` strings to a mapping; the literal ends as in `parse_map`."""
+    parsed = {}
+    for entry in entries or []:
+        cut = entry.find("=", 1)
+        parsed[entry if cut < 0 else entry[:cut]] = "" if cut < 0 else entry[cut + 1 :]
+    return parsed
+
+
 def parse_pairs(entries: list[str] | None) -> dict[str, str]:
     """``NAME=VALUE`` strings to a mapping."""
     parsed = {}

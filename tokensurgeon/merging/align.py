@@ -32,12 +32,16 @@ class Owner:
         model: The model, of which only the vocabulary is needed.
         rows: Rows of every aligned model.
         described: Hashes of what a transplant reads of it.
+        grown_from: The model that it is with more tokens (`tokensurgeon.merging.union`); None where it has its own.
+        kinds: What its rows are then.
     """
 
     reference: str
     model: OpenModel
     rows: int
     described: dict[str, Any]
+    grown_from: Path | None = None
+    kinds: Kinds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +95,20 @@ def align_model(model: Model, owner: Owner, options: TransplantOptions, progress
     before = Manifest.read(model.directory)
     if has_ids_of(model, owner):
         return Aligned(model, kinds_of(owner.rows, before, None), None, digest)
-    out = _cached(model, owner, options, digest, progress)
+    grown = owner.kinds is not None and owner.grown_from == model.directory
+    out = owner.model.directory if grown else _cached(model, owner, options, digest, progress)
     manifest = Manifest.read(out)
     if manifest is None:
         raise InputError(f"{out} has no tokensurgeon.json; remove it, and run the same command again")
     moved = Model(model.name, out, owner.model.tokenizer)
-    return Aligned(moved, kinds_of(owner.rows, before, manifest), manifest, digest)
+    kinds = owner.kinds if grown and owner.kinds is not None else kinds_of(owner.rows, before, manifest)
+    return Aligned(moved, kinds, manifest, digest)
 
 
 def place_of(model: Model, owner: Owner, options: TransplantOptions, digest: str) -> Path:
     """Where in the cache the transplant of a model lies, or will lie; ``digest`` is of the model's files."""
+    if owner.grown_from == model.directory:
+        return owner.model.directory
     texts = [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in options.text]
     state = [digest, owner.described, owner.rows, {**options.as_dict(), "text": texts}, version("tokensurgeon")]
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]

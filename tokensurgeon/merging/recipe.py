@@ -39,6 +39,9 @@ class Recipe:
     Attributes:
         merge: mergekit's MergeConfiguration, without what it says about tokenizers.
         tokenizer: A reference to the model whose tokenizer all get; None for the base, or the first.
+        union: Whether that tokenizer gets the tokens of all models.
+        tokens: For tokens of the output whose row they get, as mergekit's recipes say it.
+        multiple: The number of rows is rounded up to a multiple of this.
         embeddings: Whose row a token gets that some models know and others do not.
         options: How the others are transplanted.
         text: The recipe's own text, for the manifest.
@@ -46,6 +49,9 @@ class Recipe:
 
     merge: Any
     tokenizer: str | None
+    union: bool
+    tokens: Mapping[str, Any]
+    multiple: int | None
     embeddings: Embeddings
     options: TransplantOptions
     text: str
@@ -111,7 +117,11 @@ def read_recipe(path: Path) -> Recipe:
     if tokenizer and named:
         raise InputError(f"recipe {path} names a tokenizer twice: {tokenizer} for {BLOCK}, {named} for mergekit")
     plain = parsed.model_copy(update={"tokenizer_source": None, "tokenizer": None})
-    return Recipe(plain, tokenizer or named, embeddings, options, text)
+    settings = parsed.tokenizer
+    tokens = dict(settings.tokens or {}) if settings is not None else {}
+    multiple = settings.pad_to_multiple_of if settings is not None else None
+    union = (settings.source if settings is not None else parsed.tokenizer_source) == "union"
+    return Recipe(plain, tokenizer or named, union, tokens, multiple, embeddings, options, text)
 
 
 def _ours(block: Mapping[str, Any]) -> tuple[str | None, Embeddings, TransplantOptions]:
@@ -133,19 +143,18 @@ def _ours(block: Mapping[str, Any]) -> tuple[str | None, Embeddings, TransplantO
 
 
 def _their_tokenizer(parsed: Any) -> str | None:
-    """The model that mergekit's own keys name; what goes beyond that has no meaning once all ids agree."""
+    """The model that mergekit's own keys name; None for the base, or a union over it."""
     settings = parsed.tokenizer
-    if settings is not None and (settings.tokens or settings.pad_to_multiple_of):
-        name = "tokens" if settings.tokens else "pad_to_multiple_of"
-        raise InputError(f"tokenizer: {name} is mergekit's own way to align rows. Use the {BLOCK} block (map) instead")
     source = settings.source if settings is not None else parsed.tokenizer_source
-    if source == "union":
-        raise InputError(
-            f"a union of tokenizers is mergekit's own way to align rows. Name one model: {BLOCK}: {{tokenizer: MODEL}}"
-        )
+    multiple = settings.pad_to_multiple_of if settings is not None else None
+    if multiple is not None and multiple < 1:
+        raise InputError(f"tokenizer: pad_to_multiple_of={multiple} must be at least 1")
+    for token, said in (settings.tokens or {}).items() if settings is not None else ():
+        if said.source is None:
+            raise InputError(f"tokenizer: tokens: {token!r} needs a source: a model, model_token, or zero")
     if source == "base" and parsed.base_model is None:
         raise InputError("tokenizer: base takes the tokenizer of base_model, and the recipe has none. Name a model")
-    return None if source in (None, "base") else str(source)
+    return None if source in (None, "base", "union") else str(source)
 
 
 def _refuse_unknown(raw: Any, node: Any, where: str) -> None:

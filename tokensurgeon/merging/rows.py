@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Ids, Provenance
+from tokensurgeon.alignment import Ids, Provenance, RowPlan
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.recipe import Embeddings
 
-__all__ = ["MEAN", "METHOD", "Kind", "Kinds", "RowChoice", "choose_rows", "filled", "kinds_of", "never_emitted"]
+__all__ = [
+    "GIVEN", "MEAN", "METHOD", "Kind", "Kinds", "RowChoice", "choose_rows", "filled", "followed", "kinds_of",
+    "never_emitted",
+]  # fmt: skip
 
 Kinds = np.ndarray[Any, np.dtype[np.int8]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-METHOD, MEAN = -1, -2
-"""Instead of a model's number: what the method gives, and the mean."""
+METHOD, MEAN, GIVEN = -1, -2, -3
+"""Instead of a model's number: what the method gives, the mean, and the row that a recipe names."""
 
 
 class Kind(IntEnum):
@@ -60,8 +63,15 @@ def kinds_of(rows: int, before: Manifest | None, transplant: Manifest | None) ->
     shown = transplant or before
     found: Kinds = np.zeros(rows, dtype=np.int8) if shown is None else _OF_PROVENANCE[shown.plan.provenance]
     if transplant is not None and before is not None:
-        copied = np.flatnonzero(transplant.plan.source >= 0)
-        found[copied] = _OF_PROVENANCE[before.plan.provenance][transplant.plan.source[copied]]
+        return followed(_OF_PROVENANCE[before.plan.provenance], transplant.plan)
+    return found
+
+
+def followed(kinds: Kinds, plan: RowPlan) -> Kinds:
+    """The kinds of the rows of a model that was made from another: what was copied is what it was there."""
+    found: Kinds = _OF_PROVENANCE[plan.provenance]
+    copied = plan.source >= 0
+    found[copied] = kinds[plan.source[copied]]
     return found
 
 
@@ -71,7 +81,7 @@ class RowChoice:
 
     Attributes:
         taken: (n_rows,) int64, the number of the model whose row is taken; -1 where the method merges, -2 where the
-            mean is taken.
+            mean is taken, -3 where the recipe names a row.
         kinds: (n_rows,) int8, the kind of the row that comes out.
         differing: Rows that some models know and others do not.
         counted: (n_models, n_rows) bool, whose rows a mean is of.

@@ -14,6 +14,7 @@ from typing import Any
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -29,10 +30,12 @@ from tokensurgeon.merging.mergekit import (
     require_mergekit,
     run_mergekit,
 )
-from tokensurgeon.merging.models import glance, open_model, refuse_unlike
+from tokensurgeon.merging.models import Model, glance, open_model, refuse_unlike
 from tokensurgeon.merging.preflight import refuse_files, refuse_unplanned, refuse_values
 from tokensurgeon.merging.recipe import Recipe, lists, models_of, read_recipe, slices_of
 from tokensurgeon.merging.rows import MEAN, METHOD, Kind, choose_rows, never_emitted
+from tokensurgeon.merging.tokens import RowSource, given_rows, row_sources
+from tokensurgeon.merging.union import grown_owner, missing_tokens
 from tokensurgeon.merging.write import (
     Layer,
     Layers,
@@ -118,7 +121,8 @@ def merge(
     planned = check_plan(read.merge, given)
     refuse_unplanned(planned, list(opened.values()))
     refuse_values(planned)
-    owner = find_owner(read.tokenizer, list(opened.values()))
+    sources = row_sources(read.tokens, opened)
+    owner = grown_owner(find_owner(read.tokenizer, list(opened.values())), read, list(opened.values()), progress)
     refuse_files(planned, list(opened.values()), owner, read.options)
 
     aligned = {ref: align_model(model, owner, read.options, progress) for ref, model in opened.items()}
@@ -126,8 +130,10 @@ def merge(
     if len(set(places.values())) < len(places):  # mergekit knows models by their place
         raise InputError(f"two of {', '.join(map(str, references))} have the same content. Name one of them once")
     first = aligned[references[0] if read.merge.base_model else slices[0].models[0]]
-    parts = _parts(read, aligned)
+    parts = _parts(read, aligned, sources, owner)
+    left_out = _left_out(read, opened, owner)
     content = describe_asked(read.options) | {"merge": _described(read, method, seed, owner, aligned, parts)}
+    content["merge"]["left_out"] = left_out
     content["versions"]["mergekit"] = version("mergekit")
     with staged(target, overwrite) as work, tempfile.TemporaryDirectory(prefix=".mergekit-", dir=work) as place:
         raw = Path(place)
@@ -152,7 +158,14 @@ def merge(
     return MergeReport(target, content, checks)
 
 
-def _parts(read: Recipe, aligned: Mapping[Any, Aligned]) -> list[Part]:
+def _left_out(read: Recipe, opened: Mapping[Any, Model], owner: Owner) -> dict[str, int]:
+    """With a union, how many tokens of each model it lacks nevertheless."""
+    grown = OpenModel.open(owner.reference, "vocabulary")
+    counts = {str(ref): len(missing_tokens(model, grown)) for ref, model in opened.items() if read.union}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _parts(read: Recipe, aligned: Mapping[Any, Aligned], sources: Mapping[str, RowSource], owner: Owner) -> list[Part]:
     """What the embedding is merged from, and the LM head: the first slice's models, and the last one's."""
     found = []
     slices = slices_of(read.merge)
@@ -161,7 +174,7 @@ def _parts(read: Recipe, aligned: Mapping[Any, Aligned]) -> list[Part]:
         number = part.models.index(part.base) if part.base in part.models else None
         kinds, unused = zip(*((one.kinds, never_emitted(one.transplant)) for one in taking_part), strict=True)
         choice = choose_rows(kinds, read.embeddings, number, listed=lists(read.merge, part.base), unused=unused)
-        found.append(Part(taking_part, choice))
+        found.append(Part(taking_part, *given_rows(choice, kinds, sources, owner.model.ids)))
     return found
 
 
@@ -233,6 +246,7 @@ def _shares(part: Part, names: Mapping[str, str]) -> dict[str, Any]:
     return {
         "merged": int((taken == METHOD).sum()),
         "averaged": int((taken == MEAN).sum()),
+        "named": len(part.given),
         "taken": {names[one.model.name]: int((taken == i).sum()) for i, one in enumerate(part.models)},
         "differing": part.choice.differing,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ from tokensurgeon.checkpoint.pinning import pin_tokenizer
 from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.checkpoint.text import write_json, write_text
 from tokensurgeon.merging.align import Aligned, Owner
-from tokensurgeon.merging.models import is_buffer
+from tokensurgeon.merging.models import Model, is_buffer
 from tokensurgeon.merging.rows import Kind, RowChoice, filled
+from tokensurgeon.merging.tokens import RowSource
 from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
 from tokensurgeon.verification.tensors import differing
@@ -51,10 +52,12 @@ class Part(NamedTuple):
     Attributes:
         models: Those that it is merged from.
         choice: Whose row every token gets.
+        given: Rows that the recipe names, by id.
     """
 
     models: list[Aligned]
     choice: RowChoice
+    given: dict[int, RowSource]
 
 
 class Layer(NamedTuple):
@@ -168,9 +171,11 @@ def fill_rows(raw: Path, out: Path, parts: Sequence[Part]) -> None:
     files = Checkpoint.open(raw)
     layout = find_vocabulary_tensors(raw, files.tensors)
     replaced = {}
-    for name, (models, choice) in _by_name(layout, parts):
-        tensors = [_counterpart(name, layout, aligned) for aligned in models]
+    for name, (models, choice, given) in _by_name(layout, parts):
+        tensors = [_counterpart(name, layout, aligned.model) for aligned in models]
         replaced[name] = filled(files.read(name), tensors, choice)
+        for ids, rows in _given(name, layout, given):
+            replaced[name][ids] = rows.to(replaced[name].dtype)
     files.write(out, replaced, frozenset(layout.stale))
 
 
@@ -181,11 +186,23 @@ def _by_name(layout: VocabularyTensors, parts: Sequence[Part]) -> Iterator[tuple
             yield name, parts[1]
 
 
-def _counterpart(name: str, layout: VocabularyTensors, aligned: Aligned) -> torch.Tensor:
+def _counterpart(name: str, layout: VocabularyTensors, model: Model) -> torch.Tensor:
     """A model's own tensor for the output's embedding, head or bias."""
-    theirs = aligned.model.layout
+    theirs = model.layout
     known = {layout.embedding: theirs.embedding, layout.head: theirs.head, layout.bias: theirs.bias}
-    return aligned.model.checkpoint.read(known[name] or theirs.embedding)
+    return model.checkpoint.read(known[name] or theirs.embedding)
+
+
+def _given(
+    name: str, layout: VocabularyTensors, given: Mapping[int, RowSource]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids of the output, and the rows that the recipe names for them, model by model."""
+    for model in dict.fromkeys(source.model for source in given.values()):
+        ids = [token_id for token_id, source in given.items() if source.model is model]
+        if model is None:
+            yield torch.tensor(ids), torch.zeros(())
+        else:
+            yield torch.tensor(ids), _counterpart(name, layout, model)[torch.tensor([given[i].token_id for i in ids])]
 
 
 def manifest_of(choice: RowChoice, content: dict[str, Any]) -> Manifest:
@@ -226,21 +243,29 @@ def _tensors(out: Path, first: Aligned, parts: Sequence[Part], whole: bool) -> I
         yield Check("body", not wrong, f"{wrong[:3]} differ" if wrong else f"{len(body)} tensors like the models'")
     broken = [name for name in body if not _finite(files.read(name))]
     yield Check("body finite", not broken, f"{broken[:3]} are not" if broken else f"{len(body)} tensors")
-    for name, (models, choice) in _by_name(layout, parts):
-        tensor = files.read(name)
-        tensor = tensor.reshape(len(tensor), -1)
+    for name, (models, choice, given) in _by_name(layout, parts):
+        whole_tensor = files.read(name)
+        tensor = whole_tensor.reshape(len(whole_tensor), -1)
         bad = damaged_rows(tensor)
         yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{len(tensor)} rows")
         wrong_rows = 0
         for number, aligned in enumerate(models):
             ids = np.flatnonzero(choice.taken == number)
-            wrong_rows += len(differing(tensor, _counterpart(name, layout, aligned).reshape(tensor.shape), ids, ids))
+            wrong_rows += len(
+                differing(tensor, _counterpart(name, layout, aligned.model).reshape(tensor.shape), ids, ids)
+            )
         taken = int((choice.taken >= 0).sum())
         yield Check(
             f"{name} chosen rows",
             not wrong_rows,
             f"{wrong_rows} differ" if wrong_rows else f"{taken} bit-identical to the model's that they are from",
         )
+        if given:
+            same = all(
+                torch.equal(whole_tensor[ids], rows.to(tensor.dtype).expand_as(whole_tensor[ids]))
+                for ids, rows in _given(name, layout, given)
+            )
+            yield Check(f"{name} named rows", same, f"{len(given)} of them" if same else "others came out")
 
 
 def _finite(tensor: torch.Tensor) -> bool:

@@ -33,11 +33,16 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
         taken = ", ".join(f"{count:,} from {name}" for name, count in rows["taken"].items() if count)
         sentence = f"In the {tensor}, {rows['merged']:,} rows were merged by {merge['title']}"
         sentence += f", {rows['averaged']:,} averaged" if rows["averaged"] else ""
+        sentence += f", {rows['named']:,} taken as the recipe's tokens say" if rows["named"] else ""
         sentence += f"; taken as they are: {taken}" if taken else ""
         found.append(
             f"{sentence}. {rows['differing']:,} stand for tokens that some models know and others do not "
             f"(embeddings: {merge['embeddings']})."
         )
+    found += [
+        f"The union lacks {count:,} tokens of {name}, which its way of cutting text could never give."
+        for name, count in merge["left_out"].items()
+    ]
     if content["not_run"]:
         found.append(f"The model was not run ({content['not_run']}).")
     return found + [f"Removed from {setting}." for setting in content["removed_settings"]]

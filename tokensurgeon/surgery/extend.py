@@ -6,13 +6,13 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokensurgeon.alignment import Alignment, Ids, RowPlan
+from tokensurgeon.alignment import Alignment, Ids, Provenance, RowPlan
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
@@ -30,8 +30,9 @@ from tokensurgeon.surgery.record import describe_asked
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import assemble
 from tokensurgeon.vocabulary.edit.add import Addition, extended_spec, given_tokens, learnt_tokens
+from tokensurgeon.vocabulary.edit.special import special_spec
 
-__all__ = ["ExtendReport", "extend"]
+__all__ = ["ExtendReport", "Growth", "extend", "grow"]
 
 _HELD_OUT = 10
 """One piece of text in so many is put aside, to see what the new tokens are worth on text that they were not
@@ -39,6 +40,8 @@ learnt from."""
 _MULTIPLE = 64
 """Where a model's rows are padded to a multiple of this, they stay so."""
 _SHOWN = 32
+_KEPT = "its own, which it had as an ordinary token"
+_CONTEXTS = ("{}", "a{}b", "A {} b.\n{}", "<{}>", "{}{}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +90,87 @@ def extend(
         >>> report.added > 0
         True
     """
-    started = time.perf_counter()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, *([options.donor] if options.donor else [])))
     left = OpenModel.open(model).checked()
+    texts = load_texts([Path(name) for name in options.text])
+    additions, measured = _additions(json.loads(left.tokenizer.tokenizer.to_str()), left, texts, options)
+    return grow(left, target, Growth(additions), options, measured, overwrite=overwrite, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a vocabulary gets besides the special tokens of its options.
+
+    Attributes:
+        additions: Joins of pieces, in the order in which they are made.
+        plain: Added tokens that are not special, with their flags as ``tokenizer.json`` has them.
+        multiple: The number of rows is rounded up to a multiple of this; None keeps to multiples of 64 where the
+            model's rows are one.
+        lenient: Let pieces on the way to others be ones that never come out; otherwise they are refused.
+    """
+
+    additions: list[Addition]
+    plain: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    multiple: int | None = None
+    lenient: bool = False
+
+
+def grow(
+    left: OpenModel,
+    target: Path,
+    growth: Growth,
+    options: ExtendOptions,
+    measured: Sequence[str],
+    *,
+    overwrite: bool,
+    progress: Progress | None,
+) -> ExtendReport:
+    """Write a model with a larger vocabulary; rows of old tokens stay bit for bit.
+
+    Args:
+        left: The model.
+        target: Output directory.
+        growth: What it gets.
+        options: Special tokens, and how the rows are made.
+        measured: Texts that the tokens were not learnt from.
+        overwrite: Replace an output that exists.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: If there is nothing to do, or a token cannot be one.
+        VerificationError: If tokenizer or model are not what they must be; nothing is left behind.
+    """
+    started = time.perf_counter()
     first, layout = len(left.vocabulary), left.layout
     if first > layout.rows:
         what = left.vocabulary.describe(first - 1)
         raise InputError(
-            f"{model}: token {what} has id {first - 1} and no row, the embedding has {layout.rows}. Give it one first: "
-            f"tokensurgeon resize {model} --rows {first} --out DIR"
+            f"{left.name}: token {what} has id {first - 1} and no row, the embedding has {layout.rows}. Give it one "
+            f"first: tokensurgeon resize {left.name} --rows {first} --out DIR"
         )
-    texts = load_texts([Path(name) for name in options.text])
-    spec = json.loads(left.tokenizer.tokenizer.to_str())
-    additions, measured = _additions(spec, left, texts, options)
-    changed, added = extended_spec(spec, additions, first)
-    if not added:
+    changed, added = extended_spec(json.loads(left.tokenizer.tokenizer.to_str()), growth.additions, first)
+    changed, special, promoted = special_spec(changed, [*options.special, *growth.plain], first + added)
+    changed["added_tokens"] = [token | growth.plain.get(token["content"], {}) for token in changed["added_tokens"]]
+    if not (added or special or promoted or growth.multiple):
         raise InputError("nothing to add: the tokenizer has all of these tokens already")
+    added += len(special)
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-extend-") as place, staged(target, overwrite) as work:
-        right = changed_model(left, changed, {i: i for i in range(first)}, Path(place), "extended")
+        same = {i: i for i in range(first)}
+        declared = [literal for literal in special | promoted if literal not in growth.plain]
+        right = changed_model(left, changed, same, Path(place), "extended", declared)
         new = np.arange(first, first + added)
         _refuse_moved(left, right)
-        _refuse_silent(right, new)
-        refuse_other_texts(left, right, texts.values(), "extended")
-        plan = RowPlan.grown(layout.rows, new, _MULTIPLE if layout.rows % _MULTIPLE == 0 else 1)
+        if not growth.lenient:
+            _refuse_silent(right, new)
+            _refuse_cut(right, special | promoted)
+        refuse_other_texts(left, right, measured, "extended")
+        plan = RowPlan.grown(layout.rows, new, growth.multiple or (1 if layout.rows % _MULTIPLE else _MULTIPLE))
+        dead = new[~right.vocabulary.canonical[new]]
+        plan, new = plan.changed(Provenance.UNREACHABLE, dead), np.setdiff1d(new, dead)
+        special = {literal: i for literal, i in special.items() if right.vocabulary.canonical[i]}
         old, unrun = left.matrices(), why_not_run(left.directory, left.checkpoint, layout, None)
-        made = learn_rows(left, old, right, new, options, progress)
+        made = learn_rows(left, old, right, new, special, options, progress)
         quiet = None
         if n_silent := silent_rows(plan, old):
             states = read_states(left, pick_device(options.device), progress)[1] if unrun is None else None
@@ -124,7 +182,11 @@ def extend(
             "base": left.described(), "donor": made.donor or left.described() | {"name": right.name},
             "held_out": None, "not_run": unrun,
             "extended": {
-                "tokens": added, "by_donor": made.by_donor,
+                "tokens": added, "never_emitted": len(dead), "by_donor": made.by_donor,
+                "special": [
+                    *({"token": text, "id": i, "row": made.special[i]} for text, i in special.items()),
+                    *({"token": text, "id": i, "row": _KEPT} for text, i in promoted.items()),
+                ],
                 "examples": [right.vocabulary.describe(i) for i in new[:_SHOWN]],
                 "tokens_per_byte": {"before": before, "after": after, "bytes": sum(len(t.encode()) for t in measured)},
             },
@@ -132,7 +194,9 @@ def extend(
         shared = write_output(work, left, right, matrices, plan, content)
         finish(work, left, right, plan, content, shared, started, progress)
         what = _sentences(left.name, added, options.method, before, after)
-        write_pages(work, content, summary, f"{left.name} with more tokens", what)
+        became = [{"token": t["token"], "roles": "", "became": t["row"]} for t in content["extended"]["special"]]
+        what += "".join(f" `{token['token']}` is special: {token['became']}." for token in became)
+        write_pages(work, content, summary, f"{left.name} with more tokens", what, became)
     return ExtendReport(target, added, plan.n_rows, (before, after), content)
 
 
@@ -143,13 +207,15 @@ def _additions(
     if options.tokens is not None:
         lines = listed_texts("--tokens", options.tokens)
         return given_tokens(spec, model.tokenizer.plain(), lines), list(texts.values())
+    if options.add is None:
+        return [], list(texts.values())
     pieces = [piece for content in texts.values() for piece in split_bytes(content)]
     if len(pieces) < _HELD_OUT:
         raise InputError(
             f"--text: {sum(map(len, pieces)):,} characters are too few to put a tenth aside. Give at least 20 kB"
         )
     learnt = ["".join(pieces[i : i + _HELD_OUT - 1]) for i in range(0, len(pieces), _HELD_OUT)]
-    return learnt_tokens(spec, model.tokenizer.plain(), learnt, options.add or 0), pieces[_HELD_OUT - 1 :: _HELD_OUT]
+    return learnt_tokens(spec, model.tokenizer.plain(), learnt, options.add), pieces[_HELD_OUT - 1 :: _HELD_OUT]
 
 
 def _refuse_moved(old: OpenModel, new: OpenModel) -> None:
@@ -165,6 +231,18 @@ def _refuse_silent(model: OpenModel, new: Ids) -> None:
         raise VerificationError(
             f"{len(silent)} new tokens would never come out, such as {model.vocabulary.describe(silent[0])}"
         )
+
+
+def _refuse_cut(model: OpenModel, special: Mapping[str, int]) -> None:
+    """A special token must come out wherever its literal stands."""
+    for literal, token_id in special.items():
+        for context in _CONTEXTS:
+            text, n = context.replace("{}", literal), context.count("{}")
+            if model.vocabulary.encode(text).count(token_id) != n:
+                raise InputError(
+                    f"special token {literal!r} is cut in {text!r}, where another added token overlaps it. "
+                    "Choose another literal"
+                )
 
 
 def _tokens_per_byte(model: OpenModel, texts: Sequence[str]) -> float:

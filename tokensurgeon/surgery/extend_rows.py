@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,16 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import ExtendOptions
+from tokensurgeon.surgery.special_rows import control_ids, word_ids
 from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
 from tokensurgeon.transfer.protocol import DonorSpace, Method, Pieces, Resources, Use
 from tokensurgeon.transfer.rows import LearntRows, RowMaker, VocabularyMatrices
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["ExtendedRows", "learn_rows"]
+
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +36,31 @@ class ExtendedRows:
         rows: Gives them.
         by_donor: How many of them the donor has.
         donor: What the manifest says of the donor; None without one.
+        special: What the row of each special token was made of, by id.
     """
 
     rows: RowMaker
-    by_donor: int = 0
-    donor: dict[str, Any] | None = None
+    by_donor: int
+    donor: dict[str, Any] | None
+    special: dict[int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Either:
-    """Rows by one of two, each in its own order; ``which`` (n_targets,) bool says whose a row is."""
+class _Grouped:
+    """Rows by several makers, each with a part of the tokens in its own order.
 
-    which: torch.Tensor
-    first: RowMaker
-    second: RowMaker
+    Attributes:
+        n: All tokens.
+        groups: (n,) bool, whose rows a maker gives, and the maker.
+    """
+
+    n: int
+    groups: list[tuple[torch.Tensor, RowMaker]]
 
     def blocks(self, matrix: torch.Tensor, use: Use) -> Iterator[torch.Tensor]:
-        rows = torch.empty(len(self.which), matrix.shape[1])
-        rows[self.which] = torch.cat(list(self.first.blocks(matrix, use)))
-        rows[~self.which] = torch.cat(list(self.second.blocks(matrix, use)))
+        rows = torch.empty(self.n, matrix.shape[1])
+        for which, maker in self.groups:
+            rows[which] = torch.cat(list(maker.blocks(matrix, use)))
         yield rows
 
 
@@ -59,28 +69,91 @@ def learn_rows(
     old: VocabularyMatrices,
     extended: OpenModel,
     new: Ids,
+    special: Mapping[str, int],
     options: ExtendOptions,
     progress: Progress | None,
 ) -> ExtendedRows:
     """Fit the method on the donor, where there is one; tokens that it lacks are made of their pieces.
+
+    A special token's row is the mean of the rows of the words that it stands for; without words, the donor's literal
+    gives it; without that, it is the mean of the model's own control rows.
 
     Args:
         base: The model.
         old: Its rows.
         extended: Its tokenizer with the new tokens.
         new: (n,) their ids.
+        special: Those of them that are special, by literal.
         options: The method and its surroundings.
         progress: Called with (stage, done, total).
 
     Raises:
         InputError: If the donor has none of the new tokens, or shares too few with the model.
     """
-    if options.donor is None:
-        return ExtendedRows(_by_text(base, extended, new, options.reconstruction(), options.seed))
-    donor = OpenModel.open(options.donor, "vocabulary")
-    donor.refuse_misfit()
-    source = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan.source
-    anchors, known = np.flatnonzero(source[: new[0]] >= 0), source[new] >= 0
+    n_special, rows = len(special), base.layout.rows
+    text, literals = new[: len(new) - n_special], list(special)
+    method, by_donor, donor = options.reconstruction(), np.zeros(len(new), dtype=bool), None
+    groups: list[tuple[torch.Tensor, RowMaker]] = []
+    if options.donor is not None:
+        donor = OpenModel.open(options.donor, "vocabulary")
+        donor.refuse_misfit()
+        first = len(base.vocabulary)
+        maker, by_donor = _by_donor(donor, old, extended, first, new, special, options, progress)
+        groups.append((torch.from_numpy(by_donor), maker))
+        method = make_method("subtoken")
+    is_text = np.arange(len(new)) < len(text)
+    if (rest := is_text & ~by_donor).any():
+        groups.append((torch.from_numpy(rest), _by_text(base, extended, new[rest], method, options.seed)))
+    said, pieces = _special_pieces(base, old, literals, by_donor[len(text) :], options, rows)
+    if (rest := ~is_text & ~by_donor).any():
+        nothing = torch.zeros(0, dtype=torch.int64)
+        space = DonorSpace.without_donor(len(pieces), Pieces.of(pieces))
+        groups.append(
+            (torch.from_numpy(rest), LearntRows.of(make_method("subtoken"), nothing, space, None, Resources()))
+        )
+    described = None if donor is None else donor.described()
+    named = {special[literal]: how for literal, how in said.items()}
+    return ExtendedRows(_Grouped(len(new), groups), int(by_donor.sum()), described, named)
+
+
+def _special_pieces(
+    base: OpenModel, old: VocabularyMatrices, literals: list[str], by_donor: Flags, options: ExtendOptions, rows: int
+) -> tuple[dict[str, str], list[list[int]]]:
+    """For each literal what its row is made of, and for those that no donor has the ids whose mean it is."""
+    said: dict[str, str] = {}
+    pieces: list[list[int]] = []
+    control: list[int] | None = None
+    for literal, theirs in zip(literals, by_donor.tolist(), strict=True):
+        if theirs:
+            said[literal] = f"{options.donor}'s row, by {options.method}"
+        elif words := options.special.get(literal):
+            pieces.append(word_ids(base.vocabulary, literal, words, rows))
+            said[literal] = f"mean of the rows of {' '.join(map(base.vocabulary.describe, pieces[-1]))}"
+        else:
+            if control is None:
+                control = control_ids(base.vocabulary, base.tokenizer.chat_template, old.embedding)
+            pieces.append(control)  # none: the mean of all rows
+            names = ", ".join(map(base.vocabulary.describe, control[:_SHOWN])) + (", ..." if control[_SHOWN:] else "")
+            said[literal] = f"mean of the control rows {names}" if control else "mean of all rows"
+    return said, pieces
+
+
+def _by_donor(
+    donor: OpenModel,
+    old: VocabularyMatrices,
+    extended: OpenModel,
+    first: int,
+    new: Ids,
+    special: Mapping[str, int],
+    options: ExtendOptions,
+    progress: Progress | None,
+) -> tuple[LearntRows, Flags]:
+    """Rows of the new tokens that the donor has, and (n,) bool which these are."""
+    source = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan.source.copy()
+    known_literals = donor.vocabulary.literal_ids(donor.layout.rows)
+    for literal, token_id in special.items():  # by the literal, which may be an ordinary added token there
+        source[token_id] = -1 if options.special.get(literal) else known_literals.get(literal.encode(), -1)
+    anchors, known = np.flatnonzero(source[:first] >= 0), source[new] >= 0
     if not known.any():
         raise InputError(f"{options.donor} has none of the {len(new)} new tokens. Leave out --donor")
     method = options.reconstruction()
@@ -94,7 +167,7 @@ def learn_rows(
     head = None
     if old.head is not None and theirs.head is not None:
         head = DonorSpace(theirs.head[targets], theirs.head[atoms])
-    rows: RowMaker = LearntRows.of(
+    rows = LearntRows.of(
         method,
         torch.from_numpy(anchors),
         DonorSpace(theirs.embedding[targets], theirs.embedding[atoms]),
@@ -102,10 +175,7 @@ def learn_rows(
         options.resources(pick_device(options.device)),
         progress,
     )
-    if not known.all():
-        rest = _by_text(base, extended, new[~known], make_method("subtoken"), options.seed)
-        rows = _Either(torch.from_numpy(known), rows, rest)
-    return ExtendedRows(rows, int(known.sum()), donor.described())
+    return rows, known
 
 
 def _by_text(base: OpenModel, extended: OpenModel, new: Ids, method: Method, seed: int) -> LearntRows:

@@ -211,19 +211,31 @@ class ExtendOptions(MethodOptions):
         tokens: A file with one new token per line; a space at the beginning of a line counts.
         add: Tokens to learn from nine tenths of the text; the rest is held out.
         donor: A model that may have rows for the new tokens. Those that it lacks are made of their own pieces.
+        special: Literals of special tokens to add, each with the words whose rows' mean it gets; ``""`` where it
+            stands for none: it gets the donor's row by its literal, or else the mean of the model's control rows.
+
+    Example:
+        >>> ExtendOptions(special={"<think>": "think", "</think>": ""}).special["<think>"]
+        'think'
     """
 
     method: str = ""
     tokens: str | PathLike[str] | None = None
     add: int | None = None
     donor: str | None = None
+    special: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         if not self.method:
             object.__setattr__(self, "method", "subtoken" if self.donor is None else "omp")
-        if (self.tokens is None) == (self.add is None):
+        if not isinstance(self.special, Mapping) or not all(isinstance(v, str) for v in self.special.values()):
+            raise InputError("special must be a table of literal = words, which may be empty")
+        object.__setattr__(self, "special", dict(self.special))
+        if self.tokens is not None and self.add is not None:
             raise InputError("say what to add: --tokens FILE, or --text FILE and --add N, and not both")
+        if self.tokens is None and self.add is None and not self.special:
+            raise InputError("say what to add: --tokens FILE, or --text FILE and --add N, or --special LITERAL")
         if self.add is not None and not self.text:
             raise InputError(f"--add {self.add} needs a text to learn from. Give --text FILE")
         self._check_count("add")

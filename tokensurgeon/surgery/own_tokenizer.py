@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.checkpoint.text import read_json, read_lines, write_json, write_text
+from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_lines, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.report.page import report_page
@@ -20,6 +20,7 @@ from tokensurgeon.report.page import report_page
 __all__ = ["changed_model", "listed_texts", "refuse_other_texts", "write_pages"]
 
 _STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
+_FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 _CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
 
@@ -36,7 +37,12 @@ def listed_texts(option: str, path: str | PathLike[str]) -> list[str]:
 
 
 def changed_model(
-    old: OpenModel, spec: Mapping[str, Any], new_ids: Mapping[int, int], place: Path, what: str
+    old: OpenModel,
+    spec: Mapping[str, Any],
+    new_ids: Mapping[int, int],
+    place: Path,
+    what: str,
+    special: Collection[str] = (),
 ) -> OpenModel:
     """Write a model's tokenizer with other content, and open it.
 
@@ -46,6 +52,7 @@ def changed_model(
         new_ids: Old ids to new ones; those that are gone are missing.
         place: An empty directory.
         what: What was done, for the name.
+        special: Literals that are special now and were not.
     """
     write_text(place / "tokenizer.json", json.dumps(spec, ensure_ascii=False))
     path = old.directory / "tokenizer_config.json"
@@ -53,12 +60,28 @@ def changed_model(
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         known = {new_ids[int(i)]: token for i, token in decoder.items() if int(i) in new_ids}
-        settings["added_tokens_decoder"] = {str(i): token for i, token in known.items()}
-    write_json(place / "tokenizer_config.json", settings)
+        known |= {t["id"]: {n: t[n] for n in _FLAGS} for t in spec["added_tokens"] if t["content"] in special}
+        settings["added_tokens_decoder"] = {str(i): token for i, token in sorted(known.items())}
     for name in _CARRIED:
         copy_if_there(old.directory / name, place / name)
+    if special:
+        _declare(settings, special)
+        if "additional_special_tokens" in (others := read_json_if_there(place / "special_tokens_map.json")):
+            _declare(others, special)
+            write_json(place / "special_tokens_map.json", others)
+    write_json(place / "tokenizer_config.json", settings)
     shutil.copyfile(old.directory / "config.json", place / "config.json")
     return replace(OpenModel.open(str(place), "none"), name=f"{old.name}, {what}")
+
+
+def _declare(settings: dict[str, Any], special: Collection[str]) -> None:
+    """Name special tokens under the key that is there, or that transformers writes."""
+    old, new = "additional_special_tokens", "extra_special_tokens"
+    named = settings.get(new)
+    key = new if isinstance(named, list) or (not named and not settings.get(old)) else old
+    listed = list(settings.get(key) or [])
+    texts = {token.get("content") if isinstance(token, Mapping) else token for token in listed}
+    settings[key] = listed + [literal for literal in special if literal not in texts]
 
 
 def refuse_other_texts(old: OpenModel, new: OpenModel, texts: Iterable[str], what: str) -> None:
@@ -72,7 +95,14 @@ def refuse_other_texts(old: OpenModel, new: OpenModel, texts: Iterable[str], wha
             raise VerificationError(f"the {what} tokenizer does not give back some text that the old one does")
 
 
-def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, Any], title: str, what: str) -> None:
+def write_pages(
+    work: Path,
+    content: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    title: str,
+    what: str,
+    control_tokens: Sequence[Mapping[str, str]] = (),
+) -> None:
     """Write the report, which has no token to show rows of, and the model card.
 
     Args:
@@ -81,8 +111,9 @@ def write_pages(work: Path, content: Mapping[str, Any], summary: Mapping[str, An
         summary: As `summarise` gives it.
         title: Of the card.
         what: What was done, in sentences.
+        control_tokens: New ones, as `tokensurgeon.transfer.diagnose.control_tokens` gives them.
     """
-    details: dict[str, Any] = {"reconstructions": {}, "control_tokens": [], "doubtful": {}}
+    details: dict[str, Any] = {"reconstructions": {}, "control_tokens": control_tokens, "doubtful": {}}
     write_text(work / "report.html", report_page(content, summary, details))
     write_text(
         work / "README.md",

@@ -74,7 +74,9 @@ def learnt_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Iterable
     return found
 
 
-def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[str]) -> list[Addition]:
+def given_tokens(
+    spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[str], refused: list[str] | None = None
+) -> list[Addition]:
     """What must be added for each line to become one token: itself, and what it is merged from on the way.
 
     Lines that the tokenizer has as added tokens are left out: they come out already, and keep their ids.
@@ -83,9 +85,10 @@ def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[
         spec: The parsed ``tokenizer.json``.
         tokenizer: The same, without truncation and padding.
         lines: Texts; a space at the beginning counts.
+        refused: Gets the lines that cannot be one token, which then are left out.
 
     Raises:
-        InputError: If a line is cut before anything is merged, or cannot be spelled.
+        InputError: If a line is cut before anything is merged, or cannot be spelled, and there is no such list.
     """
     known, prefix, read = set(own_pieces(spec)), continuation(spec), piece_reader(spec)
     merges, fallback = spec["model"]["type"] == "BPE", bool(spec["model"].get("byte_fallback"))
@@ -96,18 +99,23 @@ def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[
         if line in added:
             log.warning("token %r is an added token of the model already; it is left as it is", line)
             continue
-        parts, _ = merged(_cut(spec, tokenizer, line, read), ranks, prefix)
+        try:
+            parts, _ = merged(_cut(spec, tokenizer, line, read), ranks, prefix)
+            if merges and (unknown := _unspelled(parts, known, added, fallback=fallback)):
+                raise InputError(f"token {line!r} contains {unknown!r}, which this tokenizer does not join with others")
+        except InputError:
+            if refused is None:
+                raise
+            refused.append(line)
+            continue
         if not merges:
             if (whole := joined(parts, prefix)) not in known:
                 known.add(whole)
                 found.append(Addition(whole, tuple(parts)))
             continue
-        unknown = [symbol for symbol in dict.fromkeys(parts) if symbol not in known]
-        for symbol in unknown:
-            if not fallback or len(symbol) > 1 or symbol in added:
-                raise InputError(f"token {line!r} contains {symbol!r}, which this tokenizer does not join with others")
-        known |= set(unknown)
-        found += [Addition(symbol, ()) for symbol in unknown]
+        characters = [symbol for symbol in dict.fromkeys(parts) if symbol not in known]
+        known |= set(characters)
+        found += [Addition(symbol, ()) for symbol in characters]
         while len(parts) > 1:
             pairs = list(itertools.pairwise(parts))
             pair = next((p for p in pairs if joined(p, prefix) in known), pairs[0])  # one that costs no row first
@@ -116,6 +124,12 @@ def given_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, lines: Iterable[
             found.append(Addition(joined(pair, prefix), pair))
             parts, _ = merged(parts, ranks, prefix)
     return found
+
+
+def _unspelled(parts: Iterable[str], known: set[str], added: set[str], *, fallback: bool) -> str | None:
+    """The first part that is neither a piece nor a character that can become one."""
+    missing = (symbol for symbol in parts if symbol not in known)
+    return next((symbol for symbol in missing if not fallback or len(symbol) > 1 or symbol in added), None)
 
 
 def extended_spec(spec: Mapping[str, Any], additions: Sequence[Addition], first: int) -> tuple[dict[str, Any], int]:
