@@ -11,7 +11,7 @@ import pytest
 
 import tokensurgeon
 from tokensurgeon import InputError
-from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_lines, read_text, write_json, write_text
+from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_text, text_lines, write_json, write_text
 
 ROOT = Path(tokensurgeon.__file__).parent
 STOP = "<｜end▁of▁sentence｜>"
@@ -120,11 +120,13 @@ def test_a_directory_in_a_files_place_is_named(tmp_path):
 def test_a_byte_order_mark_is_no_text_and_lines_end_at_newlines_only(tmp_path):
     path = tmp_path / "x.txt"
     path.write_bytes("\ufeffa\u2028b\r\n c\x0bd\x0ce\x85f\n\ng\rh\n".encode())
-    assert read_lines(path) == ["a\u2028b", " c\x0bd\x0ce\x85f", "", "g\rh"]
+    assert text_lines(path) == ["a\u2028b", " c\x0bd\x0ce\x85f", "", "g\rh"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32"])
 def test_utf_16_is_called_so(tmp_path, encoding):
-    (tmp_path / "x.txt").write_text("one\ntwo\n", encoding)
-    with pytest.raises(InputError, match=r"x\.txt is not UTF-8, it looks like UTF-16\. Save it as UTF-8"):
-        read_text(tmp_path / "x.txt")
+    for text in ("one\ntwo\n", "日本語" * (encoding == "utf-16")):  # which has no zero bytes, but a mark
+        (tmp_path / "x.txt").write_text(text, encoding)
+        if text:
+            with pytest.raises(InputError, match=r"x\.txt is not UTF-8, it looks like UTF-16\. Save it as UTF-8"):
+                read_text(tmp_path / "x.txt")

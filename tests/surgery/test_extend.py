@@ -20,7 +20,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.surgery.extend import extend
-from tokensurgeon.surgery.own_tokenizer import listed_texts
+from tokensurgeon.surgery.own_tokenizer import read_lines
 from tokensurgeon.surgery.revert import revert
 from tokensurgeon.surgery.trim import trim
 from tokensurgeon.transfer.protocol import DonorSpace, Resources
@@ -346,7 +346,7 @@ def test_a_damaged_row_that_no_token_has_stays(copy_of):
 def test_a_tokens_file_from_windows(kinds, tmp_path):
     """Its byte order mark and line ends are not parts of the tokens, and a line separator is."""
     (tmp_path / "tokens.txt").write_bytes("\ufeff surgeonwork\r\nzz\u2028yy\r\n".encode())
-    assert listed_texts("--tokens", tmp_path / "tokens.txt") == [" surgeonwork", "zz\u2028yy"]
+    assert read_lines("--tokens", tmp_path / "tokens.txt") == [" surgeonwork", "zz\u2028yy"]
     (tmp_path / "tokens.txt").write_text(" surgeonwork\n", "utf-16")
     with pytest.raises(InputError, match=r"--tokens .*looks like UTF-16"):
         extend(str(kinds["gpt"]), tmp_path / "out", ExtendOptions(tokens=str(tmp_path / "tokens.txt")))

@@ -11,7 +11,13 @@ from typing import Any
 from tokensurgeon.errors import InputError
 
 __all__ = [
-    "decoded", "read_json", "read_json_if_there", "read_lines", "read_text", "refuse_lfs_pointer", "write_json",
+    "decoded",
+    "read_json",
+    "read_json_if_there",
+    "read_text",
+    "refuse_lfs_pointer",
+    "text_lines",
+    "write_json",
     "write_text",
 ]  # fmt: skip
 
@@ -50,7 +56,7 @@ def read_text(path: Path) -> str:
     return decoded(path.read_bytes(), path).replace("\r\n", "\n")
 
 
-def read_lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
     """A file's lines: they end at newlines, and not at the other characters that ``str.splitlines`` knows.
 
     Raises:

@@ -24,7 +24,7 @@ from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.extend_rows import learn_rows
 from tokensurgeon.surgery.options import ExtendOptions
-from tokensurgeon.surgery.own_tokenizer import changed_model, listed_texts, refuse_other_texts, write_pages
+from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
 from tokensurgeon.surgery.record import describe_asked
 from tokensurgeon.surgery.write import finish, write_output
@@ -205,7 +205,7 @@ def _additions(
 ) -> tuple[list[Addition], list[str]]:
     """New tokens, and the text that they were not learnt from."""
     if options.tokens is not None:
-        lines = listed_texts("--tokens", options.tokens)
+        lines = read_lines("--tokens", options.tokens)
         return given_tokens(spec, model.tokenizer.plain(), lines), list(texts.values())
     if options.add is None:
         return [], list(texts.values())

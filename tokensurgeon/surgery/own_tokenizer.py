@@ -12,26 +12,26 @@ from typing import Any
 
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.checkpoint.text import read_json, read_json_if_there, read_lines, write_json, write_text
+from tokensurgeon.checkpoint.text import read_json, read_json_if_there, text_lines, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.report.page import report_page
 
-__all__ = ["changed_model", "listed_texts", "refuse_other_texts", "write_pages"]
+__all__ = ["changed_model", "read_lines", "refuse_other_texts", "write_pages"]
 
 _STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
 _FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 _CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
 
-def listed_texts(option: str, path: str | PathLike[str]) -> list[str]:
+def read_lines(option: str, path: str | PathLike[str]) -> list[str]:
     """The lines of a file that an option names, without empty ones.
 
     Raises:
         InputError: If it cannot be read.
     """
     try:
-        return [line for line in read_lines(Path(path)) if line]
+        return [line for line in text_lines(Path(path)) if line]
     except (OSError, InputError) as error:
         raise InputError(f"{option} {path} cannot be read ({error})") from error
 

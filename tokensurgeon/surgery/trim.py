@@ -19,7 +19,7 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.progress import Progress
-from tokensurgeon.surgery.own_tokenizer import changed_model, listed_texts, refuse_other_texts, write_pages
+from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
 from tokensurgeon.surgery.record import describe_run
 from tokensurgeon.surgery.write import finish, write_output
@@ -135,7 +135,7 @@ def _named(model: OpenModel) -> set[int]:
 def _asked_for(path: Path | str, model: OpenModel) -> set[int]:
     literal = {piece: i for i, piece in enumerate(model.vocabulary.pieces) if piece is not None}
     found: set[int] = set()
-    for line in listed_texts("--keep", path):
+    for line in read_lines("--keep", path):
         found |= {literal[line]} if line in literal else set(model.vocabulary.encode(line))
     return found
 
