@@ -45,7 +45,7 @@ def continuation(spec: Mapping[str, Any]) -> str:
 
 def is_byte(piece: str) -> bool:
     """Whether a piece of a tokenizer with byte fallback stands for one byte, as ``<0x41>`` does."""
-    return _BYTE.fullmatch(piece) is not None
+    return len(piece) == 6 and _BYTE.fullmatch(piece) is not None
 
 
 def joined(parts: Sequence[str], prefix: str) -> str:
