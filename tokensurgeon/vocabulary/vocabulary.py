@@ -74,6 +74,7 @@ class Vocabulary:
         read = piece_reader(spec)
         plain = _plain(tokenizer, spec)
         in_model = list(_own_entries(spec["model"]))
+        _refuse_shared_ids(plain, spec["model"]["vocab"])
         added = {int(t["id"]): t for t in spec.get("added_tokens", [])}
         pieces = _by_id([*in_model, *((str(t["content"]), i) for i, t in added.items())])
         roles = _with_unknown(find_roles(plain, declared or {}, chat_template), spec["model"])
@@ -103,7 +104,7 @@ class Vocabulary:
 
         canonical = find_emitted(plain, spec, {i: key.data for i, key in enumerate(keys) if key}, len(keys))
         canonical[[i for i in inserted if i in role_of]] = True
-        _refuse_other_text(plain, keys)
+        _refuse_other_text(plain, [None if i == roles.get(Role.UNK) else key for i, key in enumerate(keys)])
         return cls(
             keys=tuple(keys),
             pieces=tuple(pieces),
@@ -162,13 +163,22 @@ def _own_entries(model: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
 def _by_id(entries: Sequence[tuple[str, int]]) -> list[str | None]:
     pieces: list[str | None] = [None] * (max((i for _, i in entries), default=-1) + 1)
     for piece, token_id in entries:
-        if pieces[token_id] not in (None, piece):
-            raise InputError(
-                f"tokens {pieces[token_id]!r} and {piece!r} of the tokenizer both have id {token_id}; an id stands for "
-                "one token. Correct its tokenizer.json"
-            )
         pieces[token_id] = piece
     return pieces
+
+
+def _refuse_shared_ids(tokenizer: Tokenizer, vocab: Mapping[str, int] | Sequence[Any]) -> None:
+    """Refuse a model that has one id for two pieces; as it is written out again, it shows only one of both."""
+    if tokenizer.get_vocab_size(with_added_tokens=False) == len(vocab) or not isinstance(vocab, Mapping):
+        return
+    seen: dict[int, str] = {}
+    for piece, token_id in sorted(tokenizer.get_vocab(with_added_tokens=False).items()):
+        if token_id in seen:
+            raise InputError(
+                f"pieces {seen[token_id]!r} and {piece!r} of the tokenizer both have id {token_id}; an id stands for "
+                "one piece. Correct its tokenizer.json"
+            )
+        seen[token_id] = piece
 
 
 def _with_unknown(roles: Mapping[Role, int], model: Mapping[str, Any]) -> dict[Role, int]:
