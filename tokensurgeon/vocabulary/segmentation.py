@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = ["base_pieces"]
 
-_CONTEXTS = ("", "\n", "a", "(")
+_CONTEXTS = ("", "\n", "a", "(", "7", "ж", "q")
 """A tokenizer that puts a space before every text shows a token's own pieces only after something."""
 
 
 def base_pieces(base: Vocabulary, donor: Vocabulary, ids: Iterable[int], limit: int) -> list[list[int]]:
-    """Base ids whose bytes are those of each donor token.
+    """Base ids whose bytes are those of each donor token, or those that the base's own normalisation makes of them.
 
     Args:
         base: Cuts the text.
@@ -40,14 +41,30 @@ def base_pieces(base: Vocabulary, donor: Vocabulary, ids: Iterable[int], limit: 
 
 
 def _cut(base: Vocabulary, data: bytes, before: dict[str, list[int]]) -> list[int] | None:
-    """The base's ids for valid UTF-8, or None if they do not spell exactly these bytes."""
+    """The base's ids for valid UTF-8, or None if they do not spell it.
+
+    Exactly these bytes if some context gives them; else what the base makes of the text where it writes all in lower
+    case, takes accents off, or has no spaces of its own.
+    """
+    alike = None
     for context, ids in before.items():
         whole = base.encode(context + data.decode())
         pieces = whole[len(ids) :]
         keys = [base.keys[piece] for piece in pieces]
-        if whole[: len(ids)] == ids and b"".join(key.data for key in keys if key is not None) == data:
+        spelled = b"".join(key.data for key in keys if key is not None)
+        if whole[: len(ids)] != ids:
+            continue
+        if spelled == data:
             return pieces
-    return None
+        if alike is None and pieces and all(key and key.is_text for key in keys) and _folded(spelled) == _folded(data):
+            alike = pieces
+    return alike
+
+
+def _folded(data: bytes) -> str:
+    """What is left of a text when case, accents and spaces do not count."""
+    parts = unicodedata.normalize("NFKD", data.decode("utf-8", "replace").casefold())
+    return "".join(c for c in parts if not c.isspace() and not unicodedata.combining(c))
 
 
 def _single_bytes(base: Vocabulary, limit: int) -> dict[int, int]:

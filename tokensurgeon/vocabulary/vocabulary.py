@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import codecs
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from tokensurgeon.errors import InputError
+from tokensurgeon.vocabulary.edit.steady import without_dropout
+from tokensurgeon.vocabulary.emitted import emits, find_emitted
 from tokensurgeon.vocabulary.roles import find_roles
 from tokensurgeon.vocabulary.spelling import piece_reader
 from tokensurgeon.vocabulary.token import Role, TokenKey
 
 __all__ = ["Vocabulary"]
 
-# A token may be emitted only after something: a word piece after a word's beginning, a word
-# without a leading space in a tokenizer that adds one at the start of the text.
-_CONTEXTS = ("", "a", "\n", "z", "7", "q", "(", "ж")
+_MARKER = re.compile(r"[<\[].*[>\]]", re.DOTALL)
+_PROBE = "numbers and other words are read as they are written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class Vocabulary:
     Attributes:
         keys: By id; None where no token has this id.
         pieces: By id; the token as spelled in the vocabulary file, None for a hole.
-        canonical: (n_ids,) bool. True where the tokenizer emits the id when it encodes the
-            token's own bytes. A byte-fallback ``<0x39>`` beside a token ``9`` is not canonical.
-            Control tokens count as canonical.
+        canonical: (n_ids,) bool. True where the tokenizer emits the id for some text: its own bytes, alone or
+            between others. A byte-fallback ``<0x39>`` beside a token ``9`` is not canonical. Control tokens that
+            are declared, or put around texts, count as canonical.
         added: Ids of added tokens, control or not.
         roles: Role to id; several roles may share an id.
         encode: Text to ids, without special tokens.
@@ -69,35 +71,40 @@ class Vocabulary:
         """
         tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
         spec = json.loads(tokenizer.to_str())
-        plain = _unbounded(tokenizer, spec)
         read = piece_reader(spec)
-        roles = find_roles(tokenizer, declared or {}, chat_template)
+        plain = _plain(tokenizer, spec)
+        in_model = list(_own_entries(spec["model"]))
+        _refuse_shared_ids(plain, spec["model"]["vocab"])
         added = {int(t["id"]): t for t in spec.get("added_tokens", [])}
-        in_model = tokenizer.get_vocab(with_added_tokens=False)
+        pieces = _by_id([*in_model, *((str(t["content"]), i) for i, t in added.items())])
+        roles = _with_unknown(find_roles(plain, declared or {}, chat_template), spec["model"])
+        inserted = {*roles.values(), *_inserted(spec.get("post_processor"))}
 
         role_of: dict[int, Role] = {}
         for role in Role:
             if role in roles:
                 role_of.setdefault(roles[role], role)
-        for token_id, token in added.items():
-            if token["special"]:
-                role_of.setdefault(token_id, Role.CONTROL)
+        for token_id in (*sorted(inserted), *(i for i, t in added.items() if t["special"])):
+            role_of.setdefault(token_id, Role.CONTROL)
+        for token_id in inserted - added.keys():  # some models pad with "!", which is a token of their text as well
+            declared_piece = str(pieces[token_id])
+            if not _MARKER.fullmatch(declared_piece) and emits(plain, read(declared_piece), token_id):
+                del role_of[token_id]
 
-        pieces = _by_id(tokenizer.get_vocab(with_added_tokens=True))
         keys: list[TokenKey | None] = [None] * len(pieces)
         for token_id, piece in enumerate(pieces):
-            if piece is None:
-                continue
-            use = role_of.get(token_id)
-            spelled_as_itself = use is not None or piece not in in_model
-            keys[token_id] = TokenKey(piece.encode() if spelled_as_itself else read(piece), use)
-
-        canonical = _canonical(plain, keys, pieces, is_byte_level=read("Ġ") == b" ")
+            if piece is not None:
+                use = role_of.get(token_id)
+                keys[token_id] = TokenKey(read(piece) if use is None else piece.encode(), use)
+        spelled = {i for _, i in in_model}
         for token_id in added:  # the tokenizer finds added tokens by their literal text
-            key, piece = keys[token_id], pieces[token_id]
-            if not canonical[token_id] and key and piece and key.is_text:
-                keys[token_id] = TokenKey(piece.encode())
-                canonical[token_id] = plain.encode(piece, add_special_tokens=False).ids == [token_id]
+            key, literal = keys[token_id], str(pieces[token_id]).encode()
+            if key and key.data != literal and not (token_id in spelled and emits(plain, key.data, token_id)):
+                keys[token_id] = TokenKey(literal)
+
+        canonical = find_emitted(plain, spec, {i: key.data for i, key in enumerate(keys) if key}, len(keys))
+        canonical[[i for i in inserted if i in role_of]] = True
+        _refuse_other_text(plain, [None if i == roles.get(Role.UNK) else key for i, key in enumerate(keys)])
         return cls(
             keys=tuple(keys),
             pieces=tuple(pieces),
@@ -147,60 +154,74 @@ class Vocabulary:
             return repr(key.data)
 
 
-def _by_id(vocab: Mapping[str, int]) -> list[str | None]:
-    pieces: list[str | None] = [None] * (max(vocab.values(), default=-1) + 1)
-    for piece, token_id in sorted(vocab.items()):
+def _own_entries(model: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+    """The model's own pieces and their ids. A list may hold a piece twice: one of both never comes out."""
+    vocab = model["vocab"]
+    return vocab.items() if isinstance(vocab, Mapping) else ((str(entry[0]), i) for i, entry in enumerate(vocab))
+
+
+def _by_id(entries: Sequence[tuple[str, int]]) -> list[str | None]:
+    pieces: list[str | None] = [None] * (max((i for _, i in entries), default=-1) + 1)
+    for piece, token_id in entries:
         pieces[token_id] = piece
     return pieces
 
 
-def _unbounded(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Tokenizer:
-    """The same tokenizer without truncation and padding."""
-    if not (spec.get("truncation") or spec.get("padding")):
-        return tokenizer
-    return Tokenizer.from_str(json.dumps({**spec, "truncation": None, "padding": None}))
-
-
-def _canonical(
-    tokenizer: Tokenizer,
-    keys: list[TokenKey | None],
-    pieces: list[str | None],
-    is_byte_level: bool,
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Encode every token's own bytes and see whether the token comes out."""
-    canonical = np.zeros(len(keys), dtype=np.bool_)
-    texts: dict[int, str] = {}
-    for token_id, key in enumerate(keys):
-        if key is None:
-            continue
-        if not key.is_text:
-            canonical[token_id] = True
-            continue
-        try:
-            texts[token_id] = key.data.decode()
-        except UnicodeDecodeError:
-            canonical[token_id] = _occurs_in_utf8(key.data) and (
-                not is_byte_level or [t.id for t in tokenizer.model.tokenize(pieces[token_id])] == [token_id]
+def _refuse_shared_ids(tokenizer: Tokenizer, vocab: Mapping[str, int] | Sequence[Any]) -> None:
+    """Refuse a model that has one id for two pieces; as it is written out again, it shows only one of both."""
+    if tokenizer.get_vocab_size(with_added_tokens=False) == len(vocab) or not isinstance(vocab, Mapping):
+        return
+    seen: dict[int, str] = {}
+    for piece, token_id in sorted(tokenizer.get_vocab(with_added_tokens=False).items()):
+        if token_id in seen:
+            raise InputError(
+                f"pieces {seen[token_id]!r} and {piece!r} of the tokenizer both have id {token_id}; an id stands for "
+                "one piece. Correct its tokenizer.json"
             )
-    for context in _CONTEXTS:
-        before = _ids(tokenizer, [context])[0]
-        pending = [i for i in texts if not canonical[i]]
-        for token_id, ids in zip(pending, _ids(tokenizer, (context + texts[i] for i in pending)), strict=True):
-            canonical[token_id] = ids == [*before, token_id]
-    return canonical
+        seen[token_id] = piece
 
 
-def _ids(tokenizer: Tokenizer, texts: Iterable[str]) -> list[list[int]]:
-    return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+def _with_unknown(roles: Mapping[Role, int], model: Mapping[str, Any]) -> dict[Role, int]:
+    """Roles, with the token that the model itself puts where it knows none, declared or not."""
+    unknown, vocab = model.get("unk_id"), model["vocab"]
+    if isinstance(vocab, Mapping):
+        unknown = vocab.get(model.get("unk_token"))
+    return dict(roles) if unknown is None else {Role.UNK: int(unknown), **roles}
 
 
-def _occurs_in_utf8(data: bytes) -> bool:
-    """Whether the bytes can stand somewhere inside valid UTF-8 text."""
-    body = data
-    while body and len(data) - len(body) < 3 and 0x80 <= body[0] < 0xC0:
-        body = body[1:]
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(body, final=False)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _inserted(part: Any) -> Iterator[int]:
+    """Ids that the post-processor puts around texts: in lists ``ids``, or pairs ``[token, id]``."""
+    if isinstance(part, list):
+        for item in part:
+            yield from _inserted(item)
+    elif isinstance(part, Mapping):
+        for name, value in part.items():
+            if name == "ids":
+                yield from value
+            elif name in ("sep", "cls") and isinstance(value, list):
+                yield value[1]
+            else:
+                yield from _inserted(value)
+
+
+def _plain(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Tokenizer:
+    """The same tokenizer without truncation, padding and dropout."""
+    if not (spec.get("truncation") or spec.get("padding") or spec["model"].get("dropout")):
+        return tokenizer
+    return Tokenizer.from_str(json.dumps({**without_dropout(spec), "truncation": None, "padding": None}))
+
+
+def _refuse_other_text(tokenizer: Tokenizer, keys: Sequence[TokenKey | None]) -> None:
+    """Refuse a tokenizer whose tokens, as they are read, spell what the text does not hold.
+
+    Raises:
+        InputError: If the reading rule is not the tokenizer's.
+    """
+    found = [keys[i] for i in tokenizer.encode(_PROBE, add_special_tokens=False).ids]
+    text = b"".join(key.data for key in found if key and key.is_text).decode("utf-8", "replace").casefold()
+    rest = iter(_PROBE)
+    if not all(character in rest for character in text if not character.isspace()):
+        raise InputError(
+            f"the tokenizer's tokens for {_PROBE!r} read as {text!r}: their pieces are spelled in a way that "
+            "tokensurgeon does not know. Convert the tokenizer to byte-level or SentencePiece spelling first"
+        )

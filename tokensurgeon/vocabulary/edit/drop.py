@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tokensurgeon.vocabulary.edit.pieces import Word, continuation, is_byte, merge_ranks, merged, vocab_of
+from tokensurgeon.vocabulary.edit.pieces import Word, continuation, is_byte, joined, merge_ranks, merged, vocab_of
+from tokensurgeon.vocabulary.spelling import space_marks
 
 __all__ = ["filled_ids", "needed_ids", "trimmed_spec"]
-
-_SPACE = "▁"
-"""SentencePiece puts it where a space is, and may put one before a text; no bytes can stand for it."""
 
 
 def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
@@ -38,9 +36,10 @@ def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
     pieces = {i: piece for piece, i in vocab.items()}
     kept = set(used) | {int(t["id"]) for t in spec.get("added_tokens", []) if t["special"]}
     prefix, fallback = continuation(spec), bool(spec["model"].get("byte_fallback"))
+    marks = space_marks(spec)  # one may be put before a text; no bytes can stand for it
     for piece, i in vocab.items():
         single = len(piece.removeprefix(prefix)) == 1 and not fallback
-        if single or piece == _SPACE or (fallback and is_byte(piece)):
+        if single or piece in marks or (fallback and is_byte(piece)):
             kept.add(i)
     if spec.get("padding"):
         kept.add(int(spec["padding"]["pad_id"]))
@@ -50,7 +49,7 @@ def needed_ids(spec: Mapping[str, Any], used: Iterable[int]) -> set[int]:
     if spec["model"].get("unk_id") is not None:
         kept.add(int(spec["model"]["unk_id"]))
     ranks = merge_ranks(spec)
-    return kept.union(*(_made_of(pieces.get(i, ""), vocab, ranks) for i in kept))
+    return kept.union(*(_made_of(pieces.get(i, ""), vocab, ranks, prefix) for i in kept))
 
 
 def filled_ids(spec: Mapping[str, Any], kept: Iterable[int], size: int, n_rows: int) -> set[int]:
@@ -62,13 +61,13 @@ def filled_ids(spec: Mapping[str, Any], kept: Iterable[int], size: int, n_rows: 
         size: Tokens to have at most.
         n_rows: Of the embedding; an id beyond them is not filled in.
     """
-    vocab, ranks, found = vocab_of(spec), merge_ranks(spec), set(kept)
+    vocab, ranks, prefix, found = vocab_of(spec), merge_ranks(spec), continuation(spec), set(kept)
     pieces = {i: piece for piece, i in vocab.items()}
     known = pieces.keys() | {int(t["id"]) for t in spec.get("added_tokens", [])}
     for i in sorted(i for i in known - found if i < n_rows):
         if len(found) >= size:
             break
-        more = ({i} | _made_of(pieces.get(i, ""), vocab, ranks)) - found
+        more = ({i} | _made_of(pieces.get(i, ""), vocab, ranks, prefix)) - found
         if len(found) + len(more) <= size:
             found |= more
     return found
@@ -92,7 +91,8 @@ def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]
         model["vocab"] = {pieces[i]: new[i] for i in kept if i in pieces}
     if model["type"] == "BPE":
         ranks = merge_ranks(spec)
-        used = {pair for i in kept for pair in _derivation(pieces.get(i, ""), ranks)}
+        prefix = continuation(spec)
+        used = {pair for i in kept for pair in _derivation(pieces.get(i, ""), ranks, prefix)}
         model["merges"] = [list(pair) for pair in sorted(used, key=ranks.__getitem__)]
     result = dict(spec) | {"model": model}
     result["added_tokens"] = [t | {"id": new[t["id"]]} for t in spec.get("added_tokens", []) if t["id"] in new]
@@ -101,14 +101,17 @@ def trimmed_spec(spec: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]
     return result
 
 
-def _made_of(piece: str, vocab: Mapping[str, int], ranks: Mapping[Word, int]) -> set[int]:
+def _made_of(piece: str, vocab: Mapping[str, int], ranks: Mapping[Word, int], prefix: str) -> set[int]:
     """Ids of all that a piece is merged from, its own included; none if it is not merged."""
-    return {vocab[part] for pair in _derivation(piece, ranks) for part in (*pair, "".join(pair))}
+    pairs = _derivation(piece, ranks, prefix)
+    return {vocab[part] for pair in pairs for part in (*pair, joined(pair, prefix))}
 
 
-def _derivation(piece: str, ranks: Mapping[Word, int]) -> list[Word]:
+def _derivation(piece: str, ranks: Mapping[Word, int], prefix: str) -> list[Word]:
     """The merges that make a piece out of its characters; none if they do not make it."""
-    left, used = merged(piece, ranks)
+    text = piece.removeprefix(prefix)
+    first = prefix if text != piece else ""
+    left, used = merged([(prefix if at else first) + character for at, character in enumerate(text)], ranks, prefix)
     return used if len(left) == 1 else []
 
 

@@ -25,8 +25,13 @@ def vocab_of(spec: Mapping[str, Any]) -> dict[str, int]:
         InputError: If the tokenizer is of a kind that cannot be trimmed or extended.
     """
     model = spec["model"]
-    if model["type"] not in _MODELS or model.get("end_of_word_suffix"):
-        raise InputError(f"a tokenizer of type {model['type']} with these settings cannot be trimmed or extended")
+    if model["type"] not in _MODELS:
+        raise InputError(f"a tokenizer of type {model['type']} cannot be trimmed or extended; {', '.join(_MODELS)} can")
+    if suffix := model.get("end_of_word_suffix"):
+        raise InputError(
+            f"a tokenizer whose words end in {suffix!r} (end_of_word_suffix) cannot be trimmed or extended. "
+            "Give the model a byte-level tokenizer first"
+        )
     if model["type"] == "Unigram":
         return {piece: i for i, (piece, _) in enumerate(model["vocab"])}
     return dict(model["vocab"])
@@ -45,7 +50,7 @@ def continuation(spec: Mapping[str, Any]) -> str:
 
 def is_byte(piece: str) -> bool:
     """Whether a piece of a tokenizer with byte fallback stands for one byte, as ``<0x41>`` does."""
-    return _BYTE.fullmatch(piece) is not None
+    return len(piece) == 6 and _BYTE.fullmatch(piece) is not None
 
 
 def joined(parts: Sequence[str], prefix: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tokensurgeon.vocabulary.edit.pieces import Word, continuation, is_byte, vocab_of
-from tokensurgeon.vocabulary.spelling import byte_alphabet, piece_reader
+from tokensurgeon.vocabulary.spelling import byte_alphabet, is_byte_level, space_marks
 
 __all__ = ["added_texts", "own_pieces", "symbols", "words_of"]
 
@@ -23,7 +23,7 @@ def words_of(spec: Mapping[str, Any], tokenizer: Tokenizer, text: str) -> Iterat
     """Runs of pieces that may become one, with characters in the place of the bytes that they are spelled in."""
     known, kind, prefix = set(own_pieces(spec)), _kinds(spec), continuation(spec)
     joins, added = _joins(known, kind, prefix), added_texts(spec)
-    if not _is_byte_level(spec):  # nothing else keeps "word," from becoming a token
+    if not is_byte_level(spec):  # nothing else keeps "word," from becoming a token
         joins -= {("letter", "mark"), ("digit", "mark")}
     fallback = spec["model"]["type"] == "BPE" and bool(spec["model"].get("byte_fallback"))
     encoding = tokenizer.encode(text, add_special_tokens=False)
@@ -66,10 +66,6 @@ def added_texts(spec: Mapping[str, Any]) -> set[str]:
     return {str(t["content"]) for t in spec.get("added_tokens", [])}
 
 
-def _is_byte_level(spec: Mapping[str, Any]) -> bool:
-    return piece_reader(spec)("Ġ") == b" "
-
-
 def _joins(pieces: Iterable[str], kind: Callable[[str], str], prefix: str) -> frozenset[Word]:
     """Kinds of characters, left and right, that the tokenizer's own pieces join."""
     pieces = [piece.removeprefix(prefix) for piece in pieces]
@@ -79,14 +75,14 @@ def _joins(pieces: Iterable[str], kind: Callable[[str], str], prefix: str) -> fr
 
 def _kinds(spec: Mapping[str, Any]) -> Callable[[str], str]:
     """A function that tells the kind of a character of a piece; what is not ASCII in a byte-level one is a letter."""
-    byte_level = _is_byte_level(spec)
+    byte_level, marks = is_byte_level(spec), space_marks(spec)
     table = byte_alphabet()
 
     def kind(character: str) -> str:
         if byte_level:
             byte = table.get(character, 0x80)
             character = chr(byte) if byte < 0x80 else "a"
-        if character in " ▁":
+        if character == " " or character in marks:
             return "space"
         if character in "\n\r\t":
             return "break"
