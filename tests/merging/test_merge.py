@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
@@ -40,13 +39,6 @@ RECIPES = Path(__file__).parents[2] / "configs/merge"
 EMBEDDING = "model.embed_tokens.weight"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOKENSURGEON_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Path(os.environ["TOKENSURGEON_CACHE"])
-
-
 @pytest.fixture(scope="module")
 def models(zoo, tmp_path_factory, gpt, spm):
     """Of one shape: two with one tokenizer, one with another; two with a head of their own."""
@@ -63,16 +55,10 @@ def models(zoo, tmp_path_factory, gpt, spm):
 
 
 @pytest.fixture
-def recipe(models, tmp_path):
+def recipe(write_recipe):
     def write(content, **ours):
         """Names of models stand for their directories."""
-        content = {**content, "tokensurgeon": {**OPTIONS, **ours}}
-        text = yaml.safe_dump(content, sort_keys=False)
-        for name, directory in models.items():
-            text = text.replace(f"<{name}>", str(directory))
-        path = tmp_path / "recipe.yaml"
-        path.write_text(text)
-        return path
+        return write_recipe({**content, "tokensurgeon": {**OPTIONS, **ours}})
 
     return write
 

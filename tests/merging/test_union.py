@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
@@ -23,13 +20,6 @@ from tokensurgeon.surgery.extend import extend
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOKENSURGEON_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Path(os.environ["TOKENSURGEON_CACHE"])
-
-
 @pytest.fixture(scope="module")
 def models(zoo, tmp_path_factory, gpt, spm):
     """`more` is `a` fine-tuned with more tokens; `s` has another tokenizer."""
@@ -46,16 +36,11 @@ def models(zoo, tmp_path_factory, gpt, spm):
 
 
 @pytest.fixture
-def recipe(models, tmp_path):
+def recipe(write_recipe):
     def write(names, tokenizer, **more):
         entries = [{"model": f"<{name}>", "parameters": {"weight": 0.5}} for name in names]
         content = {"merge_method": "linear", "models": entries, "tokenizer": tokenizer, "tokensurgeon": {"k": 8}}
-        text = yaml.safe_dump(content | more, sort_keys=False)
-        for name, directory in models.items():
-            text = text.replace(f"<{name}>", str(directory))
-        path = tmp_path / "recipe.yaml"
-        path.write_text(text)
-        return path
+        return write_recipe(content | more)
 
     return write
 

@@ -59,9 +59,17 @@ class RowPlan:
     source: Ids
 
     @classmethod
-    def kept(cls, ids: Sequence[int]) -> RowPlan:
-        """A smaller vocabulary: row ``i`` is the base's row ``ids[i]``."""
-        return cls(np.full(len(ids), Provenance.COPIED, dtype=np.int8), np.array(ids, dtype=np.int64))
+    def kept(cls, ids: Sequence[int], n_rows: int | None = None) -> RowPlan:
+        """Rows of the base: row ``i`` is its row ``ids[i]``, and what comes after them is padding.
+
+        Args:
+            ids: Base ids.
+            n_rows: Rows of the output; by default as many as ids.
+        """
+        n_rows = len(ids) if n_rows is None else n_rows
+        source: Ids = np.full(n_rows, -1, dtype=np.int64)
+        source[: len(ids)] = ids
+        return cls(np.where(source >= 0, Provenance.COPIED, Provenance.PADDING).astype(np.int8), source)
 
     @classmethod
     def grown(cls, n_old: int, new: Sequence[int] | Ids, multiple: int = 1) -> RowPlan:
@@ -74,12 +82,7 @@ class RowPlan:
         """
         n_rows = max(n_old, int(new[-1]) + 1 if len(new) else 0)
         n_rows += -n_rows % multiple
-        source: Ids = np.full(n_rows, -1, dtype=np.int64)
-        source[:n_old] = np.arange(n_old)
-        source[new] = -1
-        provenance = np.where(source >= 0, Provenance.COPIED, Provenance.PADDING).astype(np.int8)
-        provenance[new] = Provenance.RECONSTRUCTED
-        return cls(provenance, source)
+        return cls.kept(range(n_old), n_rows).changed(Provenance.RECONSTRUCTED, new)
 
     def changed(self, provenance: Provenance, ids: Sequence[int] | Ids) -> RowPlan:
         """The plan with another provenance of some rows, none of which is copied then."""

@@ -67,6 +67,12 @@ class OpenModel:
         return self.tokenizer.vocabulary()
 
     @cached_property
+    def spec(self) -> dict[str, Any]:
+        """Its ``tokenizer.json``, parsed; not to be changed."""
+        found: dict[str, Any] = json.loads(self.tokenizer.tokenizer.to_str())
+        return found
+
+    @cached_property
     def ids(self) -> dict[str, int]:
         """Token to id, added tokens included: two models with the same have rows in the same order."""
         found: dict[str, int] = self.tokenizer.tokenizer.get_vocab(with_added_tokens=True)

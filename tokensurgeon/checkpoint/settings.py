@@ -103,7 +103,7 @@ def write_resized(base: Path, out: Path, before: int, after: int, tokens: int) -
 
     Args:
         base: The model's directory.
-        out: Where to write, or to remove what is there where the model has no ``generation_config.json``.
+        out: Where to write.
         before: Rows of the model.
         after: Rows of the output.
         tokens: One more than the highest id of the tokenizer.
@@ -122,8 +122,6 @@ def write_resized(base: Path, out: Path, before: int, after: int, tokens: int) -
     generation, lost = carry_ids(read_json_if_there(base / GENERATION), ids, GENERATION)
     if (base / GENERATION).is_file():
         write_json(out / GENERATION, generation)
-    else:
-        (out / GENERATION).unlink(missing_ok=True)
     return dropped + lost
 
 

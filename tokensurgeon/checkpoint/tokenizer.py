@@ -12,10 +12,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tokensurgeon.checkpoint.cache import copy_if_there
+from tokensurgeon.checkpoint.ids import SPECIAL
 from tokensurgeon.checkpoint.text import read_json_if_there, read_text, write_json, write_text
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.edit.digits import digitwise_spec
+from tokensurgeon.vocabulary.plain import plain_tokenizer
 
 __all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
 
@@ -91,13 +93,8 @@ class TokenizerFiles:
         return Vocabulary.from_tokenizer(self.tokenizer, self.declared, self.chat_template)
 
     def plain(self) -> Tokenizer:
-        """The fast tokenizer without the truncation and padding that its file may ask for."""
-        if self.tokenizer.truncation is None and self.tokenizer.padding is None:
-            return self.tokenizer
-        plain = Tokenizer.from_str(self.tokenizer.to_str())
-        plain.no_truncation()
-        plain.no_padding()
-        return plain
+        """The fast tokenizer without the truncation, padding and dropout that its file may ask for."""
+        return plain_tokenizer(self.tokenizer)
 
     def digit_by_digit(self) -> TokenizerFiles:
         """The same tokenizer, but that it cuts numbers digit by digit; see `tokensurgeon.vocabulary.edit.digits`."""
@@ -107,15 +104,7 @@ class TokenizerFiles:
     def special_ids(self) -> dict[str, int]:
         """Ids of the declared special tokens, by name (``bos_token``, ``eos_token``, ...)."""
         found = {}
-        for name in (
-            "bos_token",
-            "eos_token",
-            "pad_token",
-            "unk_token",
-            "sep_token",
-            "cls_token",
-            "mask_token",
-        ):
+        for name in (setting.removesuffix("_id") for setting in SPECIAL):
             token = self.declared.get(name)
             literal = token.get("content") if isinstance(token, dict) else token
             token_id = self.tokenizer.token_to_id(literal) if isinstance(literal, str) else None

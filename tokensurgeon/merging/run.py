@@ -160,8 +160,10 @@ def merge(
 
 def _left_out(read: Recipe, opened: Mapping[Any, Model], owner: Owner) -> dict[str, int]:
     """With a union, how many tokens of each model it lacks nevertheless."""
+    if not read.union:
+        return {}
     grown = OpenModel.open(owner.reference, "vocabulary")
-    counts = {str(ref): len(missing_tokens(model, grown)) for ref, model in opened.items() if read.union}
+    counts = {str(ref): len(missing_tokens(model, grown)) for ref, model in opened.items()}
     return {name: count for name, count in counts.items() if count}
 
 

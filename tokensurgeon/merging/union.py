@@ -56,7 +56,7 @@ def missing_tokens(has: OpenModel, lacks: OpenModel) -> Missing:
     """The tokens of ``has`` that ``lacks`` does not have; those that never come out are none."""
     theirs, ours = has.vocabulary, lacks.vocabulary
     known, literals = ours.text_ids(), ours.literal_ids()
-    entries = {token["id"]: token for token in json.loads(has.tokenizer.tokenizer.to_str())["added_tokens"]}
+    entries = {token["id"]: token for token in has.spec["added_tokens"]}
     texts, special, plain, bytes_only = [], [], {}, 0
     for token_id, key in enumerate(theirs.keys[: has.layout.rows]):
         piece = theirs.pieces[token_id]
@@ -89,6 +89,8 @@ def grown_owner(owner: Owner, read: Recipe, models: Sequence[Model], progress: P
         models: Of the recipe; with a union, their tokens are added in this order.
         progress: Called with (stage, done, total).
     """
+    if not read.union and owner.rows % (read.multiple or 1) == 0 and read.tokens.keys() <= owner.model.ids.keys():
+        return owner
     chain = [OpenModel.open(owner.reference).checked()]
     for other in models if read.union else ():
         found = missing_tokens(other, chain[-1])
@@ -129,8 +131,7 @@ def _grown(
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.parent / f".{key}.lock"):
         if not is_kept(out):
-            spec = json.loads(left.tokenizer.tokenizer.to_str())
-            additions = given_tokens(spec, left.tokenizer.plain(), found.texts, refused=[])
+            additions = given_tokens(left.spec, left.tokenizer.plain(), found.texts, refused=[])
             growth = Growth(additions, found.plain, multiple or 1, lenient=True)
             grow(left, out, growth, asked, [python_text()], overwrite=False, progress=progress)
     return OpenModel.open(str(out))

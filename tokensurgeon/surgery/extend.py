@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -94,7 +93,7 @@ def extend(
     check_target(target, overwrite, (model, *([options.donor] if options.donor else [])))
     left = OpenModel.open(model).checked()
     texts = load_texts([Path(name) for name in options.text])
-    additions, measured = _additions(json.loads(left.tokenizer.tokenizer.to_str()), left, texts, options)
+    additions, measured = _additions(left, texts, options)
     return grow(left, target, Growth(additions), options, measured, overwrite=overwrite, progress=progress)
 
 
@@ -149,7 +148,7 @@ def grow(
             f"{left.name}: token {what} has id {first - 1} and no row, the embedding has {layout.rows}. Give it one "
             f"first: tokensurgeon resize {left.name} --rows {first} --out DIR"
         )
-    changed, added = extended_spec(json.loads(left.tokenizer.tokenizer.to_str()), growth.additions, first)
+    changed, added = extended_spec(left.spec, growth.additions, first)
     changed, special, promoted = special_spec(changed, [*options.special, *growth.plain], first + added)
     changed["added_tokens"] = [token | growth.plain.get(token["content"], {}) for token in changed["added_tokens"]]
     if not (added or special or promoted or growth.multiple):
@@ -200,13 +199,11 @@ def grow(
     return ExtendReport(target, added, plan.n_rows, (before, after), content)
 
 
-def _additions(
-    spec: Mapping[str, Any], model: OpenModel, texts: Mapping[str, str], options: ExtendOptions
-) -> tuple[list[Addition], list[str]]:
+def _additions(model: OpenModel, texts: Mapping[str, str], options: ExtendOptions) -> tuple[list[Addition], list[str]]:
     """New tokens, and the text that they were not learnt from."""
     if options.tokens is not None:
         lines = read_lines("--tokens", options.tokens)
-        return given_tokens(spec, model.tokenizer.plain(), lines), list(texts.values())
+        return given_tokens(model.spec, model.tokenizer.plain(), lines), list(texts.values())
     if options.add is None:
         return [], list(texts.values())
     pieces = [piece for content in texts.values() for piece in split_bytes(content)]
@@ -215,7 +212,7 @@ def _additions(
             f"--text: {sum(map(len, pieces)):,} characters are too few to put a tenth aside. Give at least 20 kB"
         )
     learnt = ["".join(pieces[i : i + _HELD_OUT - 1]) for i in range(0, len(pieces), _HELD_OUT)]
-    return learnt_tokens(spec, model.tokenizer.plain(), learnt, options.add), pieces[_HELD_OUT - 1 :: _HELD_OUT]
+    return learnt_tokens(model.spec, model.tokenizer.plain(), learnt, options.add), pieces[_HELD_OUT - 1 :: _HELD_OUT]
 
 
 def _refuse_moved(old: OpenModel, new: OpenModel) -> None:

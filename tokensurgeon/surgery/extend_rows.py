@@ -90,8 +90,7 @@ def learn_rows(
     Raises:
         InputError: If the donor has none of the new tokens, or shares too few with the model.
     """
-    n_special, rows = len(special), base.layout.rows
-    text, literals = new[: len(new) - n_special], list(special)
+    n_text = len(new) - len(special)
     method, by_donor, donor = options.reconstruction(), np.zeros(len(new), dtype=bool), None
     groups: list[tuple[torch.Tensor, RowMaker]] = []
     if options.donor is not None:
@@ -101,10 +100,10 @@ def learn_rows(
         maker, by_donor = _by_donor(donor, old, extended, first, new, special, options, progress)
         groups.append((torch.from_numpy(by_donor), maker))
         method = make_method("subtoken")
-    is_text = np.arange(len(new)) < len(text)
+    is_text = np.arange(len(new)) < n_text
     if (rest := is_text & ~by_donor).any():
         groups.append((torch.from_numpy(rest), _by_text(base, extended, new[rest], method, options.seed)))
-    said, pieces = _special_pieces(base, old, literals, by_donor[len(text) :], options, rows)
+    said, pieces = _special_pieces(base, old, list(special), by_donor[n_text:], options)
     if (rest := ~is_text & ~by_donor).any():
         nothing = torch.zeros(0, dtype=torch.int64)
         space = DonorSpace.without_donor(len(pieces), Pieces.of(pieces))
@@ -117,7 +116,7 @@ def learn_rows(
 
 
 def _special_pieces(
-    base: OpenModel, old: VocabularyMatrices, literals: list[str], by_donor: Flags, options: ExtendOptions, rows: int
+    base: OpenModel, old: VocabularyMatrices, literals: list[str], by_donor: Flags, options: ExtendOptions
 ) -> tuple[dict[str, str], list[list[int]]]:
     """For each literal what its row is made of, and for those that no donor has the ids whose mean it is."""
     said: dict[str, str] = {}
@@ -127,7 +126,7 @@ def _special_pieces(
         if theirs:
             said[literal] = f"{options.donor}'s row, by {options.method}"
         elif words := options.special.get(literal):
-            pieces.append(word_ids(base.vocabulary, literal, words, rows))
+            pieces.append(word_ids(base.vocabulary, literal, words, base.layout.rows))
             said[literal] = f"mean of the rows of {' '.join(map(base.vocabulary.describe, pieces[-1]))}"
         else:
             if control is None:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance, RowPlan
+from tokensurgeon.alignment import Alignment, RowPlan
 from tokensurgeon.checkpoint.ids import named_ids
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.checkpoint.settings import CONFIG, GENERATION, write_resized
+from tokensurgeon.checkpoint.settings import CONFIG, GENERATION
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import read_json_if_there
 from tokensurgeon.errors import InputError
@@ -100,7 +99,7 @@ def resize(
     left = OpenModel.open(model).checked()
     layout, tokens = left.layout, len(left.vocabulary)
     n_rows = _wanted(left, rows, pad_to_multiple_of)
-    plan, old = _plan(layout.rows, n_rows), left.matrices()
+    plan, old = RowPlan.kept(range(min(layout.rows, n_rows)), n_rows), left.matrices()
     unrun = why_not_run(left.directory, left.checkpoint, layout, None)
     quiet = None
     if n_silent := silent_rows(plan, old):
@@ -115,7 +114,6 @@ def resize(
     } | summary  # fmt: skip
     with staged(target, overwrite) as work:
         shared = write_output(work, left, left, matrices, plan, content)
-        content["removed_settings"] = write_resized(left.directory, work, layout.rows, n_rows, tokens)
         finish(work, left, left, plan, content, shared, started, progress)
         write_pages(work, content, summary, f"{left.name}, {n_rows:,} rows", _sentences(left.name, layout.rows, n_rows))
     return ResizeReport(target, layout.rows, n_rows, tokens, content)
@@ -145,13 +143,6 @@ def _wanted(model: OpenModel, rows: int | None, multiple: int | None) -> int:
     if wanted == has:
         raise InputError(f"nothing to do: {model.name} has {has} rows already")
     return wanted
-
-
-def _plan(before: int, after: int) -> RowPlan:
-    ids = np.arange(after)
-    kept = ids < before
-    provenance = np.where(kept, Provenance.COPIED, Provenance.PADDING).astype(np.int8)
-    return RowPlan(provenance, np.where(kept, ids, -1))
 
 
 def _sentences(model: str, before: int, after: int) -> str:

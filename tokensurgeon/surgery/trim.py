@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -92,7 +91,7 @@ def trim(
     left = OpenModel.open(model).checked()
     layout = left.layout
     texts = load_texts([Path(name) for name in text])
-    spec = json.loads(left.tokenizer.tokenizer.to_str())
+    spec = left.spec
     used = _named(left) | {i for content in texts.values() for i in left.vocabulary.encode(content)}
     if keep is not None:
         used |= _asked_for(keep, left)

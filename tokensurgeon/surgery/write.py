@@ -16,7 +16,7 @@ from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.checkpoint.pinning import pin_tokenizer
-from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.checkpoint.settings import write_resized, write_settings
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
@@ -40,7 +40,7 @@ def write_output(
     Args:
         work: An empty directory.
         base: Whose body it is.
-        donor: Whose tokenizer it is.
+        donor: Whose tokenizer it is; the base itself where only the number of rows changes, and settings stay.
         matrices: The output's vocabulary-sized tensors.
         plan: Provenance of every row.
         content: The manifest's; ``tokenizer_sha256``, ``removed_settings`` and ``linked`` are added.
@@ -66,20 +66,24 @@ def write_output(
     dropped = frozenset(layout.stale) - set(replaced)
     shared = base.checkpoint.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
     content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
-    new_ids: dict[int, list[int]] = {}
-    for token_id in plan.anchors.tolist():
-        new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
-    content["removed_settings"] = write_settings(
-        directory,
-        donor.directory,
-        work,
-        donor.tokenizer,
-        new_ids,
-        plan.n_rows,
-        tied=matrices.head is None,
-        dtype=dtype,
-        padding=plan.ids(Provenance.PADDING).tolist(),
-    )
+    if donor is base:
+        removed = write_resized(directory, work, layout.rows, plan.n_rows, len(base.vocabulary))
+    else:
+        new_ids: dict[int, list[int]] = {}
+        for token_id in plan.anchors.tolist():
+            new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
+        removed = write_settings(
+            directory,
+            donor.directory,
+            work,
+            donor.tokenizer,
+            new_ids,
+            plan.n_rows,
+            tied=matrices.head is None,
+            dtype=dtype,
+            padding=plan.ids(Provenance.PADDING).tolist(),
+        )
+    content["removed_settings"] = removed
     Manifest(content, plan).write(work)
     return shared
 

@@ -12,8 +12,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.vocabulary.edit.steady import without_dropout
 from tokensurgeon.vocabulary.emitted import emits, find_emitted
+from tokensurgeon.vocabulary.plain import plain_tokenizer
 from tokensurgeon.vocabulary.roles import find_roles
 from tokensurgeon.vocabulary.spelling import piece_reader
 from tokensurgeon.vocabulary.token import Role, TokenKey
@@ -72,7 +72,7 @@ class Vocabulary:
         tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
         spec = json.loads(tokenizer.to_str())
         read = piece_reader(spec)
-        plain = _plain(tokenizer, spec)
+        plain = plain_tokenizer(tokenizer)
         in_model = list(_own_entries(spec["model"]))
         _refuse_shared_ids(plain, spec["model"]["vocab"])
         added = {int(t["id"]): t for t in spec.get("added_tokens", [])}
@@ -202,13 +202,6 @@ def _inserted(part: Any) -> Iterator[int]:
                 yield value[1]
             else:
                 yield from _inserted(value)
-
-
-def _plain(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Tokenizer:
-    """The same tokenizer without truncation, padding and dropout."""
-    if not (spec.get("truncation") or spec.get("padding") or spec["model"].get("dropout")):
-        return tokenizer
-    return Tokenizer.from_str(json.dumps({**without_dropout(spec), "truncation": None, "padding": None}))
 
 
 def _refuse_other_text(tokenizer: Tokenizer, keys: Sequence[TokenKey | None]) -> None:

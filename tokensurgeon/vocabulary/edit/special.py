@@ -61,8 +61,7 @@ def special_spec(
         else:
             new[literal] = first + len(new)
         token_id = promoted.get(literal, new.get(literal))
-        entries[literal] = {"id": token_id, "content": literal, **(entry or {}), "special": True}
-        entries[literal] = _FLAGS | entries[literal]
+        entries[literal] = _FLAGS | {"id": token_id, "content": literal} | (entry or {}) | {"special": True}
     model = dict(spec["model"])
     if model["type"] == "Unigram":
         lowest = min(score for _, score in model["vocab"])
