@@ -59,7 +59,8 @@ def test_control_tokens_match_by_role(base, donor):
     aligned = align(base, donor)
     start, end = base.pieces.index("<|im_start|>"), base.pieces.index("<|im_end|>")
     assert of(aligned, donor, "<bos>") == (Provenance.ROLE, start)
-    assert of(aligned, donor, "<eos>") == (Provenance.ROLE, end)
+    assert of(aligned, donor, "<eos>") == (Provenance.ROLE, base.pieces.index("<|endoftext|>"))
+    assert of(aligned, donor, "<start_of_turn>") == (Provenance.ROLE, start)
     assert of(aligned, donor, "<end_of_turn>") == (Provenance.ROLE, end)
     # the base pads with its EOS; a copy of that row would halve EOS's probability
     assert of(aligned, donor, "<pad>") == (Provenance.UNREACHABLE, -1)
@@ -79,13 +80,13 @@ def test_added_text_in_numbers_is_text(base):
 
 def test_no_second_copy_of_eos():
     """Base: one token is BOS, EOS, UNK and padding. The donor's own padding and UNK must not become it too."""
-    names = ("<|endoftext|>", "<unk>", "<pad>", "</s>")
+    names = ("<padding>", "<unk>", "<pad>", "</s>")
     one = Vocabulary.from_tokenizer(
         byte_level(600, specials=("<|endoftext|>", "<other>")),
         {f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "unk", "pad")},
     )
     donor = Vocabulary.from_tokenizer(
-        byte_level(600, specials=names), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<|endoftext|>"}
+        byte_level(600, specials=names), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<padding>"}
     )
     aligned = align(one, donor)
     eos = one.pieces.index("<|endoftext|>")

@@ -8,7 +8,7 @@ import json
 import pytest
 from tiny import byte_level
 
-from tokensurgeon import InputError
+from tokensurgeon import InputError, TransplantOptions, transplant
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.vocabulary.spelling import byte_alphabet
 
@@ -68,3 +68,28 @@ def test_damaged_files(copy_of, name):
     (directory / name).write_text("{ not json")
     with pytest.raises(InputError, match=name):
         TokenizerFiles.open(directory)
+
+
+def test_dropout_is_for_training_and_not_written(copy_of, tmp_path):
+    """With it, AutoTokenizer would cut by chance."""
+    directory = copy_of("gpt")
+    spec = json.loads((directory / "tokenizer.json").read_text())
+    spec["model"]["dropout"] = 0.9
+    (directory / "tokenizer.json").write_text(json.dumps(spec))
+    files = TokenizerFiles.open(directory)
+    files.write(tmp_path)
+    written = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert written["model"].pop("dropout", 0) is None and spec["model"].pop("dropout") == 0.9
+    assert written == spec
+    expected = files.plain().encode("the same way each time").ids
+    assert all(TokenizerFiles.open(tmp_path).tokenizer.encode("the same way each time").ids == expected for _ in "123")
+
+
+def test_a_transplanted_tokenizer_has_no_dropout_and_is_verified(copy_of, zoo, tmp_path):
+    donor = copy_of("spm")
+    spec = json.loads((donor / "tokenizer.json").read_text())
+    spec["model"]["dropout"] = 0.5
+    (donor / "tokenizer.json").write_text(json.dumps(spec))
+    report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", TransplantOptions(k=8))
+    assert all(check.ok for check in report.checks)
+    assert json.loads((tmp_path / "out/tokenizer.json").read_text())["model"]["dropout"] is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,17 @@ def test_real_tokenizers_share_more_by_bytes_than_by_string(vocabularies, packag
     strings = {p for p in gemma.pieces if p} & {p for p in other.pieces if p}
     if package != "llama2":  # the two SentencePiece vocabularies spell alike; there, byte pieces must go
         assert len(align(gemma, other).plan.anchors) > 2 * len(strings)
+
+
+@pytest.mark.network
+def test_control_tokens_of_real_tokenizers_are_what_the_golden_file_says():
+    from benchmarks.experiments.control_tokens import RESULTS, measure
+
+    golden = json.loads((RESULTS / "control_tokens.json").read_text())
+    without = golden["settings"] | {"models": ["smollm2", "gemma"]}  # the third needs 480 MB more
+    found = measure(without)
+    assert found["tokenizers"].items() <= golden["tokenizers"].items()
+    assert found["pairs"].items() <= golden["pairs"].items() and len(found["pairs"]) > 200
 
 
 @pytest.mark.parametrize("side", [0, 1])

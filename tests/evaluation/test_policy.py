@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
-from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.report.card import warnings
@@ -43,7 +42,7 @@ def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
     assert any("was not run (its body has" in warning for warning in warnings(report.content))
     assert "was not run" in (tmp_path / "out/README.md").read_text()
     rows = load_file(tmp_path / "out/model.safetensors")["model.embed_tokens.weight"]
-    dead = Manifest.read(tmp_path / "out").plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)
+    dead = Manifest.read(tmp_path / "out").plan.silenced
     base = load_file(zoo["gpt"] / "model.safetensors")["model.embed_tokens.weight"]
     known = torch.tensor(sorted(report.base.vocabulary.text_ids().values()))
     assert len(dead) > 20 and torch.equal(rows[dead], estimated_suppressing_row(base, known).expand(len(dead), -1))
@@ -203,7 +202,8 @@ def test_a_bias_beside_the_head_is_refused(gpt, zoo, tmp_path):
 def test_autotokenizer_is_asked_all_the_same(zoo, tmp_path, monkeypatch):
     from transformers import AutoTokenizer
 
-    other = AutoTokenizer.from_pretrained(zoo["gpt"])
+    other, own = (AutoTokenizer.from_pretrained(zoo[kind]) for kind in ("gpt", "spm"))
+    monkeypatch.setattr("tokensurgeon.checkpoint.pinning.load", lambda _: own)  # where it is asked before
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: other)
     with pytest.raises(VerificationError, match="AutoTokenizer agrees"):
         transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, forward=False))

@@ -61,7 +61,7 @@ def test_what_was_learnt_stays(zoo, tmp_path):
     assert changed.nonzero().flatten().tolist() == [int(manifest.plan.source[anchor])]
     assert torch.equal(new["model.norm.weight"], old["model.norm.weight"] + 1)
     counts = Manifest.read(tmp_path / "back").content["counts"]
-    assert counts["restored"] == len(changed) - counts["copied"] > 20
+    assert counts["restored"] == len(changed) - counts["copied"] > 5
 
 
 def test_what_cannot_be_reverted(zoo, tmp_path):

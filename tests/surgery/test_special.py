@@ -58,7 +58,9 @@ def test_rows_are_means_of_words_or_of_control_rows_and_reverting_is_exact(kinds
     old, new = (load_file(d / "model.safetensors") for d in (kinds[kind], tmp_path / "out"))
     tokenizer, first = AutoTokenizer.from_pretrained(kinds[kind]), len(old[EMBEDDING])
     think = tokenizer("think", add_special_tokens=False)["input_ids"]
-    used = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])  # the others have no role and no place
+    used = tokenizer.convert_tokens_to_ids(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    )  # <repo> has no role and no place
     for name in (EMBEDDING, HEAD) if kind == "untied" else (EMBEDDING,):
         assert torch.equal(new[name][:first], old[name])
         assert torch.allclose(new[name][first], old[name][think].mean(0), atol=1e-6)
@@ -81,7 +83,7 @@ def test_a_donor_gives_the_rows_of_its_literals(kinds, tmp_path):
     extended = extend(str(kinds["gpt"]), tmp_path / "out", options).content["extended"]
     rules = {token["token"]: token["row"] for token in extended["special"]}
     assert extended["by_donor"] == 1 and rules["<think>"].endswith("donor's row, by ridge")
-    assert rules["</think>"].startswith("mean of the rows of 'e") and "control rows <|im_start|>" in rules["<tool>"]
+    assert rules["</think>"].startswith("mean of the rows of 'e") and "control rows <|endoftext|>" in rules["<tool>"]
     alone = extend(str(kinds["gpt"]), tmp_path / "alone", ExtendOptions(special=asked, tokens=tmp_path / "new.txt"))
     a, b = (load_file(d / "model.safetensors")[EMBEDDING] for d in (tmp_path / "out", alone.out))
     assert torch.nonzero((a != b).any(dim=1)).flatten().tolist() == [len(a) - 3]
@@ -146,9 +148,10 @@ def test_near_copies_are_no_trained_control_rows(gpt):
 
     vocabulary = Vocabulary.from_tokenizer(gpt, {"bos_token": "<|im_start|>"})
     rows = torch.randn(len(gpt), 16, generator=torch.Generator().manual_seed(0))
-    assert control_ids(vocabulary, "<repo>", rows) == [1, 2, 3]  # <|endoftext|> has no role and no place
+    assert control_ids(vocabulary, "", rows) == [0, 1, 2]  # <repo> has no role and no place
+    assert control_ids(vocabulary, "<repo>", rows) == [0, 1, 2, 3]
     rows[3] = rows[2] + 1e-3
-    assert control_ids(vocabulary, "<repo>", rows) == [1]
+    assert control_ids(vocabulary, "<repo>", rows) == [0, 1]
     rows[1] = rows[2]
     assert control_ids(vocabulary, "<repo>", rows) == [0]
     rows[0] = rows[2]
@@ -166,6 +169,6 @@ def test_the_command_says_which_rule_each_row_took(kinds, tmp_path):
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
     told = " ".join(done.stdout.split())
     assert done.exit_code == 0 and "<think> is 700; row: mean of the rows of" in told
-    assert "</think> is 701; row: mean of the control rows <|im_start|>, <|im_end|>" in told
+    assert "</think> is 701; row: mean of the control rows <|endoftext|>, <|im_start|>, <|im_end|>" in told
     assert "`</think>` is special" in (tmp_path / "out/README.md").read_text()
     assert "mean of the control rows" in (tmp_path / "out/report.html").read_text()

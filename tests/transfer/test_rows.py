@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny import byte_level
 
-from tokensurgeon import Alignment, InputError, RowPlan, build_rows, solve_omp
+from tokensurgeon import Alignment, InputError, Provenance, RowPlan, Vocabulary, build_rows, solve_omp
+from tokensurgeon.alignment import Blend
+from tokensurgeon.alignment.match import placeholders
 from tokensurgeon.baselines import make_method
 from tokensurgeon.transfer.heldout import score_held_out
 from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.protocol import Resources
 from tokensurgeon.transfer.rows import VocabularyMatrices, drop_rowless
+from tokensurgeon.transfer.untrained import untrained_ids
 
 # ids 0-99 copied from base ids 10-109, 100-119 reconstructed, 120 override, 121 unreachable, 122 padding
 PROVENANCE = np.array([0] * 100 + [3] * 20 + [2, 4, 5], dtype=np.int8)
@@ -82,6 +86,37 @@ def test_head_bias_is_copied_combined_and_silenced():
     expected = combination(donor.head, base.bias[:, None])[:, 0]
     torch.testing.assert_close(new.matrices.bias[NEW], expected, rtol=1e-3, atol=1e-4)
     assert new.matrices.bias[120] == base.bias[3] and (new.matrices.bias[121:] == -1e4).all()
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_a_control_token_of_several_is_read_as_some_and_predicted_as_others(untied):
+    base, donor = matrices(150, 24, head=untied), matrices(123, 16, seed=1)
+    plan = Alignment(PLAN.plan.changed(Provenance.ROLE, [121]), roles={121: Blend((1, 2), (2,))})
+    made = build_rows(base, donor, plan, method=Omp(8)).matrices
+    torch.testing.assert_close(made.embedding[121], base.embedding[[1, 2]].mean(0))
+    if untied:
+        assert torch.equal(made.head[121], base.head[2])
+
+
+def test_dead_rows_that_the_base_has_too_are_kept():
+    base, source = matrices(150, 24), SOURCE.copy()
+    source[121] = 7
+    made = build_rows(base, matrices(123, 16, seed=1), Alignment(RowPlan(PROVENANCE, source)), method=Omp(8))
+    assert torch.equal(made.matrices.embedding[121], base.embedding[7])
+    assert 7 not in made.atoms and not made.matrices.embedding[122].any()
+
+
+def test_untrained_control_tokens_are_like_rows_that_no_text_has():
+    names = tuple(f"<unused{i}>" for i in range(8))
+    tokenizer = byte_level(600, specials=("<|im_start|>", "<|im_end|>", *names))
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    rows = torch.randn(len(vocabulary), 24, generator=torch.Generator().manual_seed(3))
+    dead = np.flatnonzero(~vocabulary.canonical).tolist()
+    reserved = placeholders(vocabulary)
+    assert len(reserved) == 8 <= len(dead)
+    rows[[1, *dead, *reserved]] = rows[0] * 0 + 5 + 0.1 * rows[: 9 + len(dead)]
+    assert untrained_ids(vocabulary, rows, reserved) == {1}
+    assert untrained_ids(vocabulary, rows[:10]) == frozenset()  # too few to compare with
 
 
 def test_dtype_is_the_bases():

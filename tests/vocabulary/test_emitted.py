@@ -112,12 +112,12 @@ def test_a_declared_token_that_is_text_stays_text():
     tokenizer = byte_level(400)
     vocabulary = Vocabulary.from_tokenizer(tokenizer, {"pad_token": "!"})
     token_id = tokenizer.token_to_id("!")
-    assert vocabulary.roles[Role.PAD] == token_id and vocabulary.text_ids()[b"!"] == token_id
+    assert vocabulary.roles.ids[Role.PAD] == (token_id,) and vocabulary.text_ids()[b"!"] == token_id
 
 
 def test_the_model_s_unknown_token_is_control_declared_or_not():
     tokenizer = _small(".", [], letters="ab", unk_token="a")
-    assert Vocabulary.from_tokenizer(tokenizer).roles == {Role.UNK: 0}
+    assert Vocabulary.from_tokenizer(tokenizer).roles.ids == {Role.UNK: (0,)}
     marker = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     assert b"[UNK]" not in Vocabulary.from_tokenizer(marker).text_ids()
 

@@ -114,18 +114,21 @@ def test_roles_from_declaration_and_template(gpt):
         gpt, {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}}, gpt.chat_template
     )
     start, end = gpt.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    assert vocabulary.roles == {Role.BOS: start, Role.EOS: end, Role.TURN_START: start, Role.TURN_END: end}
-    assert vocabulary.roles_of(start) == [Role.BOS, Role.TURN_START]
+    other = gpt.convert_tokens_to_ids("<|endoftext|>")  # ends documents, whatever is declared
+    assert vocabulary.roles.ids == {
+        Role.TURN_START: (start,), Role.TURN_END: (end,), Role.BOS: (start,), Role.EOS: (other, end),
+    }  # fmt: skip
+    assert vocabulary.roles_of(start) == [Role.TURN_START, Role.BOS]
 
 
 def test_turn_markers_without_a_template(spm):
-    roles = Vocabulary.from_tokenizer(spm).roles
-    assert roles[Role.TURN_END] == spm.convert_tokens_to_ids("<end_of_turn>")
+    roles = Vocabulary.from_tokenizer(spm).roles.ids
+    assert roles[Role.TURN_END] == (spm.convert_tokens_to_ids("<end_of_turn>"),)
 
 
 def test_a_template_that_raises_is_ignored(gpt):
-    roles = Vocabulary.from_tokenizer(gpt, {}, "{{ raise_exception('no') }}").roles
-    assert roles[Role.TURN_START] == gpt.convert_tokens_to_ids("<|im_start|>")  # by name
+    roles = Vocabulary.from_tokenizer(gpt, {}, "{{ raise_exception('no') }}").roles.ids
+    assert roles[Role.TURN_START] == (gpt.convert_tokens_to_ids("<|im_start|>"),)  # by name
 
 
 def test_describe():

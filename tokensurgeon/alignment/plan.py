@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["Alignment", "Ids", "Provenance", "RowPlan"]
+__all__ = ["Alignment", "Blend", "Ids", "Provenance", "RowPlan"]
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -21,7 +21,7 @@ class Provenance(IntEnum):
     COPIED = 0
     """The base has a canonical token with the same bytes: its row, bit for bit."""
     ROLE = 1
-    """A control token; the base's token with the same role, or with the same literal text."""
+    """A control token; the base's tokens with the same role, or with the same literal text."""
     OVERRIDE = 2
     """The user said which base text it stands for."""
     RECONSTRUCTED = 3
@@ -46,7 +46,8 @@ class RowPlan:
 
     Attributes:
         provenance: (n_rows,) int8, values of `Provenance`.
-        source: (n_rows,) int64, the base id whose row is copied (COPIED, ROLE), otherwise -1.
+        source: (n_rows,) int64, the base id whose row is copied, otherwise -1. COPIED rows have one; ROLE rows, unless
+            they are a `Blend`; UNREACHABLE and PADDING rows, where the base has the same dead row.
 
     Example:
         >>> RowPlan.kept([7, 2]).source.tolist()
@@ -97,8 +98,19 @@ class RowPlan:
 
     @property
     def anchors(self) -> Ids:
-        """Output ids (ascending) whose token the base has too: rows known on both sides."""
+        """Output ids (ascending) of live tokens that the base has too: rows known on both sides."""
+        dead = np.isin(self.provenance, (Provenance.UNREACHABLE, Provenance.PADDING))
+        return np.flatnonzero((self.source >= 0) & ~dead)
+
+    @property
+    def copied(self) -> Ids:
+        """Output ids (ascending) that have a row of the base, dead ones included."""
         return np.flatnonzero(self.source >= 0)
+
+    @property
+    def silenced(self) -> Ids:
+        """Output ids (ascending) whose rows are made to take no probability."""
+        return np.setdiff1d(self.ids(Provenance.UNREACHABLE, Provenance.PADDING), self.copied)
 
     def ids(self, *provenances: Provenance) -> Ids:
         """Output ids (ascending) with one of these provenances."""
@@ -110,6 +122,33 @@ class RowPlan:
         return {p.label: found[p] for p in Provenance if found[p] or p is not Provenance.RESTORED}
 
 
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Base ids whose mean row a token takes; where input and head are one matrix, the mean of both sides' ids.
+
+    Attributes:
+        input: For the input embedding.
+        head: For the LM head.
+
+    Example:
+        >>> Blend((2, 105), (105,)).ids
+        (2, 105)
+    """
+
+    input: tuple[int, ...]
+    head: tuple[int, ...]
+
+    @classmethod
+    def of(cls, token_id: int) -> Self:
+        """A single base token's row."""
+        return cls((token_id,), (token_id,))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((*self.input, *self.head)))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
     """What two vocabularies have in common.
@@ -118,8 +157,20 @@ class Alignment:
         plan: Where every row of the output comes from.
         overrides: Output id to the base ids of the text that the user gave for it.
         unmapped: Control tokens of the donor for which the base has no counterpart.
+        roles: Output id of a control token to the several base tokens that together stand for it.
+        beginning: Output id that stands at the start of a text in the place of the base's BOS, where the donor has no
+            BOS of its own.
+        foreign: Turn markers of the donor that do not stand for turns as the base was trained on.
     """
 
     plan: RowPlan
-    overrides: Mapping[int, tuple[int, ...]]
-    unmapped: tuple[int, ...]
+    overrides: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    unmapped: tuple[int, ...] = ()
+    roles: Mapping[int, Blend] = field(default_factory=dict)
+    beginning: int | None = None
+    foreign: tuple[int, ...] = ()
+
+    @property
+    def blends(self) -> dict[int, Blend]:
+        """Output id to the base ids whose mean it takes: a text's last token is read, its first predicted."""
+        return {**self.roles, **{i: Blend(ids[-1:], ids[:1]) for i, ids in self.overrides.items()}}

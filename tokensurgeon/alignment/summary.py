@@ -10,8 +10,9 @@ import numpy as np
 from tokensurgeon.alignment import Alignment, Provenance, RowPlan
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.schemes import SchemeDifference
+from tokensurgeon.vocabulary.token import TURNS
 
-__all__ = ["alignment_summary", "coverage"]
+__all__ = ["alignment_summary", "control_tokens", "coverage"]
 
 _EXAMPLES = 8
 
@@ -35,6 +36,14 @@ def alignment_summary(
         "silenced": [
             donor.describe(i) for i in alignment.unmapped if alignment.plan.provenance[i] != Provenance.RECONSTRUCTED
         ],
+        "turns": {
+            "markers": [
+                {"token": donor.describe(i), "roles": named_roles(donor, i), "became": became(i, base, alignment)}
+                for i in sorted(donor.roles.of(*TURNS) | {*donor.roles.starts})
+                if i < alignment.plan.n_rows
+            ],
+            "foreign": [donor.describe(i) for i in alignment.foreign],
+        },
         "scheme_differences": [
             {
                 "kind": s.kind,
@@ -45,6 +54,51 @@ def alignment_summary(
             for s in schemes
         ],
     }
+
+
+def control_tokens(base: Vocabulary, donor: Vocabulary, alignment: Alignment) -> list[dict[str, str]]:
+    """Every control token of the donor, what it does, and what became of it. Placeholders are left out."""
+    plan, found = alignment.plan, []
+    quiet, silenced = set(plan.silenced.tolist()), 0
+    for token_id, key in enumerate(donor.keys[: plan.n_rows]):
+        if key is None or (key.is_text and not donor.roles_of(token_id)):
+            continue
+        if token_id in quiet and not donor.roles_of(token_id):
+            silenced += 1
+            continue
+        found.append(
+            {
+                "token": donor.describe(token_id),
+                "roles": named_roles(donor, token_id),
+                "became": became(token_id, base, alignment),
+            }
+        )
+    if silenced:
+        found.append({"token": f"{silenced} further ones", "roles": "", "became": "take no probability"})
+    return found
+
+
+def named_roles(vocabulary: Vocabulary, token_id: int) -> str:
+    """What a token is for, for people."""
+    return ", ".join(role.value for role in vocabulary.roles_of(token_id))
+
+
+def became(token_id: int, base: Vocabulary, alignment: Alignment) -> str:
+    """Where a token's row comes from, for people."""
+    if rows := _rows_of(token_id, base, alignment):
+        return f"the base's {rows}"
+    if alignment.plan.provenance[token_id] == Provenance.RECONSTRUCTED:
+        return "reconstructed: no counterpart in the base"
+    return "takes no probability"
+
+
+def _rows_of(token_id: int, base: Vocabulary, alignment: Alignment) -> str:
+    """The base's tokens whose row, or mean row, a token takes; empty where it takes none."""
+    blend, source = alignment.blends.get(token_id), int(alignment.plan.source[token_id])
+    if blend is None:
+        return base.describe(source) if source >= 0 else ""
+    read, predicted = (" + ".join(map(base.describe, ids)) for ids in (blend.input, blend.head))
+    return read if read == predicted else f"{read} (read), {predicted} (predicted)"
 
 
 def coverage(base: Vocabulary, donor: Vocabulary, plan: RowPlan, text: str) -> dict[str, Any]:
@@ -68,7 +122,7 @@ def _examples(provenance: Provenance, base: Vocabulary, donor: Vocabulary, align
     ids = alignment.plan.ids(provenance)
     chosen = ids[np.linspace(0, len(ids) - 1, min(_EXAMPLES, len(ids))).astype(int)].tolist()
     if provenance is Provenance.ROLE:
-        return [f"{donor.describe(i)} ← {base.describe(int(alignment.plan.source[i]))}" for i in chosen]
+        return [f"{donor.describe(i)} ← {_rows_of(i, base, alignment)}" for i in chosen]
     if provenance is Provenance.OVERRIDE:
         return [f"{donor.describe(i)} ← {' '.join(base.describe(b) for b in alignment.overrides[i])}" for i in chosen]
     return [donor.describe(i) for i in chosen]

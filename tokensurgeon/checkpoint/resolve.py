@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
-_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*"]
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.model.v*", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*"]
 
 
 def resolve(reference: str, *, weights: str = "all") -> Path:

@@ -43,6 +43,7 @@ def write_settings(
     tied: bool,
     dtype: str | None,
     padding: Iterable[int] = (),
+    beginning: int | None = None,
 ) -> list[str]:
     """Write both files so that they agree with the new tokenizer.
 
@@ -56,6 +57,7 @@ def write_settings(
         tied: Whether the output's head is its input embedding.
         dtype: New dtype, if it changes.
         padding: Output ids whose rows take no probability, for want of a token or of a row for it.
+        beginning: Output id that texts begin with, where the tokenizer declares no BOS.
 
     Returns:
         Settings that named base tokens without a counterpart and were removed, for the report.
@@ -63,6 +65,8 @@ def write_settings(
     known = set(tokenizer.tokenizer.get_vocab(with_added_tokens=True).values())
     usable = {i for i in known if i < n_rows} - set(padding)
     special = {name: i for name, i in tokenizer.special_ids().items() if i < n_rows}
+    if beginning is not None:
+        special.setdefault("bos_token", beginning)
     counterparts = {old: [i for i in new if i in usable] for old, new in new_ids.items()}
     ids = CarriedIds(
         new={old: new[0] for old, new in counterparts.items() if new},

@@ -12,9 +12,18 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tokensurgeon.checkpoint.cache import copy_if_there
+from tokensurgeon.checkpoint.declared import completed
 from tokensurgeon.checkpoint.ids import SPECIAL
-from tokensurgeon.checkpoint.text import read_json_if_there, read_text, write_json, write_text
-from tokensurgeon.errors import InputError, MissingDependencyError
+from tokensurgeon.checkpoint.slow import SLOW_FILES, convert_slow
+from tokensurgeon.checkpoint.text import (
+    read_json,
+    read_json_if_there,
+    read_text,
+    refuse_lfs_pointer,
+    write_json,
+    write_text,
+)
+from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.edit.digits import digitwise_spec
 from tokensurgeon.vocabulary.plain import plain_tokenizer
@@ -37,9 +46,12 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tekken.json",
 )
-_PATTERNS = ("tokenizer*", "tokenization_*.py", "*.tiktoken", "spm.model", "*.bpe", "*.model")
-_SLOW_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-_OTHER_SPELLINGS = (*_SLOW_FILES, "merges.txt", "tekken.json")
+_PATTERNS = (
+    "tokenizer*", "tokenization_*.py", "tekken*.json", "encoder.json", "dict.txt", "*.tiktoken", "*.bpe", "*.model",
+    "*.model.v*", "*.spm", "*.vocab",
+)  # fmt: skip
+"""Further names of files that belong to a tokenizer; those of a base must not lie beside another one's."""
+_OTHER_SPELLINGS = (*SLOW_FILES, "merges.txt", "tekken.json")
 """Files from which a tokenizer can be made too."""
 
 
@@ -54,6 +66,7 @@ class TokenizerFiles:
         chat_template: The default chat template, if any.
         converted: A transformers tokenizer, where the files were slow ones; None otherwise.
         digitwise: Whether the files cut numbers otherwise, and ``tokenizer`` cuts them digit by digit.
+        completed: Whether ``tokenizer.json`` leaves out control tokens that the settings declare.
     """
 
     directory: Path
@@ -62,6 +75,7 @@ class TokenizerFiles:
     chat_template: str | None
     converted: Any = None
     digitwise: bool = False
+    completed: bool = False
 
     @classmethod
     def open(cls, directory: Path) -> TokenizerFiles:
@@ -82,11 +96,16 @@ class TokenizerFiles:
         path = directory / "tokenizer.json"
         if path.is_file():
             try:
-                return cls(directory, Tokenizer.from_file(str(path)), declared, template)
+                tokenizer = Tokenizer.from_file(str(path))
             except Exception as error:  # tokenizers raises bare Exception
+                refuse_lfs_pointer(path)
                 raise InputError(f"{path} cannot be read as a tokenizer ({error})") from error
-        slow = _convert_slow(directory)
-        return cls(directory, slow.backend_tokenizer, declared, template, slow)
+            whole = completed(tokenizer, declared)
+            return cls(directory, whole or tokenizer, declared, template, completed=whole is not None)
+        slow = convert_slow(directory)
+        own = {name: str(token) for name, token in slow.special_tokens_map.items() if isinstance(token, str)}
+        template = template or getattr(slow, "chat_template", None)
+        return cls(directory, slow.backend_tokenizer, own | declared, template, slow)
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary as bytes and roles."""
@@ -121,6 +140,9 @@ class TokenizerFiles:
         """Copy the tokenizer's files, or save the converted ones; without what would cut text as it did before."""
         if self.converted is not None:
             self.converted.save_pretrained(out)
+            settings = read_json(out / "tokenizer_config.json")
+            if settings.get("tokenizer_class") == "TokenizersBackend":  # a name that transformers 4 does not know
+                write_json(out / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
         else:
             for name in TOKENIZER_FILES:
                 copy_if_there(self.directory / name, out / name)
@@ -128,6 +150,10 @@ class TokenizerFiles:
                 shutil.copyfile(code, out / code.name)
         if self.digitwise:
             self._replace(out)
+        elif self.completed:
+            write_text(out / "tokenizer.json", self.tokenizer.to_str(pretty=True))
+        if getattr(self.tokenizer.model, "dropout", None):
+            _without_dropout(out / "tokenizer.json")
 
     def _replace(self, out: Path) -> None:
         """Put the changed tokenizer in the place of the files as they were."""
@@ -148,26 +174,8 @@ class TokenizerFiles:
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
 
 
-def _convert_slow(directory: Path) -> Any:
-    """Let transformers turn SentencePiece, tiktoken or vocab/merges files into a fast tokenizer."""
-    tiktoken_files = sorted(directory.glob("*.tiktoken"))
-    if not tiktoken_files and not any((directory / name).is_file() for name in _SLOW_FILES):
-        raise InputError(
-            f"{directory} has no tokenizer: none of tokenizer.json, {', '.join(_SLOW_FILES)}, *.tiktoken is there"
-        )
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import TikTokenConverter
-
-    try:
-        if tiktoken_files:
-            backend = TikTokenConverter(vocab_file=str(tiktoken_files[0])).converted()
-            return PreTrainedTokenizerFast(tokenizer_object=backend)
-        return AutoTokenizer.from_pretrained(directory)
-    except ImportError as error:
-        raise MissingDependencyError("sentencepiece, protobuf and tiktoken", "slow", str(directory)) from error
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{directory}: transformers cannot turn its tokenizer files into a fast tokenizer ({reason}). "
-            "Save the tokenizer with save_pretrained first, so that there is a tokenizer.json"
-        ) from error
+def _without_dropout(path: Path) -> None:
+    """Let a tokenizer cut text the same way each time: merges are left out by chance for training only."""
+    spec = read_json(path)
+    spec["model"]["dropout"] = None
+    write_json(path, spec)

@@ -19,7 +19,6 @@ from tokensurgeon.progress import Progress, Stage
 __all__ = ["evaluate", "gold_groups"]
 
 _SHARED = (Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE)
-_DEAD = (Provenance.UNREACHABLE, Provenance.PADDING)
 
 
 def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
@@ -30,14 +29,14 @@ def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[st
         loaded: The model; its head may have more or fewer rows than the manifest tells of.
 
     Returns:
-        ``shared`` and ``new`` as masks, and the dead ids on the model's device; nothing without a manifest.
+        ``shared`` and ``new`` as masks, and the silenced ids on the model's device; nothing without a manifest.
     """
     if manifest is None:
         return {}, None
     rows = loaded.model.get_output_embeddings().weight.shape[0]
     shared = torch.zeros(max(manifest.plan.n_rows, rows), dtype=torch.bool)
     shared[torch.from_numpy(manifest.plan.ids(*_SHARED))] = True
-    dead = torch.from_numpy(manifest.plan.ids(*_DEAD))
+    dead = torch.from_numpy(manifest.plan.silenced)
     return {"shared": shared, "new": ~shared}, dead[dead < rows].to(loaded.model.device)
 
 

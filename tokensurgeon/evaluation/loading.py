@@ -22,7 +22,7 @@ class LoadedModel:
     Attributes:
         model: The causal language model, in evaluation mode.
         tokenizer: The transformers tokenizer.
-        prefix: What every text starts with: BOS, or what stands for it (CLS, EOS), or None.
+        prefix: What every text starts with: BOS, or what stands for it (CLS, the config's BOS, EOS), or None.
     """
 
     model: Any
@@ -78,6 +78,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         )
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()
-    starts = (tokenizer.bos_token_id, getattr(tokenizer, "cls_token_id", None), tokenizer.eos_token_id)
+    cls, config = getattr(tokenizer, "cls_token_id", None), model.config.get_text_config()
+    starts = (tokenizer.bos_token_id, cls, getattr(config, "bos_token_id", None), tokenizer.eos_token_id)
     prefix = next((token_id for token_id in starts if token_id is not None), None)
     return LoadedModel(model.to(device).eval(), tokenizer, prefix)

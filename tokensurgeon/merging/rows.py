@@ -61,17 +61,23 @@ def kinds_of(rows: int, before: Manifest | None, transplant: Manifest | None) ->
         (rows,) int8, values of `Kind`. A row that was copied from a made one is a made one.
     """
     shown = transplant or before
-    found: Kinds = np.zeros(rows, dtype=np.int8) if shown is None else _OF_PROVENANCE[shown.plan.provenance]
     if transplant is not None and before is not None:
-        return followed(_OF_PROVENANCE[before.plan.provenance], transplant.plan)
-    return found
+        return followed(_of_plan(before.plan), transplant.plan)
+    return np.zeros(rows, dtype=np.int8) if shown is None else _of_plan(shown.plan)
 
 
 def followed(kinds: Kinds, plan: RowPlan) -> Kinds:
     """The kinds of the rows of a model that was made from another: what was copied is what it was there."""
+    found = _of_plan(plan)
+    found[plan.copied] = kinds[plan.source[plan.copied]]
+    return found
+
+
+def _of_plan(plan: RowPlan) -> Kinds:
+    """By provenance; a dead row that is the model's own counts as such, and a mean of its rows as a made one."""
     found: Kinds = _OF_PROVENANCE[plan.provenance]
-    copied = plan.source >= 0
-    found[copied] = kinds[plan.source[copied]]
+    found[plan.copied] = Kind.OWN
+    found[(plan.provenance == Provenance.ROLE) & (plan.source < 0)] = Kind.MADE
     return found
 
 
@@ -95,7 +101,7 @@ class RowChoice:
 
 def never_emitted(transplant: Manifest | None) -> Flags | None:
     """(n_rows,) bool: ids that the owner's tokenizer never gives, as a transplant into them found."""
-    return None if transplant is None else _OF_PROVENANCE[transplant.plan.provenance] == Kind.SILENT
+    return None if transplant is None else _of_plan(transplant.plan) == Kind.SILENT
 
 
 def choose_rows(

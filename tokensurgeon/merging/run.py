@@ -15,6 +15,7 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -124,6 +125,7 @@ def merge(
     sources = row_sources(read.tokens, opened)
     owner = grown_owner(find_owner(read.tokenizer, list(opened.values())), read, list(opened.values()), progress)
     refuse_files(planned, list(opened.values()), owner, read.options)
+    choose_class(owner.model.tokenizer, next(iter(opened.values())).directory)  # raises what it has to say
 
     aligned = {ref: align_model(model, owner, read.options, progress) for ref, model in opened.items()}
     places = {reference: one.model.directory for reference, one in aligned.items()}

@@ -14,9 +14,9 @@ from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.manifest import Manifest
-from tokensurgeon.checkpoint.model import other_files
-from tokensurgeon.checkpoint.pinning import pin_tokenizer
+from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.settings import write_settings
+from tokensurgeon.checkpoint.side_files import copy_side_files, fit_body
 from tokensurgeon.checkpoint.text import write_json, write_text
 from tokensurgeon.merging.align import Aligned, Owner
 from tokensurgeon.merging.models import Model, is_buffer
@@ -144,9 +144,7 @@ def _part(config: dict[str, Any], setting: str) -> tuple[dict[str, Any], str]:
 
 def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, others: Sequence[Path]) -> str:
     """The tokenizer and what else lies beside the weights, with all models' licences; gives the tokenizer's digest."""
-    for path in other_files(first.model.directory):
-        if not TokenizerFiles.owns(path) and not (out / path.name).exists():
-            shutil.copyfile(path, out / path.name)
+    copy_side_files(first.model.directory, out)
     licences = [path for place in others for pattern in _LICENCES for path in sorted(place.glob(pattern))]
     for number, path in enumerate(licences, 2):
         known = [there for pattern in _LICENCES for there in out.glob(pattern)]
@@ -156,7 +154,10 @@ def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, 
     owner.model.tokenizer.write(out)
     if template is not None:
         write_text(out / "chat_template.jinja", template)
-    pin_tokenizer(out, str(read_config(out).get("model_type", "")))
+    foreign = first.model.directory not in (owner.model.directory, owner.grown_from)
+    choose_class(owner.model.tokenizer, first.model.directory, foreign=foreign).write(out)
+    if foreign:
+        fit_body(out, out, owner.model.tokenizer.tokenizer)
     return TokenizerFiles.open(out).digest()
 
 

@@ -95,6 +95,13 @@ def warnings(content: dict[str, Any]) -> list[str]:
         )
     elif asked:
         found.append("`--numbers base` had nothing to do: both tokenizers cut numbers alike.")
+    turns = content.get("turns") or {"foreign": []}
+    if turns["foreign"]:
+        became = {m["token"]: m["became"] for m in turns["markers"]}
+        shown = "; ".join(f"`{token}` is {became.get(token, 'reconstructed')}" for token in turns["foreign"][:6])
+        found.append(
+            f"The base was not trained on turns like the donor's: {shown}. Expect little of chat before some training."
+        )
     if content.get("unmapped"):
         shown = ", ".join(f"`{name}`" for name in content["unmapped"][:12])
         more = len(content["unmapped"]) - 12

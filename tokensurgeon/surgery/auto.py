@@ -143,7 +143,7 @@ def choose(
         )
     encoded = {piece: tokenizer.encode(piece) for piece in pieces}
     small = _smaller(pair.alignment, donor, {i for ids in encoded.values() for i in ids}, options.seed)
-    prefix = next(iter(np.flatnonzero(small.alignment.plan.source == loaded.prefix).tolist()), None)
+    prefix = next(iter(np.flatnonzero(small.alignment.plan.source == loaded.prefix).tolist()), pair.alignment.beginning)
     # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
     known = np.isfinite(small.log_weights.numpy())
     encoded = {piece: [i for i in ids if known[i]] for piece, ids in encoded.items()}

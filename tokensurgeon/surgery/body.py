@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tokensurgeon.alignment import Provenance, RowPlan
+from tokensurgeon.alignment import RowPlan
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.states import read_states
 from tokensurgeon.progress import Progress
@@ -68,4 +68,4 @@ def calibrates(options: TransplantOptions) -> bool:
 
 def silent_rows(plan: RowPlan, base: VocabularyMatrices) -> int:
     """How many rows must be made to take no probability; none with a biased head, which its bias silences."""
-    return len(plan.ids(Provenance.UNREACHABLE, Provenance.PADDING)) if base.bias is None else 0
+    return len(plan.silenced) if base.bias is None else 0

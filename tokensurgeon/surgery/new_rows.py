@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import Provenance, RowPlan
+from tokensurgeon.alignment.summary import control_tokens
 from tokensurgeon.baselines.fasttext import UNITS, fasttext_space
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.states import quiet_row
@@ -19,7 +20,7 @@ from tokensurgeon.surgery.body import Asked, calibrates, silent_rows
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
-from tokensurgeon.transfer.diagnose import control_tokens, doubtful_tokens, reconstructions, row_norms
+from tokensurgeon.transfer.diagnose import doubtful_tokens, reconstructions, row_norms
 from tokensurgeon.transfer.heldout import HeldOutScore, score_held_out
 from tokensurgeon.transfer.protocol import Auxiliary, Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
@@ -158,7 +159,7 @@ def _details(
     base, donor = pair.base_matrices, pair.donor_matrices
     return {
         "reconstructions": reconstructions(left, right, plan, made, _norms(donor, plan, auxiliary)),
-        "control_tokens": control_tokens(left, right, plan),
+        "control_tokens": control_tokens(left, right, pair.alignment),
         "doubtful": doubtful_tokens(right, plan, made, base, donor, pieces, states),
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.text import read_json, read_json_if_there, text_lines, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
@@ -71,7 +72,9 @@ def changed_model(
             write_json(place / "special_tokens_map.json", others)
     write_json(place / "tokenizer_config.json", settings)
     shutil.copyfile(old.directory / "config.json", place / "config.json")
-    return replace(OpenModel.open(str(place), "none"), name=f"{old.name}, {what}")
+    changed = replace(OpenModel.open(str(place), "none"), name=f"{old.name}, {what}")
+    choose_class(changed.tokenizer, old.directory, foreign=False)  # raises what it has to say before rows are made
+    return changed
 
 
 def _declare(settings: dict[str, Any], special: Collection[str]) -> None:
@@ -111,7 +114,7 @@ def write_pages(
         summary: As `summarise` gives it.
         title: Of the card.
         what: What was done, in sentences.
-        control_tokens: New ones, as `tokensurgeon.transfer.diagnose.control_tokens` gives them.
+        control_tokens: New ones, as `tokensurgeon.alignment.summary.control_tokens` gives them.
     """
     details: dict[str, Any] = {"reconstructions": {}, "control_tokens": control_tokens, "doubtful": {}}
     write_text(work / "report.html", report_page(content, summary, details))

@@ -86,8 +86,9 @@ def revert(
 def _plan(manifest: Manifest, n_rows: int) -> RowPlan:
     """Provenance of the base's rows. Of several copies of one, a text token's counts, and of those the first."""
     source: Ids = np.full(n_rows, -1, dtype=np.int64)
-    for kind in (Provenance.ROLE, Provenance.COPIED):
-        ids = manifest.plan.ids(kind)[::-1]
+    copied = manifest.plan.copied[::-1]
+    for kind in (Provenance.PADDING, Provenance.UNREACHABLE, Provenance.ROLE, Provenance.COPIED):
+        ids = copied[manifest.plan.provenance[copied] == kind]
         source[manifest.plan.source[ids]] = ids
     provenance = np.where(source >= 0, Provenance.COPIED, Provenance.RESTORED).astype(np.int8)
     return RowPlan(provenance, source)

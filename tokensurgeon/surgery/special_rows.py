@@ -6,6 +6,7 @@ import torch
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary import Vocabulary
+from tokensurgeon.vocabulary.token import STRUCTURE
 
 __all__ = ["control_ids", "word_ids"]
 
@@ -35,8 +36,8 @@ def word_ids(vocabulary: Vocabulary, literal: str, words: str, rows: int) -> lis
 def control_ids(vocabulary: Vocabulary, template: str | None, embedding: torch.Tensor) -> list[int]:
     """The model's control tokens that training has seen; none where there are none.
 
-    First those with a role, or that the chat template writes, whose row is no near-copy of another control token's
-    (as those of ``<unused17>`` are, and of reserved tokens); failing that, all that are no near-copies.
+    First those of turns and documents, or that the chat template writes, whose row is no near-copy of another control
+    token's (as those of ``<unused17>`` are, and of reserved tokens); failing that, all that are no near-copies.
 
     Args:
         vocabulary: The model's.
@@ -52,6 +53,6 @@ def control_ids(vocabulary: Vocabulary, template: str | None, embedding: torch.T
         alike[torch.arange(len(alike)), torch.arange(start, start + len(alike))] = -1
         single = (alike.amax(dim=1) <= _COPY) & rows[start : start + _COMPARED].any(dim=1)
         trained += [control[start + i] for i in torch.nonzero(single).flatten().tolist()]
-    used = set(vocabulary.roles.values())
+    used = set(vocabulary.roles.of(*STRUCTURE))
     used |= {i for i in control if template and (vocabulary.pieces[i] or " ") in template}
     return [i for i in trained if i in used] or trained

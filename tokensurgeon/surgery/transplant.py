@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from tokensurgeon.alignment import Alignment, Provenance, align
+from tokensurgeon.alignment.match import placeholders
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -30,6 +32,7 @@ from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
 from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids, drop_rowless
+from tokensurgeon.transfer.untrained import untrained_ids
 from tokensurgeon.verification.running import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
 
@@ -117,6 +120,7 @@ def transplant(
     given = OpenModel.open(donor, "vocabulary")
     given.refuse_misfit()
     right = with_numbers(left, given, options.numbers)
+    choose_class(right.tokenizer, left.directory)  # raises what it has to say before anything is solved
     method = None if options.auto else options.reconstruction()
     if method is None and world() > 1:
         raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
@@ -128,6 +132,7 @@ def transplant(
     unrun = why_not_run(left.directory, left.checkpoint, left.layout, run)
     if options.untie and left.layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
+    ours = left.matrices()
     alignment = align(
         left.vocabulary,
         right.vocabulary,
@@ -135,6 +140,7 @@ def transplant(
         base_rows=left.layout.rows,
         donor_rows=given.layout.rows,
         overrides=overrides_for(right, options),
+        untrained=untrained_ids(left.vocabulary, ours.embedding, placeholders(left.vocabulary)),
     )
     if method is not None:
         _refuse_method(method, options, int((alignment.plan.anchors < given.layout.rows).sum()))
@@ -144,13 +150,14 @@ def transplant(
         "base": left.described(),
         "donor": given.described(),
         "not_run": unrun,
+        "beginning": alignment.beginning,
     }
     if dry_run:
         summary = summarise(left, right, alignment, schemes)
         return TransplantReport(None, left, right, alignment, summary, content | summary, [])
 
-    matrices = left.matrices(), given.matrices()
-    refuse_damaged("base", matrices[0], alignment.plan.source[alignment.plan.anchors])
+    matrices = ours, given.matrices()
+    refuse_damaged("base", matrices[0], alignment.plan.source[alignment.plan.copied])
     if method is None or method.needs == "donor":
         _refuse_unusable(left, given, *matrices, alignment, options)
         alignment = drop_rowless(alignment, matrices[1])
@@ -170,8 +177,9 @@ def transplant(
         "choice": picked.choice.as_dict() if picked.choice else None,
     }
     with staged(target, overwrite) as work:
-        shared = write_output(work, left, right, made.rows.matrices, plan, content, options.dtype, options.link)
-        del pair, matrices, made  # the large tensors: `verify` reads its own
+        rows, dtype, link = made.rows.matrices, options.dtype, options.link
+        shared = write_output(work, left, right, rows, plan, content, dtype, link, alignment)
+        del pair, matrices, ours, made, rows  # the large tensors: `verify` reads its own
         checks = finish(work, left, right, plan, content, shared, started, progress)
         write_text(work / "README.md", model_card(content))
         write_text(work / "report.html", report_page(content, summary, details))

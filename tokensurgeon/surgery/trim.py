@@ -128,7 +128,7 @@ def _named(model: OpenModel) -> set[int]:
     """Ids that have a role, or that the chat template writes."""
     template, pieces = model.tokenizer.chat_template or "", model.vocabulary.pieces
     named = {i for i in model.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
-    return named | set(model.vocabulary.roles.values()) | set(model.tokenizer.special_ids().values())
+    return named | model.vocabulary.roles.of() | set(model.tokenizer.special_ids().values())
 
 
 def _asked_for(path: Path | str, model: OpenModel) -> set[int]:

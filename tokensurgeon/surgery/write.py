@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Provenance, RowPlan
+from tokensurgeon.alignment import Alignment, Provenance, RowPlan
 from tokensurgeon.checkpoint import TokenizerFiles
-from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.manifest import Manifest
-from tokensurgeon.checkpoint.model import OpenModel, other_files
-from tokensurgeon.checkpoint.pinning import pin_tokenizer
+from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.settings import write_resized, write_settings
+from tokensurgeon.checkpoint.side_files import copy_side_files, fit_body
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
@@ -34,6 +33,7 @@ def write_output(
     content: dict[str, Any],
     dtype: str | None = None,
     link: Link = "auto",
+    alignment: Alignment | None = None,
 ) -> frozenset[str]:
     """Write the base's body and files, the new rows, the donor's tokenizer, settings and manifest; no card, no report.
 
@@ -46,16 +46,18 @@ def write_output(
         content: The manifest's; ``tokenizer_sha256``, ``removed_settings`` and ``linked`` are added.
         dtype: Convert all floating tensors.
         link: How shards of which nothing changes get there.
+        alignment: Of both vocabularies, where the tokenizer is another body's: it says which ids of settings no row
+            alone stands for, and the length that the tokenizer is said to hold becomes the base's.
 
     Returns:
         The shards that are the base's own, cloned or linked.
     """
     directory, layout = base.directory, base.layout
-    for path in other_files(directory):
-        if not TokenizerFiles.owns(path) and path.name not in ("config.json", "generation_config.json"):
-            shutil.copyfile(path, work / path.name)
+    copy_side_files(directory, work)
     donor.tokenizer.write(work)
-    pin_tokenizer(work, str(read_config(directory).get("model_type", "")))
+    choose_class(donor.tokenizer, directory, foreign=alignment is not None).write(work)
+    if alignment is not None:
+        fit_body(work, directory, donor.tokenizer.tokenizer)
     content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
     replaced = {layout.embedding: matrices.embedding}
     if matrices.head is not None and layout.head_name is not None:
@@ -72,6 +74,8 @@ def write_output(
         new_ids: dict[int, list[int]] = {}
         for token_id in plan.anchors.tolist():
             new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
+        for token_id, blend in (alignment.roles if alignment else {}).items():
+            new_ids.setdefault(blend.head[0], []).append(token_id)
         removed = write_settings(
             directory,
             donor.directory,
@@ -82,6 +86,7 @@ def write_output(
             tied=matrices.head is None,
             dtype=dtype,
             padding=plan.ids(Provenance.PADDING).tolist(),
+            beginning=alignment.beginning if alignment else None,
         )
     content["removed_settings"] = removed
     Manifest(content, plan).write(work)

@@ -15,7 +15,7 @@ from tokensurgeon.transfer.states import HeadStates
 from tokensurgeon.transfer.statistics import mean_row
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["control_tokens", "doubtful_tokens", "histogram", "reconstructions", "row_norms"]
+__all__ = ["doubtful_tokens", "histogram", "reconstructions", "row_norms"]
 
 _BINS = 20
 _LEADING = 5
@@ -84,34 +84,6 @@ def _leading(base: Vocabulary, coefficients: SparseCoefficients, atoms: torch.Te
         for j in order
         if coefficients.values[i, j] != 0
     ]
-
-
-def control_tokens(base: Vocabulary, donor: Vocabulary, plan: RowPlan) -> list[dict[str, str]]:
-    """Every control token of the donor, what it does, and what became of it. Placeholders are left out."""
-    found = []
-    silenced = 0
-    for token_id, key in enumerate(donor.keys[: plan.n_rows]):
-        if key is None or key.is_text:
-            continue
-        provenance, source = Provenance(int(plan.provenance[token_id])), int(plan.source[token_id])
-        if provenance in (Provenance.UNREACHABLE, Provenance.PADDING) and not donor.roles_of(token_id):
-            silenced += 1
-            continue
-        became = {
-            Provenance.RECONSTRUCTED: "reconstructed: no counterpart in the base",
-            Provenance.UNREACHABLE: "takes no probability",
-            Provenance.PADDING: "takes no probability",
-        }.get(provenance, f"the base's {base.describe(source)}" if source >= 0 else provenance.label)
-        found.append(
-            {
-                "token": donor.describe(token_id),
-                "roles": ", ".join(role.value for role in donor.roles_of(token_id)),
-                "became": became,
-            }
-        )
-    if silenced:
-        found.append({"token": f"{silenced} further ones", "roles": "", "became": "take no probability"})
-    return found
 
 
 def doubtful_tokens(

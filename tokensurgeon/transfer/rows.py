@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Ids, Provenance, RowPlan
+from tokensurgeon.alignment import Alignment, Blend, Ids, Provenance, RowPlan
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.solver.omp import SparseCoefficients
 from tokensurgeon.transfer.combine import Weights
@@ -178,7 +178,7 @@ def build_rows(
                 [1., 2.]])
     """
     plan = alignment.plan
-    refuse_damaged("base", base, plan.source[plan.anchors])
+    refuse_damaged("base", base, plan.source[plan.copied])
     atoms = torch.from_numpy(atom_ids(plan, donor))
     known = torch.from_numpy(plan.source)[atoms]
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
@@ -192,7 +192,7 @@ def build_rows(
         resources or Resources(),
         progress,
     )
-    matrices = assemble(base, plan, learnt, overrides=alignment.overrides, untie=untie, suppressing=suppressing)
+    matrices = assemble(base, plan, learnt, blends=alignment.blends, untie=untie, suppressing=suppressing)
     return NewRows(matrices, learnt.coefficients, known if auxiliary is None else auxiliary.ids)
 
 
@@ -201,7 +201,7 @@ def assemble(
     plan: RowPlan,
     new: RowMaker,
     *,
-    overrides: Mapping[int, tuple[int, ...]] | None = None,
+    blends: Mapping[int, Blend] | None = None,
     untie: bool = False,
     suppressing: torch.Tensor | None = None,
 ) -> VocabularyMatrices:
@@ -211,28 +211,28 @@ def assemble(
         base: Tensors of the model that keeps its body.
         plan: Where every row comes from.
         new: Gives the rows of the reconstructed tokens.
-        overrides: Output id to the base ids of the text that it stands for.
+        blends: Output id to the base ids whose mean row it takes.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
     """
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
     silent = torch.zeros(base.embedding.shape[1]) if suppressing is None else suppressing
 
-    def filled(source: torch.Tensor, use: Use, quiet: torch.Tensor, *pieces: int) -> torch.Tensor:
-        rows, start = _known(source, plan, quiet, overrides or {}, pieces), 0
+    def filled(source: torch.Tensor, use: Use, quiet: torch.Tensor) -> torch.Tensor:
+        rows, start = _known(source, plan, quiet, blends or {}, use), 0
         for block in new.blocks(source, use):
             rows[targets[start : start + len(block)]] = block.to(rows.dtype)
             start += len(block)
         return rows
 
     if base.head is None and not untie:
-        embedding, head = filled(base.embedding, "both", silent, 0, -1), None
+        embedding, head = filled(base.embedding, "both", silent), None
     else:
-        embedding = filled(base.embedding, "input", torch.zeros_like(silent), -1)
-        head = filled(base.embedding if base.head is None else base.head, "head", silent, 0)
+        embedding = filled(base.embedding, "input", torch.zeros_like(silent))
+        head = filled(base.embedding if base.head is None else base.head, "head", silent)
     bias = None
     if base.bias is not None:
-        bias = filled(base.bias[:, None], "head", torch.tensor([SUPPRESSED_BIAS]), 0)[:, 0]
+        bias = filled(base.bias[:, None], "head", torch.tensor([SUPPRESSED_BIAS]))[:, 0]
     return VocabularyMatrices(embedding, head, bias)
 
 
@@ -254,14 +254,14 @@ def _known(
     source: torch.Tensor,
     plan: RowPlan,
     silent: torch.Tensor,
-    overrides: Mapping[int, tuple[int, ...]],
-    pieces: tuple[int, ...],
+    blends: Mapping[int, Blend],
+    use: Use,
 ) -> torch.Tensor:
-    """One matrix without what is reconstructed: silence, anchors, and overrides (mean of the pieces)."""
-    ids = torch.from_numpy(plan.source[plan.anchors])
+    """One matrix without what is reconstructed: silence, rows of the base, and means of some."""
+    copied = plan.copied
     rows = silent.to(source.dtype).repeat(plan.n_rows, 1)
-    rows[torch.from_numpy(plan.anchors)] = source[ids]
-    for token_id, text_ids in overrides.items():
-        chosen = source[sorted({text_ids[piece] for piece in pieces})]
-        rows[token_id] = chosen[0] if len(chosen) == 1 else chosen.float().mean(0).to(source.dtype)
+    rows[torch.from_numpy(copied)] = source[torch.from_numpy(plan.source[copied])]
+    for token_id, blend in blends.items():
+        ids = sorted({"input": blend.input, "head": blend.head, "both": blend.ids}[use])
+        rows[token_id] = source[ids[0]] if len(ids) == 1 else source[ids].float().mean(0).to(source.dtype)
     return rows

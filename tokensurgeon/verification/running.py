@@ -55,7 +55,8 @@ def tokenizer_checks(out: Path, donor: Path | None, manifest: Manifest) -> Itera
     top = max(files.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     yield Check("ids in range", top < rows, f"highest id {top}, {rows} rows")
     yield Check("vocab_size", size == rows, f"config says {size}, tensors have {rows}")
-    special = files.special_ids()
+    begins = manifest.content.get("beginning")
+    special = ({} if begins is None else {"bos_token": begins}) | files.special_ids()
     generation = read_json_if_there(out / "generation_config.json")
     wrong = []
     for where, part in (("config", config), ("generation_config", generation)):
@@ -151,7 +152,7 @@ def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
 
 def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
     rows = manifest.plan.n_rows
-    dead = torch.from_numpy(manifest.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING))
+    dead = torch.from_numpy(manifest.plan.silenced)
     ids = loaded.encode(_SAMPLES[0])
     prefix = [] if loaded.prefix is None else [loaded.prefix]
     with torch.inference_mode():

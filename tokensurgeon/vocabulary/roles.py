@@ -1,19 +1,19 @@
-"""Find which control token plays which role, by the tokenizer's declarations and its chat template."""
+"""Find which control tokens play which role: by the chat template, the tokenizer's declarations, and known literals."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from tokensurgeon.vocabulary.token import Role
+from tokensurgeon.vocabulary.conversation import Conversation, render_conversation
+from tokensurgeon.vocabulary.markers import FAMILIES, KNOWN, MARKER
+from tokensurgeon.vocabulary.token import NEVER_PREDICTED, STRUCTURE, Role
 
-__all__ = ["find_roles"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Roles", "find_roles"]
 
 _DECLARED = {
     Role.BOS: ("bos_token", "cls_token"),
@@ -22,41 +22,82 @@ _DECLARED = {
     Role.MASK: ("mask_token",),
     Role.PAD: ("pad_token",),
 }
-
-# Base models often carry turn markers but no chat template that shows them.
-_KNOWN_TURNS = (
-    ("<|im_start|>", "<|im_end|>"),
-    ("<start_of_turn>", "<end_of_turn>"),
-    ("<|start_header_id|>", "<|eot_id|>"),
-    ("<|start|>", "<|end|>"),
-)
+_ONE = frozenset({Role.BOS, Role.EOS, Role.UNK, Role.MASK})
+"""Where one is declared, no other is looked for, unless that one is a turn marker."""
 
 
-def find_roles(tokenizer: Tokenizer, declared: Mapping[str, Any], chat_template: str | None) -> dict[Role, int]:
-    """Map each role that the tokenizer has to a token id.
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What a tokenizer's control tokens are for.
+
+    Attributes:
+        ids: Role to the ids that play it, the first of them the one to stand for it. Several roles may share an id.
+        openers: USER, ASSISTANT and SYSTEM to all ids that open such a turn, text included.
+        starts: Control tokens that a conversation may begin with.
+        prefix: The token that the tokenizer puts before every text, if it does so.
+    """
+
+    ids: Mapping[Role, tuple[int, ...]]
+    openers: Mapping[Role, tuple[int, ...]] = field(default_factory=dict)
+    starts: tuple[int, ...] = ()
+    prefix: int | None = None
+
+    def of(self, *roles: Role) -> frozenset[int]:
+        """Ids that play one of these roles; of any, if none is given."""
+        return frozenset(i for role in roles or self.ids for i in self.ids.get(role, ()))
+
+
+def find_roles(tokenizer: Tokenizer, declared: Mapping[str, Any], chat_template: str | None) -> Roles:
+    """Say what each control token is for.
 
     Args:
         tokenizer: The fast tokenizer.
         declared: ``tokenizer_config.json`` merged with ``special_tokens_map.json``.
         chat_template: The Jinja template, if there is one.
-
-    Returns:
-        Role to id. Several roles may share one id.
     """
-    roles: dict[Role, int] = {}
+    found: dict[Role, list[int]] = {}
     for role, names in _DECLARED.items():
         for name in names:
             token_id = _token_id(tokenizer, declared.get(name))
             if token_id is not None:
-                roles.setdefault(role, token_id)
-    roles.update(_turns_from_template(tokenizer, declared, chat_template))
-    if Role.TURN_END not in roles:
-        for start, end in _KNOWN_TURNS:
-            first, last = _token_id(tokenizer, start), _token_id(tokenizer, end)
-            if first is not None and last is not None:
-                roles[Role.TURN_START], roles[Role.TURN_END] = first, last
-                break
-    return roles
+                found.setdefault(role, []).append(token_id)
+    added = tokenizer.get_added_tokens_decoder()
+    special = {i for i, token in added.items() if token.special}
+    known: dict[Role, list[int]] = {}
+    for literal, role in KNOWN.items():
+        token_id = _token_id(tokenizer, literal)
+        sure = special if role in STRUCTURE | NEVER_PREDICTED else added  # Gemma's ``<s>`` is a tag of HTML
+        if token_id is not None and (token_id in sure or "|" in literal or "_" in literal):
+            known.setdefault(role, []).append(token_id)
+
+    conversation = render_conversation(tokenizer, declared, chat_template)
+    turns: dict[Role, int] = {}
+    openers: dict[Role, tuple[int, ...]] = {}
+    starts: list[int] = []
+    if conversation is not None:
+        marked = {i for part in _parts(conversation) for i in part if i in special or _is_marker(tokenizer, i)}
+        ends = {*found.get(Role.EOS, ()), *known.get(Role.EOS, ())}
+        begins = {*found.get(Role.BOS, ()), *known.get(Role.BOS, ())}
+        turns = _structure(conversation, marked, ends)
+        openers = _openers(conversation, marked, begins, turns)
+        starts = [i for part in (conversation.opening, conversation.system) for i in part[:1] if i in marked]
+    if not turns:
+        turns, openers = _by_name(tokenizer)
+        starts = starts or [turns[role] for role in (Role.TURN_START, Role.USER) if role in turns][:1]
+    for role, token_id in turns.items():
+        found[role] = [token_id]
+    of_turns = {*turns.values(), *known.get(Role.TURN_END, ())}
+    for role, ids in known.items():
+        if role is Role.TURN_END and not turns:
+            continue
+        if role not in _ONE:
+            found[role] = [*found.get(role, []), *ids]
+        elif all(i in of_turns for i in found.get(role, ())):
+            found[role] = [*found.get(role, []), ids[0]]
+    for role in (Role.BOS, Role.EOS):  # the end of a document before what a config calls so and is the end of a turn
+        found[role] = sorted(found.get(role, []), key=lambda i: i in of_turns)
+    ordered = {role: tuple(dict.fromkeys(found[role])) for role in Role if found.get(role)}
+    return Roles(ordered, openers, tuple(dict.fromkeys(starts)), _prefix(tokenizer))
 
 
 def _token_id(tokenizer: Tokenizer, token: object) -> int | None:
@@ -67,45 +108,84 @@ def _token_id(tokenizer: Tokenizer, token: object) -> int | None:
     return found
 
 
-def _turns_from_template(tokenizer: Tokenizer, declared: Mapping[str, Any], template: str | None) -> dict[Role, int]:
-    """Render three turns and see which control tokens stand between their contents."""
-    if not template:
-        return {}
-    turns = [("user", "alpha"), ("assistant", "bravo"), ("user", "charlie")]
-    try:
-        text = _render(template, [{"role": r, "content": c} for r, c in turns], declared)
-    except Exception as error:  # a template is foreign code: whatever it raises, we go without it
-        log.debug("chat template not used to find turn markers: %s", error)
-        return {}
-    begin, stop = text.find("bravo") + len("bravo"), text.find("charlie")
-    control = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    between = [
-        token_id
-        for token_id, (first, _) in zip(encoding.ids, encoding.offsets, strict=True)
-        if begin <= first < stop and token_id in control
-    ]
-    if not between:
-        return {}
-    roles = {Role.TURN_END: between[0]}
-    if len(between) > 1:
-        roles[Role.TURN_START] = between[1]
-    return roles
+def _is_marker(tokenizer: Tokenizer, token_id: int) -> bool:
+    piece = tokenizer.id_to_token(token_id)
+    return piece is not None and MARKER.fullmatch(piece) is not None and not piece.startswith("<0x")
 
 
-def _render(template: str, messages: list[dict[str, str]], declared: Mapping[str, Any]) -> str:
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def _parts(conversation: Conversation) -> Iterable[tuple[int, ...]]:
+    return conversation.opening, conversation.answer, conversation.next, conversation.system
 
-    def refuse(message: str) -> None:
-        raise ValueError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now(tz=UTC).strftime(form)
-    literals = {
-        name: value.get("content") if isinstance(value, Mapping) else value
-        for name, value in declared.items()
-        if name.endswith("_token")
-    }
-    return environment.from_string(template).render(messages=messages, add_generation_prompt=False, **literals)
+def _structure(conversation: Conversation, marked: set[int], ends: set[int]) -> dict[Role, int]:
+    """What stands after both a user's and an assistant's text ends a turn; what opens both turns alike, or apart."""
+    answer = [i for i in conversation.answer if i in marked]
+    after = [i for i in conversation.next if i in marked]
+    found: dict[Role, int] = {}
+    if answer and after and answer[0] == after[0]:
+        found[Role.TURN_END] = answer.pop(0)
+        after.pop(0)
+    elif len(after) > 1 or (after and after[0] in ends):
+        found[Role.TURN_END] = after.pop(0)
+    if answer and after and answer[0] == after[0]:
+        found[Role.TURN_START] = answer[0]
+        if len(answer) > 1 < len(after) and answer[-1] == after[-1] != answer[0]:
+            found[Role.HEADER_END] = answer[-1]
+    of_answer = [i for i in answer if i not in after]
+    of_user = [i for i in after if i not in answer]
+    if of_answer and of_user:
+        found[Role.ASSISTANT], found[Role.USER] = of_answer[0], of_user[0]
+    return found
+
+
+def _openers(
+    conversation: Conversation, marked: set[int], begins: set[int], turns: Mapping[Role, int]
+) -> dict[Role, tuple[int, ...]]:
+    """All that opens a turn: from its first marker on, or the text where it has none."""
+    end = turns.get(Role.TURN_END)
+    kept = begins - {turns.get(Role.TURN_START)}
+    found = {}
+    for role, part in (
+        (Role.USER, conversation.next),
+        (Role.ASSISTANT, conversation.answer),
+        (Role.SYSTEM, conversation.system),
+    ):
+        ids = part[part.index(end) + 1 :] if end in part else part
+        ids = tuple(i for i in ids if i not in kept)
+        first = next((n for n, i in enumerate(ids) if i in marked), 0)
+        if ids[first:]:
+            found[role] = ids[first:]
+    if Role.SYSTEM in found:  # some templates say more there, such as the date
+        found[Role.SYSTEM] = found[Role.SYSTEM][: len(found.get(Role.USER, ())) or None]
+    return found
+
+
+def _by_name(tokenizer: Tokenizer) -> tuple[dict[Role, int], dict[Role, tuple[int, ...]]]:
+    """Turn markers by their literals, where no template shows them."""
+    for family in FAMILIES:
+        ids = {literal: _token_id(tokenizer, literal) for literal in family.roles}
+        turns = {family.roles[literal]: i for literal, i in ids.items() if i is not None}
+        if len(turns) < len(ids):
+            continue
+        openers = {
+            role: _spelled(tokenizer, family.opener.format(name), ids)
+            for role, name in zip((Role.USER, Role.ASSISTANT), family.names, strict=True)
+            if family.opener
+        }
+        return turns, openers
+    return {}, {}
+
+
+def _spelled(tokenizer: Tokenizer, text: str, markers: Mapping[str, int | None]) -> tuple[int, ...]:
+    """Ids of a text with markers, also where the tokenizer does not find them in text."""
+    found: list[int] = []
+    for part in re.split(f"({'|'.join(map(re.escape, markers))})", text):
+        marker = markers.get(part)
+        found += tokenizer.encode(part, add_special_tokens=False).ids if marker is None else [marker]
+    return tuple(found)
+
+
+def _prefix(tokenizer: Tokenizer) -> int | None:
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    ids = tokenizer.encode("a").ids
+    return ids[0] if len(ids) > len(bare) and ids[:1] != bare[:1] else None

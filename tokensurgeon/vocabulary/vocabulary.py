@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ from tokenizers import Tokenizer
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary.emitted import emits, find_emitted
+from tokensurgeon.vocabulary.markers import MARKER
 from tokensurgeon.vocabulary.plain import plain_tokenizer
-from tokensurgeon.vocabulary.roles import find_roles
+from tokensurgeon.vocabulary.roles import Roles, find_roles
 from tokensurgeon.vocabulary.spelling import piece_reader
-from tokensurgeon.vocabulary.token import Role, TokenKey
+from tokensurgeon.vocabulary.token import NEVER_PREDICTED, STRUCTURE, Role, TokenKey
 
 __all__ = ["Vocabulary"]
 
-_MARKER = re.compile(r"[<\[].*[>\]]", re.DOTALL)
 _PROBE = "numbers and other words are read as they are written"
 
 
@@ -35,7 +34,7 @@ class Vocabulary:
             between others. A byte-fallback ``<0x39>`` beside a token ``9`` is not canonical. Control tokens that
             are declared, or put around texts, count as canonical.
         added: Ids of added tokens, control or not.
-        roles: Role to id; several roles may share an id.
+        roles: What its control tokens are for.
         encode: Text to ids, without special tokens.
         decode: Ids to text, special tokens kept.
     """
@@ -44,7 +43,7 @@ class Vocabulary:
     pieces: tuple[str | None, ...]
     canonical: np.ndarray[Any, np.dtype[np.bool_]]
     added: frozenset[int]
-    roles: Mapping[Role, int]
+    roles: Roles
     encode: Callable[[str], list[int]] = field(repr=False)
     decode: Callable[[list[int]], str] = field(repr=False)
 
@@ -78,17 +77,19 @@ class Vocabulary:
         added = {int(t["id"]): t for t in spec.get("added_tokens", [])}
         pieces = _by_id([*in_model, *((str(t["content"]), i) for i, t in added.items())])
         roles = _with_unknown(find_roles(plain, declared or {}, chat_template), spec["model"])
-        inserted = {*roles.values(), *_inserted(spec.get("post_processor"))}
+        special = {i for i, t in added.items() if t["special"]}
+        inserted = {*roles.of(*STRUCTURE, *NEVER_PREDICTED), *_inserted(spec.get("post_processor"))}
 
         role_of: dict[int, Role] = {}
         for role in Role:
-            if role in roles:
-                role_of.setdefault(roles[role], role)
-        for token_id in (*sorted(inserted), *(i for i, t in added.items() if t["special"])):
+            for token_id in roles.ids.get(role, ()):
+                if token_id in inserted or token_id in special:
+                    role_of.setdefault(token_id, role)
+        for token_id in (*sorted(inserted), *special):
             role_of.setdefault(token_id, Role.CONTROL)
         for token_id in inserted - added.keys():  # some models pad with "!", which is a token of their text as well
             declared_piece = str(pieces[token_id])
-            if not _MARKER.fullmatch(declared_piece) and emits(plain, read(declared_piece), token_id):
+            if not MARKER.fullmatch(declared_piece) and emits(plain, read(declared_piece), token_id):
                 del role_of[token_id]
 
         keys: list[TokenKey | None] = [None] * len(pieces)
@@ -104,7 +105,7 @@ class Vocabulary:
 
         canonical = find_emitted(plain, spec, {i: key.data for i, key in enumerate(keys) if key}, len(keys))
         canonical[[i for i in inserted if i in role_of]] = True
-        _refuse_other_text(plain, [None if i == roles.get(Role.UNK) else key for i, key in enumerate(keys)])
+        _refuse_other_text(plain, [None if i in roles.ids.get(Role.UNK, ()) else key for i, key in enumerate(keys)])
         return cls(
             keys=tuple(keys),
             pieces=tuple(pieces),
@@ -139,7 +140,7 @@ class Vocabulary:
 
     def roles_of(self, token_id: int) -> list[Role]:
         """All known roles of an id, in order of preference."""
-        return [role for role in Role if self.roles.get(role) == token_id]
+        return [role for role in Role if token_id in self.roles.ids.get(role, ())]
 
     def describe(self, token_id: int) -> str:
         """A token for people: its text in quotes, or its bytes, or its literal."""
@@ -181,12 +182,12 @@ def _refuse_shared_ids(tokenizer: Tokenizer, vocab: Mapping[str, int] | Sequence
         seen[token_id] = piece
 
 
-def _with_unknown(roles: Mapping[Role, int], model: Mapping[str, Any]) -> dict[Role, int]:
+def _with_unknown(roles: Roles, model: Mapping[str, Any]) -> Roles:
     """Roles, with the token that the model itself puts where it knows none, declared or not."""
     unknown, vocab = model.get("unk_id"), model["vocab"]
     if isinstance(vocab, Mapping):
         unknown = vocab.get(model.get("unk_token"))
-    return dict(roles) if unknown is None else {Role.UNK: int(unknown), **roles}
+    return roles if unknown is None else replace(roles, ids={Role.UNK: (int(unknown),), **roles.ids})
 
 
 def _inserted(part: Any) -> Iterator[int]:

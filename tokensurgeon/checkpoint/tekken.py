@@ -1,0 +1,80 @@
+"""Read Mistral's ``tekken.json``: bytes and ranks as tiktoken has them, behind the control tokens."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from tokensurgeon.checkpoint.text import read_json
+from tokensurgeon.errors import InputError
+from tokensurgeon.vocabulary.spelling import byte_alphabet
+
+__all__ = ["ROLES", "tekken_tokenizer"]
+
+ROLES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+_FIRST = (
+    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]",
+    "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]",
+)  # fmt: skip
+"""Of files that do not name their control tokens."""
+
+
+def tekken_tokenizer(path: Path) -> Tokenizer:
+    """The fast tokenizer that gives the ids which mistral-common gives, with BOS before a text.
+
+    Raises:
+        InputError: If the file is no such file.
+    """
+    content = read_json(path)
+    try:
+        config = content["config"]
+        control = _control_tokens(content, config)
+        size = config.get("default_vocab_size")
+        entries = content["vocab"][: None if size is None else size - len(control)]
+        ranked = [base64.b64decode(entry["token_bytes"]) for entry in entries]
+        pattern = Regex(config["pattern"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no tekken file that can be read ({type(error).__name__}: {error})") from error
+    letters = {byte: letter for letter, byte in byte_alphabet().items()}
+    spelled = ["".join(letters[byte] for byte in data) for data in ranked]
+    vocab = {token: i for i, token in enumerate([*control, *spelled])}
+    if len(vocab) < len(control) + len(spelled):
+        raise InputError(f"{path} has a token twice")
+    tokenizer = Tokenizer(BPE(vocab, _merges(spelled), fuse_unk=False, ignore_merges=True))
+    split = pre_tokenizers.Split(pattern, behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    if (bos := ROLES["bos_token"]) in control:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, vocab[bos])]
+        )
+    return tokenizer
+
+
+def _control_tokens(content: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """By id; those that have no name yet are numbered."""
+    listed = content.get("special_tokens")
+    named = dict(enumerate(_FIRST)) if listed is None else {one["rank"]: one["token_str"] for one in listed}
+    count = config.get("default_num_special_tokens") or len(named)
+    if any(rank >= count for rank in named):
+        raise ValueError(f"{len(named)} control tokens, and room for {count}")
+    return [named.get(rank, f"<SPECIAL_{rank}>") for rank in range(count)]
+
+
+def _merges(spelled: list[str]) -> list[tuple[str, str]]:
+    """Every split of a token into two others, in the order in which tiktoken would join them."""
+    rank = {token: i for i, token in enumerate(spelled)}
+    found: list[tuple[str, str]] = []
+    for token in spelled:
+        pairs = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in rank and token[i:] in rank]
+        found += sorted(pairs, key=lambda pair: (rank[pair[0]], rank[pair[1]]))
+    return found

@@ -1,0 +1,44 @@
+"""Find control tokens that training never saw, by rows that are known to be so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from tokensurgeon.vocabulary import Vocabulary
+from tokensurgeon.vocabulary.token import NEVER_PREDICTED
+
+__all__ = ["untrained_ids"]
+
+_ALIKE = 0.75
+"""Centred cosine with the mean of the rows that were never trained. Those have 0.98 and more; Gemma-3-270M's
+``<end_of_turn>`` has 0.98, its ``<start_of_turn>`` 0.88 (``benchmarks/LOG.md``), tokens that were trained 0.5 and less."""
+_FEWEST = 8
+
+
+def untrained_ids(vocabulary: Vocabulary, embedding: torch.Tensor, placeholders: Iterable[int] = ()) -> frozenset[int]:
+    """Ids of control tokens whose rows are like those of tokens that no text has.
+
+    Args:
+        vocabulary: Of a model.
+        embedding: (rows, dim) its input embedding.
+        placeholders: Ids of tokens that only keep a place, such as ``<unused17>``.
+
+    Returns:
+        None where the model has fewer than eight such rows to compare with.
+
+    Example:
+        Gemma-3-270M was never trained on turns: its ``<end_of_turn>`` is like the pieces of bytes that never come out.
+    """
+    rows = len(embedding)
+    dead = np.flatnonzero(~vocabulary.canonical[:rows]).tolist()
+    never = [i for i in dead if vocabulary.keys[i] is not None] or [i for i in placeholders if i < rows]
+    asked = sorted(i for i in vocabulary.roles.of() - vocabulary.roles.of(*NEVER_PREDICTED) if i < rows)
+    if len(never) < _FEWEST or not asked:
+        return frozenset()
+    mean = embedding.mean(dim=0, dtype=torch.float32)
+    like = embedding[never].mean(dim=0, dtype=torch.float32) - mean
+    cosine = torch.nn.functional.cosine_similarity(embedding[asked].float() - mean, like[None], dim=1)
+    return frozenset(i for i, c in zip(asked, cosine.tolist(), strict=True) if c > _ALIKE)
