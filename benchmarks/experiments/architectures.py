@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tokensurgeon import InputError, TransplantOptions, VerificationError, trans
 from tokensurgeon.evaluation.texts import python_text
 
 RESULTS = Path(__file__).parents[1] / "results"
+ROLES = ("bos", "eos", "pad")
 _SPECIAL = ("<pad>", "<bos>", "<eos>")
 
 
@@ -56,12 +58,20 @@ def attempt(
 def build(settings: dict[str, Any], sizes: dict[str, Any], name: str, out: Path, n_tokens: int) -> Path:
     """A tiny random model of a type, with a byte-level tokenizer."""
     tokenizer = _tokenizer(n_tokens)
+    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+    save(random_model(settings, sizes, name, len(tokenizer)), ids, out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def random_model(settings: dict[str, Any], sizes: dict[str, Any], name: str, n_rows: int) -> Any:
+    """A tiny random model of a type, the same every time."""
     own = dict(settings)
     cls = getattr(transformers, own.pop("class", "AutoModelForCausalLM"))
     common = {} if own.pop("alone", False) else dict(sizes)
     if own.pop("per_layer", False):
-        own["vocab_size_per_layer_input"] = len(tokenizer) - 5  # as real ones, fewer
-    config = transformers.AutoConfig.for_model(name, **_sized({**common, **own}, len(tokenizer)))
+        own["vocab_size_per_layer_input"] = n_rows - 5  # as real ones, fewer
+    config = transformers.AutoConfig.for_model(name, **_sized({**common, **own}, n_rows))
     torch.manual_seed(0)
     model = cls.from_config(config) if hasattr(cls, "from_config") else cls(config)
     with torch.no_grad():  # states of trained models have much in common, and so have these
@@ -69,12 +79,15 @@ def build(settings: dict[str, Any], sizes: dict[str, Any], name: str, out: Path,
             if parameter.ndim == 2:
                 parameter.normal_(0, 0.15)
         model.get_input_embeddings().weight += torch.randn(model.get_input_embeddings().weight.shape[1])
-    for role in ("bos", "eos", "pad"):
-        setattr(model.config, f"{role}_token_id", getattr(tokenizer, f"{role}_token_id"))
-        setattr(model.generation_config, f"{role}_token_id", getattr(tokenizer, f"{role}_token_id"))
+    return model
+
+
+def save(model: Any, ids: Mapping[str, int | None], out: Path) -> None:
+    """Write a model whose settings name its tokenizer's special ids, by role."""
+    for role in ROLES:
+        for part in (model.config, model.generation_config):
+            setattr(part, f"{role}_token_id", ids.get(role))
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return out
 
 
 def _sized(settings: dict[str, Any], n_tokens: int) -> dict[str, Any]:

@@ -19,13 +19,13 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from benchmarks.common import intervals, models, texts
+from benchmarks.common.cached import ROOT, Cached, digest, files_digest, key, own_source, source, versions
 from benchmarks.common.measures import CHOICES, COMPLETIONS, lossy, measure, measure_forced
 from benchmarks.common.provenance import provenance
 from benchmarks.common.timing import timed
@@ -36,7 +36,6 @@ from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.surgery.pair import align_models
 
 RESULTS = Path(__file__).parents[1] / "results"
-ROOT = Path(__file__).parents[2]
 _SCORED_BY = ("tokensurgeon/evaluation/*.py", "benchmarks/common/measures.py", "benchmarks/common/texts.py")
 _ALIGNED_BY = ("tokensurgeon/vocabulary/*.py", "tokensurgeon/alignment/*.py")
 
@@ -69,8 +68,7 @@ class Bench:
 
     def __init__(self, experiment: dict[str, Any], cached: Path) -> None:
         """Results go to ``cached``, one file each."""
-        self.experiment, self.cached = experiment, cached
-        cached.mkdir(parents=True, exist_ok=True)
+        self.experiment, self.cached = experiment, Cached(cached)
 
     def pair(self, pair: dict[str, Any]) -> dict[str, Any]:
         """All sides of one pair, as figures with intervals."""
@@ -78,9 +76,9 @@ class Bench:
         settings = self.experiment["measures"]
         _, right, aligned, _ = align_models(str(base), str(donor))
         rows, through = Manifest({}, aligned.plan), lossy(right.vocabulary)
-        seen = (_digest(donor),) if through else ()
-        untouched = self._scores((_digest(base), *seen), lambda: measure(base, settings, None, through))
-        cut_by = (_digest(base), _digest(donor), *map(_source, _ALIGNED_BY))
+        seen = (digest(donor),) if through else ()
+        untouched = self._scores((digest(base), *seen), lambda: measure(base, settings, None, through))
+        cut_by = (digest(base), digest(donor), *map(source, _ALIGNED_BY))
         forced = self._scores(("forced", *cut_by), lambda: measure_forced(base, donor, settings, through))
         entry: dict[str, Any] = {
             "lossy": through is not None,
@@ -105,12 +103,12 @@ class Bench:
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Time, memory and held-out score of a transplant, and the scores of what it made; or why a peer failed."""
         options, peer = self.experiment["sides"][side], side.startswith("mergekit")
-        maker = peer_version() if peer else _own_source()
-        key = _key("transplant", options, _digest(base), _digest(donor), maker)
-        made = self._read(key)
+        maker = peer_version() if peer else own_source()
+        made_as = key("transplant", options, digest(base), digest(donor), maker)
+        made = self.cached.read(made_as)
         if made is not None and "failed" in made:
             return made, None
-        if made is not None and (scores := self._read(self._score_key((made["model"], *seen)))) is not None:
+        if made is not None and (scores := self.cached.read(self._score_key((made["model"], *seen)))) is not None:
             return made, scores
         with tempfile.TemporaryDirectory(prefix="tokensurgeon-fidelity-") as work:
             out, text = Path(work) / "out", Path(work) / "python.txt"
@@ -124,38 +122,23 @@ class Bench:
                 if not peer:
                     raise
                 made = {"failed": str(error).strip().splitlines()[-1]}
-                self._write(key, made)
+                self.cached.write(made_as, made)
                 return made, None
             own = Manifest.read(out)
-            again = {**run, "held_out": own.content["held_out"] if own else None, "model": _digest(out)}
+            again = {**run, "held_out": own.content["held_out"] if own else None, "model": digest(out)}
             if own and own.content.get("choice"):
                 again["choice"] = own.content["choice"]
             if made is None or made["model"] != again["model"]:
                 made = again
-                self._write(key, made)
+                self.cached.write(made_as, made)
             return made, self._scores((made["model"], *seen), lambda: score(out))
 
     def _scores(self, model: tuple[str, ...], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        key = self._score_key(model)
-        scores = self._read(key)
-        if scores is None:
-            scores = run()
-            self._write(key, scores)
-        return scores
+        return self.cached.once(self._score_key(model), run)
 
     def _score_key(self, model: tuple[str, ...]) -> str:
-        used = (_versions(), _texts_digest(), *map(_source, _SCORED_BY))
-        return _key("scores", model, self.experiment["measures"], *used)
-
-    def _read(self, key: str) -> dict[str, Any] | None:
-        path = self.cached / f"{key}.json"
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-        return found
-
-    def _write(self, key: str, content: dict[str, Any]) -> None:
-        half = self.cached / f"{key}.partial"
-        half.write_text(json.dumps(content))
-        half.rename(self.cached / f"{key}.json")
+        used = (versions(), _texts_digest(), *map(source, _SCORED_BY))
+        return key("scores", model, self.experiment["measures"], *used)
 
 
 def figures(scores: dict[str, Any], untouched: dict[str, Any], forced: dict[str, Any] | None) -> dict[str, Any]:
@@ -181,10 +164,6 @@ def figures(scores: dict[str, Any], untouched: dict[str, Any], forced: dict[str,
     return row
 
 
-def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
 @cache
 def peer_version() -> str:
     """The peer, as its environment has it."""
@@ -196,45 +175,9 @@ def peer_version() -> str:
 
 
 @cache
-def _own_source() -> str:
-    """All that decides what we write; what only shows it does not count."""
-    shown = ("report", "cli")
-    files = sorted((ROOT / "tokensurgeon").rglob("*.py"))
-    return _versions() + _hash(path for path in files if path.parent.name not in shown)
-
-
-def _versions() -> str:
-    return " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "tokenizers"))
-
-
-@cache
-def _source(pattern: str) -> str:
-    return _hash(sorted(ROOT.glob(pattern)))
-
-
-def _digest(directory: Path) -> str:
-    """What decides how a model directory behaves: weights, configuration and tokenizer."""
-    kept = ("*.safetensors", "config.json", "tokenizer*.json", "special_tokens_map.json", "chat_template*")
-    return _digest_of(directory, tuple(sorted(p for kind in kept for p in directory.glob(kind))))
-
-
-@cache
-def _digest_of(_directory: Path, files: tuple[Path, ...]) -> str:
-    return _hash(files)
-
-
-@cache
 def _texts_digest() -> str:
     directory = texts.eval_directory()
-    return _hash(sorted(directory.iterdir())) if directory else "python-topics"
-
-
-def _hash(paths: Iterable[Path]) -> str:
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+    return files_digest(sorted(directory.iterdir())) if directory else "python-topics"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from benchmarks.common.continuations import score_continuations
 from benchmarks.common.measures import lossy
 from benchmarks.common.pairs import run_pairs
 from benchmarks.common.timing import timed
-from benchmarks.experiments.anchors import npm_tokenizer
+from benchmarks.common.tokenizers import npm_tokenizer
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.evaluation.loading import LoadedModel, load_model

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 from benchmarks.tables.merge import merge
+from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
 from benchmarks.tables.tables import auto, distil, numbers, trimming
 from benchmarks.tables.tools import drafts, llama_cpp
 
@@ -273,6 +274,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "solver": solver,
     "full_job": full_job,
     "architectures": architectures,
+    "control_tokens": control_tokens,
+    "pairs": pairs,
+    "real_pairs": real_pairs,
     "fidelity": fidelity,
     "auto": auto,
     "lm_eval": lm_eval,
