@@ -177,7 +177,7 @@ def test_four_models_on_each_other(zoo, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "gemma", lambda: zoo["gpt"])
     monkeypatch.setattr(models, "smollm2", lambda: zoo["spm"])
     text = (pairs.RESULTS.parent / "experiments/real_pairs.toml").read_text().replace("qwen", "# qwen")
-    (tmp_path / "real_pairs.toml").write_text(text.replace('"OMP, k=8" = { k = 8', '"OMP" = { k = 100000'))
+    (tmp_path / "real_pairs.toml").write_text(text.replace("[methods]", '[methods]\n"OMP" = { k = 100000 }'))
     real_pairs.main(tmp_path / "real_pairs.toml", tmp_path / "results")
     result = json.loads((tmp_path / "results" / "real_pairs.json").read_text())
     assert [(pair["base"], pair["donor"]) for pair in result["pairs"]] == [("smollm2", "gemma"), ("gemma", "smollm2")]
