@@ -51,6 +51,12 @@ def test_all_stop_tokens_of_both_are_kept(run):
     assert generation["eos_token_id"] == [special["eos_token"], 5, 1, 77, 78]
 
 
+def test_a_token_with_the_row_of_a_stop_stops_too(run):
+    """Such as BOS, where it is what ends the base's documents: it is as likely as the stop."""
+    _, generation, _, special = run(new_ids={0: [3, special_eos := 2, 4], 9: [77]})
+    assert special["eos_token"] == special_eos and generation["eos_token_id"] == [2, 3, 4]
+
+
 def test_other_ids_are_carried_over_or_removed_with_a_word(run):
     config, _, dropped, _ = run(base_changes={"image_token_index": 9, "audio_token_id": 10}, new_ids={9: [77]})
     assert config["image_token_index"] == 77 and "audio_token_id" not in config

@@ -24,6 +24,7 @@ from tokensurgeon.baselines import METHODS
 from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.staging import staged
+from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.transfer.calibrate import counted_prior
 
 K8 = TransplantOptions(k=8)
@@ -226,12 +227,15 @@ def test_ids_beyond_the_embedding(zoo, copy_of, tmp_path):
     assert report.alignment.plan.n_rows == -(-len(tokenizer) // 64) * 64
 
 
-def test_wordpiece_donor(zoo, tmp_path):
+def _with_wordpiece(place):
     from tiny import fast, wordpiece
 
     tokenizer = fast(wordpiece(900), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
-    donor = save(tmp_path / "wp", llama(len(tokenizer), seed=8), tokenizer)
-    report = transplant(str(zoo["gpt"]), str(donor), tmp_path / "out", K8)
+    return save(place / "wp", llama(len(tokenizer), seed=8), tokenizer)
+
+
+def test_wordpiece_donor(zoo, tmp_path):
+    report = transplant(str(zoo["gpt"]), str(_with_wordpiece(tmp_path)), tmp_path / "out", K8)
     assert report.alignment.plan.counts()["copied"] > 100
     assert {c.name: c.detail for c in report.checks}["text round trip"] == "lossy, as the donor's"
 
@@ -437,9 +441,36 @@ def test_code_and_other_files_of_the_base_are_kept(copy_of, zoo, tmp_path):
 def test_a_donor_that_adds_no_bos_is_a_warning(shared):
     report, other = shared("spm", "gpt"), shared()
     assert report.content["bos"] == {"base": True, "donor": False}
-    assert "put bos_token before your prompts" in (report.out / "README.md").read_text()
+    assert "before your prompts" in (report.out / "README.md").read_text()
     assert other.content["bos"] == {"base": False, "donor": True}
-    assert "put bos_token" not in (other.out / "README.md").read_text()
+    assert "before your prompts" not in (other.out / "README.md").read_text()
+
+
+def test_a_donor_without_bos_begins_texts_with_its_turn_marker(zoo, copy_of, tmp_path):
+    """Which holds the base's BOS: for evaluation, generation, and in the card."""
+    donor = copy_of("gpt")
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        settings = json.loads((donor / name).read_text())
+        settings = {key: value for key, value in settings.items() if not key.startswith("bos_token")}
+        (donor / name).write_text(json.dumps(settings))
+    report = transplant(str(zoo["spm"]), str(donor), tmp_path / "out", K8)
+    start = AutoTokenizer.from_pretrained(tmp_path / "out").convert_tokens_to_ids("<|im_start|>")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").bos_token is None
+    assert load_model(tmp_path / "out").prefix == report.content["beginning"] == start
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["bos_token_id"] == start
+    assert "put `<|im_start|>`, which holds its row, before" in (tmp_path / "out/README.md").read_text()
+    rows = load_file(tmp_path / "out/model.safetensors")["model.embed_tokens.weight"]
+    old, ids = load_file(zoo["spm"] / "model.safetensors")["model.embed_tokens.weight"], report.base.vocabulary.pieces
+    both = [ids.index(literal) for literal in ("<bos>", "<start_of_turn>")]
+    torch.testing.assert_close(rows[start], old[both].mean(0))
+
+
+def test_turns_that_the_base_does_not_know_are_spoken_of(zoo, tmp_path):
+    """WordPiece has no turns."""
+    report = transplant(str(_with_wordpiece(tmp_path)), str(zoo["gpt"]), tmp_path / "out", TransplantOptions(k=8))
+    assert report.content["turns"]["foreign"] == ["<|im_start|>", "<|im_end|>"]
+    assert "was not trained on turns like the donor's: `<|im_start|>` is" in (tmp_path / "out/README.md").read_text()
 
 
 def test_provenance_arrays_survive_the_manifest(tmp_path):

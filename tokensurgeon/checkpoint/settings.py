@@ -90,7 +90,9 @@ def write_settings(
     carried = [new for old in _stops(base) for new in counterparts.get(old, [])]
     own = [special["eos_token"]] if "eos_token" in special else []
     theirs = _stops(donor)
-    eos = list(dict.fromkeys([*own, *(i for i in theirs if i in usable), *carried]))
+    stops = {*own, *theirs, *carried}
+    twins = [i for new in counterparts.values() if stops & {*new} for i in new]  # rows that are as likely as a stop's
+    eos = list(dict.fromkeys([*own, *(i for i in theirs if i in usable), *carried, *twins]))
     if odd := [i for i in theirs if i not in usable and i not in own]:
         lost.append(f"{GENERATION}: eos_token_id={odd} of the donor, which no token of the output has")
     _declare(generation, special)

@@ -116,9 +116,11 @@ def warnings(content: dict[str, Any]) -> list[str]:
             f"(padding, placeholders): {shown}{', …' if len(content['silenced']) > 4 else ''}."
         )
     if content.get("bos") == {"base": True, "donor": False}:
+        start = content.get("beginning_token")
         found.append(
-            "The base's tokenizer puts BOS before every text, the donor's does not: put bos_token before your "
-            "prompts, or the body works without what it was trained with."
+            "The base's tokenizer puts BOS before every text, the donor's does not: put "
+            f"{f'`{start}`, which holds its row,' if start else 'bos_token'} before your prompts, or the body works "
+            "without what it was trained with."
         )
     if content.get("not_run"):
         found.append(

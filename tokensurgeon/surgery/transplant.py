@@ -151,6 +151,7 @@ def transplant(
         "donor": given.described(),
         "not_run": unrun,
         "beginning": alignment.beginning,
+        "beginning_token": None if alignment.beginning is None else right.vocabulary.pieces[alignment.beginning],
     }
     if dry_run:
         summary = summarise(left, right, alignment, schemes)

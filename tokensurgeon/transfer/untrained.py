@@ -14,7 +14,8 @@ __all__ = ["untrained_ids"]
 
 _ALIKE = 0.75
 """Centred cosine with the mean of the rows that were never trained. Those have 0.98 and more; Gemma-3-270M's
-``<end_of_turn>`` has 0.98, its ``<start_of_turn>`` 0.88 (``benchmarks/LOG.md``), tokens that were trained 0.5 and less."""
+``<end_of_turn>`` has 0.98, its ``<start_of_turn>`` 0.88, which is of no use either (``benchmarks/LOG.md``), tokens that
+were trained 0.5 and less."""
 _FEWEST = 8
 
 
@@ -27,10 +28,10 @@ def untrained_ids(vocabulary: Vocabulary, embedding: torch.Tensor, placeholders:
         placeholders: Ids of tokens that only keep a place, such as ``<unused17>``.
 
     Returns:
-        None where the model has fewer than eight such rows to compare with.
+        Nothing where the model has fewer than eight such rows to compare with.
 
     Example:
-        Gemma-3-270M was never trained on turns: its ``<end_of_turn>`` is like the pieces of bytes that never come out.
+        Gemma-3-270M was never trained on turns: its ``<end_of_turn>`` is like the byte pieces that never come out.
     """
     rows = len(embedding)
     dead = np.flatnonzero(~vocabulary.canonical[:rows]).tolist()
