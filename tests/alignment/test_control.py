@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny import CHATML, byte_level
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken, Tokenizer, models, processors
 
 from tokensurgeon import Provenance, Vocabulary, align
 from tokensurgeon.alignment import Blend
-from tokensurgeon.vocabulary import Role
+from tokensurgeon.vocabulary import Role, TokenKey
 
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
@@ -100,6 +102,41 @@ def test_turn_markers_that_were_never_trained_stand_for_nothing():
     }  # fmt: skip
     foreign = align(base, donor, untrained=untrained).foreign
     assert [donor.pieces[i] for i in foreign] == ["<|im_start|>", "<|im_end|>"]
+
+
+def test_a_turn_marker_is_no_bos_where_the_base_reads_none():
+    base = made("<|endoftext|>", bos="<|endoftext|>", eos="<|endoftext|>")
+    for donor in (smollm2(), qwen()):
+        found = mapped(base, donor)
+        assert found["<|im_start|>"] == "reconstructed" and found["<|im_end|>"] == "<|endoftext|>"
+        assert len(align(base, donor).foreign) == 2
+
+
+def test_openers_of_a_base_that_was_never_trained_on_turns_stand_for_nothing():
+    base = gemma()
+    untrained = {base.pieces.index(f"<{place}_of_turn>") for place in ("start", "end")}
+    found = mapped(base, llama3(), untrained=untrained)
+    assert found["<|start_header_id|>"] == found["<|end_header_id|>"] == "reconstructed"
+    assert mapped(base, deepseek(), untrained=untrained)["<User>"] == "reconstructed"
+
+
+def test_a_token_that_the_base_never_emits_is_no_counterpart():
+    base = made("<|endoftext|>", eos="<|endoftext|>")
+    names, dead = [*base.pieces, "<fim_prefix>"], np.append(base.canonical, False)
+    keys = (*base.keys, TokenKey(b"<fim_prefix>"))
+    ids = {**base.roles.ids, Role.FIM_PREFIX: (len(names) - 1,)}
+    base = replace(base, pieces=tuple(names), canonical=dead, keys=keys, roles=replace(base.roles, ids=ids))
+    assert mapped(base, qwen())["<|fim_prefix|>"] == "reconstructed"
+
+
+def test_the_same_tokens_with_other_merges_are_made_where_only_the_donor_emits_them():
+    vocab = {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}
+    base, donor = (
+        Vocabulary.from_tokenizer(Tokenizer(models.BPE(vocab, merges)))
+        for merges in ([("a", "b")], [("a", "b"), ("ab", "c")])
+    )
+    assert align(base, donor).plan.source.tolist() == [0, 1, 2, 3, -1]
+    assert align(donor, base).plan.source.tolist() == [0, 1, 2, 3, 4]  # dead here, and as it was
 
 
 def test_a_donor_with_a_bos_of_its_own_gives_it():

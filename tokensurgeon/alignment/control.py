@@ -46,7 +46,7 @@ class ControlTokens:
 
     @property
     def beginning(self) -> int | None:
-        """The donor's token that holds the base's BOS, where the donor has no BOS of its own."""
+        """The donor's token that holds the base's BOS, where the donor's texts begin without one of their own."""
         return next((i for i in self._openers if self.donor.canonical[i]), None)
 
     @cached_property
@@ -65,7 +65,7 @@ class ControlTokens:
 
     def _by_literal(self, token_id: int) -> Blend | None:
         match = self._literals.get(str(self.donor.pieces[token_id]).encode())
-        if match is None:
+        if match is None or not self.base.canonical[match]:
             return None
         mine, theirs = set(self.donor.roles_of(token_id)), set(self.base.roles_of(match))
         if self._is_text(match) and mine & (STRUCTURE | NEVER_PREDICTED):
@@ -94,6 +94,8 @@ class ControlTokens:
             first, last = self._one(Role.BOS), self._one(Role.EOS)
             if first is not None and last is not None and first != last and first not in self.base.roles.of(*TURNS):
                 return Blend((first,), (last,))  # read at the start of a text, predicted at its end
+        if TURNS & set(mine):  # no BOS in the midst of a text because a config calls a turn marker so
+            mine = [role for role in mine if role is not Role.BOS]
         for role in mine:
             if found := self._for(role):
                 return found
@@ -119,14 +121,15 @@ class ControlTokens:
 
     def _one(self, role: Role) -> int | None:
         """The base's token for a role."""
-        ids = [i for i in self.base.roles.ids.get(role, ()) if i < self.limit]
+        ids = [i for i in self.base.roles.ids.get(role, ()) if i < self.limit and self.base.canonical[i]]
         if role not in NEVER_PREDICTED:
             ids = [i for i in ids if i not in self.untrained]
         return ids[0] if ids else None
 
     def _several(self, ids: tuple[int, ...]) -> Blend | None:
-        """The mean of the rows of what the base writes; a single token of text would be that text twice."""
-        return _mean([i for i in ids if i < self.limit and i not in self.untrained]) if len(set(ids)) > 1 else None
+        """The mean of the rows of what the base's turns open with; a single token of text would be that text twice."""
+        known = {i for i in ids if i < self.limit and i in self.turns}
+        return _mean([i for i in ids if i in known]) if len(known) > 1 else None
 
     @cached_property
     def _openers(self) -> tuple[int, ...]:

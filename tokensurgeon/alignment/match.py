@@ -13,6 +13,7 @@ from tokensurgeon.alignment.control import ControlTokens
 from tokensurgeon.alignment.plan import Alignment, Blend, Provenance, RowPlan
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary import Role, Vocabulary
+from tokensurgeon.vocabulary.markers import MARKER
 from tokensurgeon.vocabulary.token import TURNS
 
 __all__ = ["align", "placeholders"]
@@ -80,7 +81,7 @@ def align(
     roles: dict[int, Blend] = {}
     if _same_tokens(base, donor):
         tokens = None
-        plan = _kept(donor, n_rows, base_rows, donor_rows)
+        plan = _kept(base, donor, n_rows, base_rows, donor_rows)
     else:
         tokens = ControlTokens(base, donor, base_rows, untrained)
         plan, roles = _matched(tokens, n_rows, donor_rows)
@@ -129,8 +130,8 @@ def _same_tokens(base: Vocabulary, donor: Vocabulary) -> bool:
     )
 
 
-def _kept(donor: Vocabulary, n_rows: int, base_rows: int, donor_rows: int) -> RowPlan:
-    """Every row in its place, those without a token included, as far as the base has them."""
+def _kept(base: Vocabulary, donor: Vocabulary, n_rows: int, base_rows: int, donor_rows: int) -> RowPlan:
+    """Every row in its place, those without a token included, as far as the base has them and uses them."""
     plan = RowPlan.kept(range(min(n_rows, base_rows)), n_rows)
     provenance = plan.provenance
     for token_id, key in enumerate([*donor.keys, *[None] * n_rows][:n_rows]):
@@ -138,10 +139,10 @@ def _kept(donor: Vocabulary, n_rows: int, base_rows: int, donor_rows: int) -> Ro
             provenance[token_id] = Provenance.PADDING
         elif not donor.canonical[token_id]:
             provenance[token_id] = Provenance.UNREACHABLE
-        elif token_id < base_rows:
+        elif token_id < base_rows and base.canonical[token_id]:
             provenance[token_id] = Provenance.COPIED if key.is_text else Provenance.ROLE
-        elif token_id < donor_rows:
-            provenance[token_id] = Provenance.RECONSTRUCTED
+        elif token_id < donor_rows:  # other merges make it come out here
+            provenance[token_id], plan.source[token_id] = Provenance.RECONSTRUCTED, -1
     return plan
 
 
@@ -177,7 +178,7 @@ def _matched(tokens: ControlTokens, n_rows: int, donor_rows: int) -> tuple[RowPl
 
 
 _NUMBER = re.compile(rb"\d+")
-_MARKER = re.compile(rb"[<\[].*[>\]]", re.DOTALL)
+_MARKER = re.compile(MARKER.pattern.encode(), re.DOTALL)
 
 
 def placeholders(vocabulary: Vocabulary) -> list[int]:

@@ -158,8 +158,8 @@ class Alignment:
         overrides: Output id to the base ids of the text that the user gave for it.
         unmapped: Control tokens of the donor for which the base has no counterpart.
         roles: Output id of a control token to the several base tokens that together stand for it.
-        beginning: Output id that stands at the start of a text in the place of the base's BOS, where the donor has no
-            BOS of its own.
+        beginning: Output id that stands at the start of a text in the place of the base's BOS, where the donor's texts
+            begin without one of their own.
         foreign: Turn markers of the donor that do not stand for turns as the base was trained on.
     """
 

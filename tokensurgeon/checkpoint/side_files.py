@@ -23,8 +23,8 @@ _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _TEMPLATE = "chat_template"
 _INPUTS = ["input_ids", "attention_mask"]
 _LENGTHS = (
-    "max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_length", "max_seq_len",
-    "seq_length",
+    "max_position_embeddings", "max_target_positions", "n_positions", "n_ctx", "max_sequence_length", "max_seq_length",
+    "max_seq_len", "seq_length",
 )  # fmt: skip
 """What configs call the number of tokens that a body holds."""
 

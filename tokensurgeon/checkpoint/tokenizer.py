@@ -48,7 +48,7 @@ TOKENIZER_FILES = (
 )
 _PATTERNS = (
     "tokenizer*", "tokenization_*.py", "tekken*.json", "encoder.json", "dict.txt", "*.tiktoken", "*.bpe", "*.model",
-    "*.model.v*", "*.spm", "*.vocab",
+    "*.model.v*", "*.spm", "*.vocab", "normalizer.json", "bpe.codes", "emoji.json",
 )  # fmt: skip
 """Further names of files that belong to a tokenizer; those of a base must not lie beside another one's."""
 _OTHER_SPELLINGS = (*SLOW_FILES, "merges.txt", "tekken.json")
@@ -152,7 +152,7 @@ class TokenizerFiles:
             self._replace(out)
         elif self.completed:
             write_text(out / "tokenizer.json", self.tokenizer.to_str(pretty=True))
-        if getattr(self.tokenizer.model, "dropout", None):
+        if getattr(self.tokenizer.model, "dropout", None) is not None:
             _without_dropout(out / "tokenizer.json")
 
     def _replace(self, out: Path) -> None:

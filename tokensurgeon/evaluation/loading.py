@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint.layout import error_reason
+from tokensurgeon.checkpoint.layout import error_reason, read_config
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
 
@@ -78,7 +78,8 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         )
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()
-    cls, config = getattr(tokenizer, "cls_token_id", None), model.config.get_text_config()
-    starts = (tokenizer.bos_token_id, cls, getattr(config, "bos_token_id", None), tokenizer.eos_token_id)
+    config, cls = read_config(directory), getattr(tokenizer, "cls_token_id", None)
+    own = (config.get("text_config") or config).get("bos_token_id")  # said there, not an architecture's default
+    starts = (tokenizer.bos_token_id, cls, own, tokenizer.eos_token_id)
     prefix = next((token_id for token_id in starts if token_id is not None), None)
     return LoadedModel(model.to(device).eval(), tokenizer, prefix)

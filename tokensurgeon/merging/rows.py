@@ -32,7 +32,7 @@ class Kind(IntEnum):
     """From best to worst: a row of the first kind is worth more than one of the others."""
 
     OWN = 0
-    """The model knows the token: its row has been trained with it."""
+    """The model's own row, of a token that it knows, or knows to be dead."""
     MADE = 1
     """A transplant made it from other rows."""
     SILENT = 2
@@ -101,7 +101,8 @@ class RowChoice:
 
 def never_emitted(transplant: Manifest | None) -> Flags | None:
     """(n_rows,) bool: ids that the owner's tokenizer never gives, as a transplant into them found."""
-    return None if transplant is None else _of_plan(transplant.plan) == Kind.SILENT
+    dead = Provenance.UNREACHABLE, Provenance.PADDING
+    return None if transplant is None else np.isin(transplant.plan.provenance, dead)
 
 
 def choose_rows(

@@ -125,7 +125,9 @@ def merge(
     sources = row_sources(read.tokens, opened)
     owner = grown_owner(find_owner(read.tokenizer, list(opened.values())), read, list(opened.values()), progress)
     refuse_files(planned, list(opened.values()), owner, read.options)
-    choose_class(owner.model.tokenizer, next(iter(opened.values())).directory)  # raises what it has to say
+    body = next(iter(opened.values())).directory
+    foreign = body not in (owner.model.directory, owner.grown_from)
+    choose_class(owner.model.tokenizer, body, foreign=foreign)  # raises what it has to say
 
     aligned = {ref: align_model(model, owner, read.options, progress) for ref, model in opened.items()}
     places = {reference: one.model.directory for reference, one in aligned.items()}

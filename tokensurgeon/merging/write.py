@@ -107,6 +107,7 @@ def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None)
         owner.rows,
         tied=tied,
         dtype=None,
+        beginning=beginning_of(first),
     )
     if layers is not None:
         config = read_config(out)
@@ -119,6 +120,12 @@ def write_config(out: Path, first: Aligned, owner: Owner, layers: Layers | None)
         part[name] = len(layers.chosen)
         write_json(out / "config.json", config)
     return removed
+
+
+def beginning_of(first: Aligned) -> int | None:
+    """What texts begin with, where the owner's tokenizer declares no BOS: as the first model's transplant has it."""
+    found: int | None = first.transplant.content.get("beginning") if first.transplant else None
+    return found
 
 
 def state_dtype(out: Path) -> None:

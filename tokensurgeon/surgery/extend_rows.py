@@ -148,7 +148,9 @@ def _by_donor(
     progress: Progress | None,
 ) -> tuple[LearntRows, Flags]:
     """Rows of the new tokens that the donor has, and (n,) bool which these are."""
-    source = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan.source.copy()
+    plan = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan
+    source = np.full(plan.n_rows, -1, dtype=np.int64)
+    source[plan.anchors] = plan.source[plan.anchors]  # dead rows say nothing
     known_literals = donor.vocabulary.literal_ids(donor.layout.rows)
     for literal, token_id in special.items():  # by the literal, which may be an ordinary added token there
         source[token_id] = -1 if options.special.get(literal) else known_literals.get(literal.encode(), -1)

@@ -24,7 +24,7 @@ def refuse_damaged(whose: str, matrices: VocabularyMatrices, ids: Ids) -> None:
     Args:
         whose: Whose they are, for the message: ``base`` or ``donor``.
         matrices: Its vocabulary-sized tensors.
-        ids: (n,) its ids whose rows are needed; others may hold anything.
+        ids: (n,) its ids whose rows are needed or kept; others may hold anything.
 
     Raises:
         InputError: Naming the first of these ids.

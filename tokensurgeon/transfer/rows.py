@@ -17,7 +17,8 @@ from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Fitted, Method, Pieces, Resources, Use
 
 __all__ = [
-    "SUPPRESSED_BIAS", "LearntRows", "NewRows", "RowMaker", "VocabularyMatrices", "assemble", "atom_ids", "build_rows",
+    "SUPPRESSED_BIAS", "LearntRows", "NewRows", "RowMaker", "VocabularyMatrices", "assemble", "atom_ids", "blended",
+    "build_rows",
     "drop_rowless",
 ]  # fmt: skip
 
@@ -262,6 +263,11 @@ def _known(
     rows = silent.to(source.dtype).repeat(plan.n_rows, 1)
     rows[torch.from_numpy(copied)] = source[torch.from_numpy(plan.source[copied])]
     for token_id, blend in blends.items():
-        ids = sorted({"input": blend.input, "head": blend.head, "both": blend.ids}[use])
-        rows[token_id] = source[ids[0]] if len(ids) == 1 else source[ids].float().mean(0).to(source.dtype)
+        rows[token_id] = blended(source, blend, use)
     return rows
+
+
+def blended(source: torch.Tensor, blend: Blend, use: Use) -> torch.Tensor:
+    """(dim,) the mean row of a blend, in the matrix's dtype; a single row bit for bit."""
+    ids = sorted({"input": blend.input, "head": blend.head, "both": blend.ids}[use])
+    return source[ids[0]] if len(ids) == 1 else source[ids].float().mean(0).to(source.dtype)

@@ -35,7 +35,9 @@ def untrained_ids(vocabulary: Vocabulary, embedding: torch.Tensor, placeholders:
     """
     rows = len(embedding)
     dead = np.flatnonzero(~vocabulary.canonical[:rows]).tolist()
-    never = [i for i in dead if vocabulary.keys[i] is not None] or [i for i in placeholders if i < rows]
+    never = [i for i in dead if vocabulary.keys[i] is not None]
+    if len(never) < _FEWEST:
+        never += [i for i in placeholders if i < rows]
     asked = sorted(i for i in vocabulary.roles.of() - vocabulary.roles.of(*NEVER_PREDICTED) if i < rows)
     if len(never) < _FEWEST or not asked:
         return frozenset()

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Ids
+from tokensurgeon.alignment import Blend, Ids
 from tokensurgeon.checkpoint import Checkpoint, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.solver.problem import damaged_rows
+from tokensurgeon.transfer.protocol import Use
+from tokensurgeon.transfer.rows import blended
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
 
 __all__ = ["accepted", "differing", "verify"]
@@ -117,8 +119,14 @@ def _tensors(
     yield Check("shapes", good, ", ".join(f"{n} {list(s)}" for n, s in shapes.items()))
     if not good:
         return
-    anchors = np.setdiff1d(np.flatnonzero(manifest.plan.source >= 0), np.array(healed["rows"], dtype=np.int64))
-    for name, old_name in pairs:
+    trained = np.array(healed["rows"], dtype=np.int64)
+    anchors = np.setdiff1d(manifest.plan.copied, trained)
+    blends = {
+        int(i): Blend(tuple(read), tuple(predicted))
+        for i, (read, predicted) in manifest.content.get("blends", {}).items()
+        if int(i) not in trained
+    }
+    for number, (name, old_name) in enumerate(pairs):
         tensor, source = new.read(name).reshape(rows, -1), old.read(old_name)
         bad = damaged_rows(tensor)
         yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{rows} rows")
@@ -137,6 +145,17 @@ def _tensors(
             if len(differ)
             else f"{len(anchors)} rows bit-identical to the base's",
         )
+        if blends:
+            use: Use = "head" if number else "both" if new_layout.head is None else "input"
+            matrix = source.reshape(len(source), -1)
+            wrong = [
+                i for i, blend in blends.items() if not torch.equal(tensor[i], blended(matrix, blend, use).to(wanted))
+            ]
+            yield Check(
+                f"{name} blends",
+                not wrong,
+                f"id {wrong[0]} is not" if wrong else f"{len(blends)} rows are means of the base's",
+            )
 
 
 def differing(new: torch.Tensor, old: torch.Tensor, ids: Ids, sources: Ids) -> Ids:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -74,6 +75,23 @@ def _between(
     return found
 
 
+@cache
+def _generation() -> type:
+    """The tag with which templates mark what an assistant says: what is between is rendered as it is."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation
+
+
 def _render(template: str, messages: list[dict[str, str]], declared: Mapping[str, Any]) -> str:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -81,12 +99,15 @@ def _render(template: str, messages: list[dict[str, str]], declared: Mapping[str
     def refuse(message: str) -> None:
         raise ValueError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation()]
+    )
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now(tz=UTC).strftime(form)
-    literals = {
+    spelled = {
         name: value.get("content") if isinstance(value, Mapping) else value
         for name, value in declared.items()
         if name.endswith("_token")
     }
+    literals = {name: value for name, value in spelled.items() if isinstance(value, str)}  # null is no text "None"
     return environment.from_string(template).render(messages=messages, add_generation_prompt=False, **literals)

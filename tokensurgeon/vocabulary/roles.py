@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,22 +71,21 @@ def find_roles(tokenizer: Tokenizer, declared: Mapping[str, Any], chat_template:
             known.setdefault(role, []).append(token_id)
 
     conversation = render_conversation(tokenizer, declared, chat_template)
-    turns: dict[Role, int] = {}
+    turns: dict[Role, list[int]] = {}
     openers: dict[Role, tuple[int, ...]] = {}
     starts: list[int] = []
     if conversation is not None:
         marked = {i for part in _parts(conversation) for i in part if i in special or _is_marker(tokenizer, i)}
         ends = {*found.get(Role.EOS, ()), *known.get(Role.EOS, ())}
         begins = {*found.get(Role.BOS, ()), *known.get(Role.BOS, ())}
-        turns = _structure(conversation, marked, ends)
+        turns = _structure(conversation, marked, begins, ends)
         openers = _openers(conversation, marked, begins, turns)
         starts = [i for part in (conversation.opening, conversation.system) for i in part[:1] if i in marked]
     if not turns:
         turns, openers = _by_name(tokenizer)
-        starts = starts or [turns[role] for role in (Role.TURN_START, Role.USER) if role in turns][:1]
-    for role, token_id in turns.items():
-        found[role] = [token_id]
-    of_turns = {*turns.values(), *known.get(Role.TURN_END, ())}
+        starts = starts or [turns[role][0] for role in (Role.TURN_START, Role.USER) if role in turns][:1]
+    found |= {role: [*ids] for role, ids in turns.items()}
+    of_turns = {*(i for ids in turns.values() for i in ids), *known.get(Role.TURN_END, ())}
     for role, ids in known.items():
         if role is Role.TURN_END and not turns:
             continue
@@ -117,40 +116,61 @@ def _parts(conversation: Conversation) -> Iterable[tuple[int, ...]]:
     return conversation.opening, conversation.answer, conversation.next, conversation.system
 
 
-def _structure(conversation: Conversation, marked: set[int], ends: set[int]) -> dict[Role, int]:
+def _structure(conversation: Conversation, marked: set[int], begins: set[int], ends: set[int]) -> dict[Role, list[int]]:
     """What stands after both a user's and an assistant's text ends a turn; what opens both turns alike, or apart."""
-    answer = [i for i in conversation.answer if i in marked]
-    after = [i for i in conversation.next if i in marked]
-    found: dict[Role, int] = {}
+    opening, answer, after, system = (
+        [i for i in part if i in marked]
+        for part in (conversation.opening, conversation.answer, conversation.next, conversation.system)
+    )
+    found: dict[Role, list[int]] = {}
     if answer and after and answer[0] == after[0]:
-        found[Role.TURN_END] = answer.pop(0)
+        found[Role.TURN_END] = [answer.pop(0)]
         after.pop(0)
-    elif len(after) > 1 or (after and after[0] in ends):
-        found[Role.TURN_END] = after.pop(0)
+    else:  # the first user's turn opens as the next one does, and has no end before it
+        opener = _common_end(opening, after)
+        end, after = (after[: -len(opener)], opener) if opener else (after[:1], after[1:])
+        if not opener and end and not after and end[0] not in ends:
+            end, after = [], end
+        if end:
+            found[Role.TURN_END] = end[:1]
+            if len(answer) > 1 and not {*answer} & {*after}:
+                found[Role.TURN_END] += [answer.pop(0)]
     if answer and after and answer[0] == after[0]:
-        found[Role.TURN_START] = answer[0]
+        found[Role.TURN_START] = answer[:1]
         if len(answer) > 1 < len(after) and answer[-1] == after[-1] != answer[0]:
-            found[Role.HEADER_END] = answer[-1]
+            found[Role.HEADER_END] = answer[-1:]
     of_answer = [i for i in answer if i not in after]
-    of_user = [i for i in after if i not in answer]
+    of_user = [i for i in after if i not in answer and i not in begins]  # some begin every turn with BOS
     if of_answer and of_user:
-        found[Role.ASSISTANT], found[Role.USER] = of_answer[0], of_user[0]
+        found[Role.ASSISTANT], found[Role.USER] = of_answer[:1], of_user[:1]
+    known = {*opening, *answer, *after, *(i for ids in found.values() for i in ids)}
+    if of_system := [i for i in system if i not in known]:
+        found[Role.SYSTEM] = of_system[:1]
     return found
 
 
+def _common_end(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """The longest run of ids with which both end."""
+    length = 0
+    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
+        length += 1
+    return list(other[len(other) - length :])
+
+
 def _openers(
-    conversation: Conversation, marked: set[int], begins: set[int], turns: Mapping[Role, int]
+    conversation: Conversation, marked: set[int], begins: set[int], turns: Mapping[Role, Sequence[int]]
 ) -> dict[Role, tuple[int, ...]]:
     """All that opens a turn: from its first marker on, or the text where it has none."""
-    end = turns.get(Role.TURN_END)
-    kept = begins - {turns.get(Role.TURN_START)}
+    ends = turns.get(Role.TURN_END, ())
+    kept = begins - {*turns.get(Role.TURN_START, ())}
     found = {}
     for role, part in (
         (Role.USER, conversation.next),
         (Role.ASSISTANT, conversation.answer),
         (Role.SYSTEM, conversation.system),
     ):
-        ids = part[part.index(end) + 1 :] if end in part else part
+        last = max((n for n, i in enumerate(part) if i in ends), default=-1)
+        ids = part[last + 1 :]
         ids = tuple(i for i in ids if i not in kept)
         first = next((n for n, i in enumerate(ids) if i in marked), 0)
         if ids[first:]:
@@ -160,11 +180,11 @@ def _openers(
     return found
 
 
-def _by_name(tokenizer: Tokenizer) -> tuple[dict[Role, int], dict[Role, tuple[int, ...]]]:
+def _by_name(tokenizer: Tokenizer) -> tuple[dict[Role, list[int]], dict[Role, tuple[int, ...]]]:
     """Turn markers by their literals, where no template shows them."""
     for family in FAMILIES:
         ids = {literal: _token_id(tokenizer, literal) for literal in family.roles}
-        turns = {family.roles[literal]: i for literal, i in ids.items() if i is not None}
+        turns = {family.roles[literal]: [i] for literal, i in ids.items() if i is not None}
         if len(turns) < len(ids):
             continue
         openers = {
