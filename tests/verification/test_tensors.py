@@ -60,6 +60,16 @@ def test_an_anchor_row_off_by_one_bit(model, zoo):
     assert failures(model, zoo) == {f"{EMBEDDING} anchors"}
 
 
+@pytest.mark.parametrize("kind", ["spm", "untied-spm"])
+def test_a_turn_marker_that_is_no_longer_the_mean_of_the_bases(zoo, tmp_path, kind):
+    report = transplant(str(zoo[kind]), str(zoo["gpt"]), tmp_path / "out", TransplantOptions(k=8))
+    (token_id,) = report.alignment.roles
+    name = EMBEDDING if kind == "spm" else "lm_head.weight"
+    change_tensor(tmp_path / "out", name, lambda tensor: tensor.index_fill_(0, torch.tensor([token_id]), 0.5))
+    checks = verify(tmp_path / "out", zoo[kind], zoo["gpt"])
+    assert [check.name for check in checks if not check.ok] == [f"{name} blends"]
+
+
 def test_a_new_row_that_is_nan(model, zoo):
     row = int((Manifest.read(model).plan.provenance == 3).argmax())
 
