@@ -140,7 +140,7 @@ def make_rows(
         calibrate(made.matrices, base, donor, plan, asked.states, asked.prior)
         calibrated = True
     held_out = None
-    if method.needs != "text":  # an anchor's text is the anchor
+    if method.needs != "text" and len(plan.ids(Provenance.RECONSTRUCTED)):  # an anchor's text is the anchor
         atoms = torch.from_numpy(atom_ids(plan, donor))
         known = torch.from_numpy(plan.source)[atoms]
         held_out = score_held_out(donor.embedding[atoms], known, base.embedding, method, resources, auxiliary=auxiliary)
