@@ -133,6 +133,24 @@ def test_a_versioned_sentencepiece_file_gives_the_ids_of_sentencepiece(trained, 
     assert files.special_ids() == {"unk_token": 0, "bos_token": 1, "eos_token": 2}
 
 
+def test_a_tokenizer_model_gives_the_ids_of_sentencepiece_and_heeds_what_is_declared(trained, tmp_path):
+    import sentencepiece
+
+    own = sentencepiece.SentencePieceProcessor(str(trained))
+    place = tmp_path / "model"
+    place.mkdir()
+    shutil.move(trained, place / "tokenizer.model")
+    size = own.get_piece_size()
+    (place / "added_tokens.json").write_text(json.dumps({"<extra>": size}))
+    (place / "tokenizer_config.json").write_text(
+        json.dumps({"add_bos_token": False, "tokenizer_class": "LlamaTokenizer"})
+    )
+    plain = TokenizerFiles.open(place).plain()
+    for text in (*TEXTS, "the cat  sat", " the"):
+        assert plain.encode(text).ids == own.encode(text)
+    assert plain.encode("<extra>").ids == [size]
+
+
 def test_the_last_of_several_versions_is_read(trained, tmp_path):
     place = tmp_path / "model"
     place.mkdir()

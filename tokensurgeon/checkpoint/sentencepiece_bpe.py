@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["sentencepiece_tokenizer"]
+__all__ = ["is_readable", "sentencepiece_tokenizer"]
 
 _BPE, _CONTROL, _NAMED = 2, 3, 4
 """Kinds of models and of pieces, as in ``sentencepiece_model.proto``."""
 
 
-def sentencepiece_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, str]]:
-    """The fast tokenizer, with BOS before a text, and its special tokens by name.
+def is_readable(path: Path) -> bool:
+    """Whether a file is BPE with a piece for every byte, whose text is taken as it is.
 
     Raises:
-        InputError: If it is not BPE with a piece for every byte.
         ImportError: Without sentencepiece or protobuf.
     """
-    from sentencepiece import sentencepiece_model_pb2 as protocol
+    model = _read(path)
+    trained, normal = model.trainer_spec, model.normalizer_spec
+    as_it_is = not normal.precompiled_charsmap and not normal.remove_extra_whitespaces
+    return bool(trained.model_type == _BPE and trained.byte_fallback and as_it_is)
 
-    model = protocol.ModelProto.FromString(path.read_bytes())
+
+def sentencepiece_tokenizer(path: Path, *, bos: bool = True) -> tuple[Tokenizer, dict[str, str]]:
+    """The fast tokenizer and its special tokens by name.
+
+    Args:
+        path: The file.
+        bos: Whether BOS is put before a text.
+
+    Raises:
+        InputError: If it is not a file as `is_readable` says.
+        ImportError: Without sentencepiece or protobuf.
+    """
+    if not is_readable(path):
+        raise InputError(
+            f"{path}: only SentencePiece BPE with byte fallback that takes text as it is (no table of characters, no "
+            "spaces removed) is read"
+        )
+    model = _read(path)
     trained = model.trainer_spec
-    if trained.model_type != _BPE or not trained.byte_fallback or model.normalizer_spec.precompiled_charsmap:
-        raise InputError(f"{path}: only SentencePiece BPE with byte fallback and without a table of characters is read")
     pieces = [piece.piece for piece in model.pieces]
     scores = {piece.piece: piece.score for piece in model.pieces}
     unknown = pieces[trained.unk_id]
@@ -44,11 +62,17 @@ def sentencepiece_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, str]]:
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
     ids = {"unk_token": trained.unk_id, "bos_token": trained.bos_id, "eos_token": trained.eos_id}
     roles = {name: pieces[i] for name, i in ids.items() if i >= 0}
-    if (bos := roles.get("bos_token")) is not None:
+    if bos and (first := roles.get("bos_token")) is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, vocab[bos])]
+            single=f"{first} $A", pair=f"{first} $A {first}:1 $B:1", special_tokens=[(first, vocab[first])]
         )
     return tokenizer, roles
+
+
+def _read(path: Path) -> Any:
+    from sentencepiece import sentencepiece_model_pb2 as protocol
+
+    return protocol.ModelProto.FromString(path.read_bytes())
 
 
 def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:

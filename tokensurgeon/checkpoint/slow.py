@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint.sentencepiece_bpe import sentencepiece_tokenizer
+from tokensurgeon.checkpoint.declared import completed
+from tokensurgeon.checkpoint.sentencepiece_bpe import is_readable, sentencepiece_tokenizer
 from tokensurgeon.checkpoint.tekken import ROLES, tekken_tokenizer
-from tokensurgeon.checkpoint.text import refuse_lfs_pointer
+from tokensurgeon.checkpoint.text import read_json_if_there, refuse_lfs_pointer
 from tokensurgeon.errors import InputError, MissingDependencyError
 
 __all__ = ["SLOW_FILES", "convert_slow"]
@@ -17,8 +19,12 @@ _VERSIONED = "*.model.v*"
 """Mistral's SentencePiece files, such as ``tokenizer.model.v3``."""
 
 
-def convert_slow(directory: Path) -> Any:
+def convert_slow(directory: Path, declared: Mapping[str, Any]) -> Any:
     """A transformers tokenizer, of a directory without ``tokenizer.json``.
+
+    Args:
+        directory: Holds the files.
+        declared: ``tokenizer_config.json`` merged with ``special_tokens_map.json``.
 
     Raises:
         InputError: If there is no tokenizer, or it cannot be converted; the message names the file.
@@ -30,7 +36,9 @@ def convert_slow(directory: Path) -> Any:
             return _from_tekken(path)
         if path.suffix == ".tiktoken":
             return _from_tiktoken(path)
-        return _from_sentencepiece(path) if path.match(_VERSIONED) else _auto(directory)
+        if path.match(_VERSIONED) or (path.name == "tokenizer.model" and is_readable(path)):
+            return _from_sentencepiece(path, declared)
+        return _auto(directory)
     except InputError:
         raise
     except ImportError as error:
@@ -78,8 +86,13 @@ def _from_tiktoken(path: Path) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=TikTokenConverter(vocab_file=str(path)).converted())
 
 
-def _from_sentencepiece(path: Path) -> Any:
+def _from_sentencepiece(path: Path, declared: Mapping[str, Any]) -> Any:
+    """By the file itself: what transformers 5 makes of a ``tokenizer.model`` cuts text in another way."""
     from transformers import PreTrainedTokenizerFast
 
-    backend, roles = sentencepiece_tokenizer(path)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    backend, roles = sentencepiece_tokenizer(path, bos=declared.get("add_bos_token") is not False)
+    more = read_json_if_there(path.parent / "added_tokens.json")
+    known = {"added_tokens_decoder": {str(i): {"content": literal, "special": True} for literal, i in more.items()}}
+    whole = completed(backend, {**known, **declared}) or backend
+    named = {name: token.get("content") if isinstance(token := declared.get(name), dict) else token for name in roles}
+    return PreTrainedTokenizerFast(tokenizer_object=whole, **{n: named.get(n) or token for n, token in roles.items()})

@@ -102,7 +102,7 @@ class TokenizerFiles:
                 raise InputError(f"{path} cannot be read as a tokenizer ({error})") from error
             whole = completed(tokenizer, declared)
             return cls(directory, whole or tokenizer, declared, template, completed=whole is not None)
-        slow = convert_slow(directory)
+        slow = convert_slow(directory, declared)
         own = {name: str(token) for name, token in slow.special_tokens_map.items() if isinstance(token, str)}
         template = template or getattr(slow, "chat_template", None)
         return cls(directory, slow.backend_tokenizer, own | declared, template, slow)
