@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -37,26 +38,31 @@ def made(*specials, template=None, prefix=None, plain=(), **declared):
     return Vocabulary.from_tokenizer(tokenizer, {f"{role}_token": token for role, token in declared.items()}, template)
 
 
+@cache
 def smollm2():
     return made("<|endoftext|>", "<|im_start|>", "<|im_end|>", template=CHATML, bos="<|im_start|>", eos="<|im_end|>",
                 unk="<|endoftext|>", pad="<|im_end|>")  # fmt: skip
 
 
+@cache
 def gemma():
     return made("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", template=GEMMA, prefix="<bos>",
                 pad="<pad>", eos="<eos>", bos="<bos>", unk="<unk>", plain=("<s>", "</s>"))  # fmt: skip
 
 
+@cache
 def qwen():
     return made("<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", template=CHATML,
                 eos="<|im_end|>", pad="<|endoftext|>", plain=("<think>",))  # fmt: skip
 
 
+@cache
 def deepseek():
     return made("<begin>", "<end>", "<User>", "<Assistant>", template=DEEPSEEK, prefix="<begin>", bos="<begin>",
                 eos="<end>", pad="<end>")  # fmt: skip
 
 
+@cache
 def llama3():
     names = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
     return made(*names, template=LLAMA, prefix=names[0], bos=names[0], eos="<|eot_id|>")
