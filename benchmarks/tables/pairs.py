@@ -77,8 +77,8 @@ def real_pairs(result: dict[str, Any]) -> str:
     """Bits per byte of text and of answers, and which control tokens the base knows."""
     titles, bases = result["settings"]["models"], result["bases"]
     lines = [
-        "| base ← donor's tokenizer | rows by | anchors | time | WikiText-2 | chat | chat as plain text |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| base ← donor's tokenizer | rows by | anchors | WikiText-2 | chat | chat as plain text |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     tokens = [
         "| base ← donor's tokenizer | control tokens with a row of the base | with a reconstructed row | silent |",
@@ -88,14 +88,14 @@ def real_pairs(result: dict[str, Any]) -> str:
     for pair in result["pairs"]:
         base, donor = pair["base"], pair["donor"]
         if base != before:
-            lines.append(f"| **{titles[base]}**, untouched | | | | {_bits(bases[base])} |")
+            lines.append(f"| **{titles[base]}**, untouched | | | {_bits(bases[base])} |")
             before = base
         for method, side in pair["sides"].items():
             title = f"← {titles[donor]} | {method}"
             if "refused" in side:
-                lines.append(f"| {title} | refused: {_plain(side['refused'])} | | | | |")
+                lines.append(f"| {title} | refused: {_plain(side['refused'])} | | | |")
             else:
-                lines.append(f"| {title} | {side['anchors']:,} | {side['seconds']} s | {_bits(side)} |")
+                lines.append(f"| {title} | {side['anchors']:,} | {_bits(side)} |")
         first = next((side for side in pair["sides"].values() if "refused" not in side), None)
         if first is not None:
             tokens.append(f"| {titles[base]} ← {titles[donor]} | {_control(first['control_tokens'])} |")

@@ -93,7 +93,9 @@ class ControlTokens:
         if Role.BOS in mine and Role.EOS in mine and not TURNS & set(mine):
             first, last = self._one(Role.BOS), self._one(Role.EOS)
             if first is not None and last is not None and first != last and first not in self.base.roles.of(*TURNS):
-                return Blend((first,), (last,))  # read at the start of a text, predicted at its end
+                # read at the start of a text, predicted at its end; one row for both can leave the end to a turn's
+                ends = self.donor.roles.of(Role.TURN_END) - {token_id}
+                return Blend((first,), (last,), (first,) if ends else ())
         if TURNS & set(mine):  # no BOS in the midst of a text because a config calls a turn marker so
             mine = [role for role in mine if role is not Role.BOS]
         for role in mine:

@@ -124,11 +124,12 @@ class RowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Base ids whose mean row a token takes; where input and head are one matrix, the mean of both sides' ids.
+    """Base ids whose mean row a token takes.
 
     Attributes:
         input: For the input embedding.
         head: For the LM head.
+        tied: Where both are one matrix; by default all of both.
 
     Example:
         >>> Blend((2, 105), (105,)).ids
@@ -137,6 +138,7 @@ class Blend:
 
     input: tuple[int, ...]
     head: tuple[int, ...]
+    tied: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, token_id: int) -> Self:
@@ -147,6 +149,11 @@ class Blend:
     def ids(self) -> tuple[int, ...]:
         """All of them, each once."""
         return tuple(dict.fromkeys((*self.input, *self.head)))
+
+    @property
+    def both(self) -> tuple[int, ...]:
+        """For a matrix that is input embedding and LM head."""
+        return self.tied or self.ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

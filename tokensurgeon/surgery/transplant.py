@@ -150,7 +150,7 @@ def transplant(
         "base": left.described(),
         "donor": given.described(),
         "not_run": unrun,
-        "blends": {str(i): [blend.input, blend.head] for i, blend in alignment.blends.items()},
+        "blends": {str(i): [blend.input, blend.head, blend.tied] for i, blend in alignment.blends.items()},
         "beginning": alignment.beginning,
         "beginning_token": None if alignment.beginning is None else right.vocabulary.pieces[alignment.beginning],
     }

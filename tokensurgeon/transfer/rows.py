@@ -269,5 +269,5 @@ def _known(
 
 def blended(source: torch.Tensor, blend: Blend, use: Use) -> torch.Tensor:
     """(dim,) the mean row of a blend, in the matrix's dtype; a single row bit for bit."""
-    ids = sorted({"input": blend.input, "head": blend.head, "both": blend.ids}[use])
+    ids = sorted({"input": blend.input, "head": blend.head, "both": blend.both}[use])
     return source[ids[0]] if len(ids) == 1 else source[ids].float().mean(0).to(source.dtype)

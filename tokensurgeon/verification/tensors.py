@@ -122,8 +122,8 @@ def _tensors(
     trained = np.array(healed["rows"], dtype=np.int64)
     anchors = np.setdiff1d(manifest.plan.copied, trained)
     blends = {
-        int(i): Blend(tuple(read), tuple(predicted))
-        for i, (read, predicted) in manifest.content.get("blends", {}).items()
+        int(i): Blend(*map(tuple, ids))
+        for i, ids in manifest.content.get("blends", {}).items()
         if int(i) not in trained
     }
     for number, (name, old_name) in enumerate(pairs):
