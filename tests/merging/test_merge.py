@@ -136,9 +136,9 @@ def test_linear_is_the_mean_row_by_row(models, recipe, tmp_path):
     transplant(str(models["s"]), str(models["a"]), tmp_path / "moved", TransplantOptions(k=8))
     a, s, out = (load_file(d / "model.safetensors") for d in (models["a"], tmp_path / "moved", tmp_path / "out"))
     moved = Manifest.read(tmp_path / "moved")
-    known = moved.plan.source >= 0
-    made = np.isin(moved.plan.provenance, (Provenance.RECONSTRUCTED, Provenance.ROLE)) & ~known
-    assert 0 < made.sum() == (~known).sum() < len(known)
+    known = np.isin(np.arange(moved.plan.n_rows), moved.plan.anchors)
+    made = np.isin(moved.plan.provenance, (Provenance.RECONSTRUCTED, Provenance.ROLE)) & (moved.plan.source < 0)
+    assert 0 < made.sum() < (~known).sum() < len(known)
     mean = (a[EMBEDDING].double() + s[EMBEDDING].double()) / 2
     assert np.allclose(out[EMBEDDING][known], mean[known], atol=1e-6)
     assert torch.equal(out[EMBEDDING][~known], a[EMBEDDING][~known])
@@ -164,8 +164,9 @@ def test_embeddings_base_and_average(models, recipe, tmp_path):
     transplant(str(models["s"]), str(models["a"]), tmp_path / "moved", TransplantOptions(k=8))
     a, b, s = (load_file(d / "model.safetensors")[EMBEDDING] for d in (models["a"], models["b"], tmp_path / "moved"))
     moved = Manifest.read(tmp_path / "moved")
-    unknown = torch.from_numpy(moved.plan.provenance == Provenance.RECONSTRUCTED)
-    unused = torch.from_numpy(moved.plan.source < 0) & ~unknown
+    made = np.isin(moved.plan.provenance, (Provenance.RECONSTRUCTED, Provenance.ROLE)) & (moved.plan.source < 0)
+    unknown = torch.from_numpy(made)
+    unused = torch.from_numpy(moved.plan.provenance == Provenance.UNREACHABLE)
     assert torch.equal(written["first"][unknown], a[unknown])
     assert torch.equal(written["base"][unknown], s[unknown])
     assert torch.allclose(written["average"][unknown], ((a + b) / 2)[unknown], atol=1e-6)
@@ -620,7 +621,7 @@ def test_the_command(recipe, tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and "13 stand for tokens" in " ".join(done.stdout.split())
     card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
-    assert "merge_method: linear" in card and "merge_method: linear" in page and "13 from gpt" in card
+    assert "merge_method: linear" in card and "merge_method: linear" in page and "26 from gpt" in card
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and "--overwrite" in again.stderr
     told = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])

@@ -116,8 +116,8 @@ def choose_rows(
     """Decide for every row.
 
     A row of which all models have the same kind is merged by the method; but silent ones are averaged, since
-    methods that drop or flip values would let them speak. A row that is silent only because the owner's tokenizer
-    never gives its id stays what it is in the first model that has the owner's ids, if there is one.
+    methods that drop or flip values would let them speak. A row whose id the owner's tokenizer never gives stays
+    what it is in the first model that has the owner's ids, if there is one.
 
     Args:
         kinds: One array for each model that takes part, in the recipe's order.
@@ -135,7 +135,7 @@ def choose_rows(
     differing = best != worst
     owner = next((number for number, flags in enumerate(unused) if flags is None), None)
     dead = np.logical_or.reduce([flags for flags in unused if flags is not None] or [np.zeros_like(differing)])
-    kept = differing & dead if owner is not None else np.zeros_like(differing)
+    kept = dead & (best != Kind.SILENT) if owner is not None else np.zeros_like(differing)
     differing &= ~kept
     if embeddings == "base" and base is None and differing.any():
         raise InputError("embeddings=base takes rows from base_model, and the recipe has none. Use first or average")
