@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from tokensurgeon.checkpoint.ids import SPECIAL
 from tokensurgeon.vocabulary.markers import MARKER
+from tokensurgeon.vocabulary.token import literal_of
 
 __all__ = ["completed", "without_unknown"]
 
@@ -52,7 +53,7 @@ def completed(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> Tokenizer | 
         known.add(literal)
         missing.append(AddedToken(literal, **{flag: bool(entry.get(flag)) for flag in _FLAGS}))
     for setting in SPECIAL:
-        literal = _literal(declared.get(setting.removesuffix("_id")))
+        literal = literal_of(declared.get(setting.removesuffix("_id"))) or ""
         if literal not in known and MARKER.fullmatch(literal) and tokenizer.token_to_id(literal) is not None:
             known.add(literal)
             missing.append(AddedToken(literal, special=True, normalized=False))
@@ -66,7 +67,7 @@ def without_unknown(settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[s
     """Settings without control tokens that the tokenizer lacks: AutoTokenizer would give them ids that have no row."""
 
     def has(token: object) -> bool:
-        return tokenizer.token_to_id(_literal(token)) is not None
+        return tokenizer.token_to_id(literal_of(token) or "") is not None
 
     kept = dict(settings)
     for name in _LISTS:
@@ -91,11 +92,6 @@ def _entries(declared: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
         for key, entry in (entries.items() if isinstance(entries, Mapping) else ())
         if key.isdecimal() and isinstance(entry, Mapping) and isinstance(entry.get("content"), str)
     }
-
-
-def _literal(token: object) -> str:
-    literal = token.get("content") if isinstance(token, Mapping) else token
-    return literal if isinstance(literal, str) else ""
 
 
 def _renamed(tokenizer: Tokenizer, names: Mapping[str, str]) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tokenizers.models import BPE
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["is_readable", "sentencepiece_tokenizer"]
+__all__ = ["begin_with", "every_merge", "is_readable", "sentencepiece_tokenizer"]
 
 _BPE, _CONTROL, _NAMED = 2, 3, 4
 """Kinds of models and of pieces, as in ``sentencepiece_model.proto``."""
@@ -50,7 +51,8 @@ def sentencepiece_tokenizer(path: Path, *, bos: bool = True) -> tuple[Tokenizer,
     scores = {piece.piece: piece.score for piece in model.pieces}
     unknown = pieces[trained.unk_id]
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(BPE(vocab, _merges(scores, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    merges = every_merge(sorted(scores, key=lambda piece: -scores[piece]), vocab)
+    tokenizer = Tokenizer(BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     begun = [normalizers.Prepend("▁")] if model.normalizer_spec.add_dummy_prefix else []
     tokenizer.normalizer = normalizers.Sequence([*begun, normalizers.Replace(" ", "▁")])
     stripped = [decoders.Strip(" ", 1, 0)] if begun else []
@@ -63,9 +65,7 @@ def sentencepiece_tokenizer(path: Path, *, bos: bool = True) -> tuple[Tokenizer,
     ids = {"unk_token": trained.unk_id, "bos_token": trained.bos_id, "eos_token": trained.eos_id}
     roles = {name: pieces[i] for name, i in ids.items() if i >= 0}
     if bos and (first := roles.get("bos_token")) is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{first} $A", pair=f"{first} $A {first}:1 $B:1", special_tokens=[(first, vocab[first])]
-        )
+        begin_with(tokenizer, first)
     return tokenizer, roles
 
 
@@ -75,10 +75,26 @@ def _read(path: Path) -> Any:
     return protocol.ModelProto.FromString(path.read_bytes())
 
 
-def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Every split of a piece into two others, those of the best piece first."""
-    found = []
-    for piece in sorted(scores, key=lambda piece: -scores[piece]):
-        pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in vocab and piece[i:] in vocab]
-        found += sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+def every_merge(pieces: Iterable[str], rank: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Every split of a piece into two others, in the order in which they are joined.
+
+    Args:
+        pieces: Those that are joined first come first.
+        rank: Of all pieces; of several splits of one, that of the lowest comes first.
+
+    Example:
+        >>> every_merge(["ab", "abc"], {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4})
+        [('a', 'b'), ('ab', 'c')]
+    """
+    found: list[tuple[str, str]] = []
+    for piece in pieces:
+        pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in rank and piece[i:] in rank]
+        found += sorted(pairs, key=lambda pair: (rank[pair[0]], rank[pair[1]]))
     return found
+
+
+def begin_with(tokenizer: Tokenizer, bos: str) -> None:
+    """Let a tokenizer put BOS before every text, and before both of a pair."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )

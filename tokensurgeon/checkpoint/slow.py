@@ -11,6 +11,7 @@ from tokensurgeon.checkpoint.sentencepiece_bpe import is_readable, sentencepiece
 from tokensurgeon.checkpoint.tekken import ROLES, tekken_tokenizer
 from tokensurgeon.checkpoint.text import read_json_if_there, refuse_lfs_pointer
 from tokensurgeon.errors import InputError, MissingDependencyError
+from tokensurgeon.vocabulary.token import literal_of
 
 __all__ = ["SLOW_FILES", "convert_slow"]
 
@@ -94,5 +95,5 @@ def _from_sentencepiece(path: Path, declared: Mapping[str, Any]) -> Any:
     more = read_json_if_there(path.parent / "added_tokens.json")
     known = {"added_tokens_decoder": {str(i): {"content": literal, "special": True} for literal, i in more.items()}}
     whole = completed(backend, {**known, **declared}) or backend
-    named = {name: token.get("content") if isinstance(token := declared.get(name), dict) else token for name in roles}
-    return PreTrainedTokenizerFast(tokenizer_object=whole, **{n: named.get(n) or token for n, token in roles.items()})
+    named = {name: literal_of(declared.get(name)) or token for name, token in roles.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=whole, **named)

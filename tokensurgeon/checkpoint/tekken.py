@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
+from tokensurgeon.checkpoint.sentencepiece_bpe import begin_with, every_merge
 from tokensurgeon.checkpoint.text import read_json
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary.spelling import byte_alphabet
@@ -46,7 +47,8 @@ def tekken_tokenizer(path: Path) -> Tokenizer:
     vocab = {token: i for i, token in enumerate([*control, *spelled])}
     if len(vocab) < len(control) + len(spelled):
         raise InputError(f"{path} has a token twice")
-    tokenizer = Tokenizer(BPE(vocab, _merges(spelled), fuse_unk=False, ignore_merges=True))
+    merges = every_merge(spelled, {token: i for i, token in enumerate(spelled)})  # no control token is a part
+    tokenizer = Tokenizer(BPE(vocab, merges, fuse_unk=False, ignore_merges=True))
     split = pre_tokenizers.Split(pattern, behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -54,9 +56,7 @@ def tekken_tokenizer(path: Path) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     if (bos := ROLES["bos_token"]) in control:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, vocab[bos])]
-        )
+        begin_with(tokenizer, bos)
     return tokenizer
 
 
@@ -68,13 +68,3 @@ def _control_tokens(content: Mapping[str, Any], config: Mapping[str, Any]) -> li
     if any(rank >= count for rank in named):
         raise ValueError(f"{len(named)} control tokens, and room for {count}")
     return [named.get(rank, f"<SPECIAL_{rank}>") for rank in range(count)]
-
-
-def _merges(spelled: list[str]) -> list[tuple[str, str]]:
-    """Every split of a token into two others, in the order in which tiktoken would join them."""
-    rank = {token: i for i, token in enumerate(spelled)}
-    found: list[tuple[str, str]] = []
-    for token in spelled:
-        pairs = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in rank and token[i:] in rank]
-        found += sorted(pairs, key=lambda pair: (rank[pair[0]], rank[pair[1]]))
-    return found

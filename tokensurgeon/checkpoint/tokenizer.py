@@ -27,6 +27,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.edit.digits import digitwise_spec
 from tokensurgeon.vocabulary.plain import plain_tokenizer
+from tokensurgeon.vocabulary.token import literal_of
 
 __all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
 
@@ -124,9 +125,8 @@ class TokenizerFiles:
         """Ids of the declared special tokens, by name (``bos_token``, ``eos_token``, ...)."""
         found = {}
         for name in (setting.removesuffix("_id") for setting in SPECIAL):
-            token = self.declared.get(name)
-            literal = token.get("content") if isinstance(token, dict) else token
-            token_id = self.tokenizer.token_to_id(literal) if isinstance(literal, str) else None
+            literal = literal_of(self.declared.get(name))
+            token_id = None if literal is None else self.tokenizer.token_to_id(literal)
             if token_id is not None:
                 found[name] = token_id
         return found

@@ -17,6 +17,7 @@ from tokensurgeon.checkpoint.text import read_json, read_json_if_there, text_lin
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.report.page import report_page
+from tokensurgeon.vocabulary.token import literal_of
 
 __all__ = ["changed_model", "read_lines", "refuse_other_texts", "write_pages"]
 
@@ -83,7 +84,7 @@ def _declare(settings: dict[str, Any], special: Collection[str]) -> None:
     named = settings.get(new)
     key = new if isinstance(named, list) or (not named and not settings.get(old)) else old
     listed = list(settings.get(key) or [])
-    texts = {token.get("content") if isinstance(token, Mapping) else token for token in listed}
+    texts = {literal_of(token) for token in listed}
     settings[key] = listed + [literal for literal in special if literal not in texts]
 
 

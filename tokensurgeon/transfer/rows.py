@@ -18,8 +18,7 @@ from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Fitt
 
 __all__ = [
     "SUPPRESSED_BIAS", "LearntRows", "NewRows", "RowMaker", "VocabularyMatrices", "assemble", "atom_ids", "blended",
-    "build_rows",
-    "drop_rowless",
+    "build_rows", "drop_rowless",
 ]  # fmt: skip
 
 SUPPRESSED_BIAS = -1e4

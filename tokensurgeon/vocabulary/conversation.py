@@ -11,6 +11,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tokensurgeon.vocabulary.token import literal_of
+
 __all__ = ["Conversation", "render_conversation"]
 
 log = logging.getLogger(__name__)
@@ -104,10 +106,6 @@ def _render(template: str, messages: list[dict[str, str]], declared: Mapping[str
     )
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now(tz=UTC).strftime(form)
-    spelled = {
-        name: value.get("content") if isinstance(value, Mapping) else value
-        for name, value in declared.items()
-        if name.endswith("_token")
-    }
-    literals = {name: value for name, value in spelled.items() if isinstance(value, str)}  # null is no text "None"
+    spelled = {name: literal_of(value) for name, value in declared.items() if name.endswith("_token")}
+    literals = {name: literal for name, literal in spelled.items() if literal is not None}  # null is no text "None"
     return environment.from_string(template).render(messages=messages, add_generation_prompt=False, **literals)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tokensurgeon.vocabulary.conversation import Conversation, render_conversation
 from tokensurgeon.vocabulary.markers import FAMILIES, KNOWN, MARKER
-from tokensurgeon.vocabulary.token import NEVER_PREDICTED, STRUCTURE, Role
+from tokensurgeon.vocabulary.token import NEVER_PREDICTED, STRUCTURE, Role, literal_of
 
 __all__ = ["Roles", "find_roles"]
 
@@ -100,10 +100,8 @@ def find_roles(tokenizer: Tokenizer, declared: Mapping[str, Any], chat_template:
 
 
 def _token_id(tokenizer: Tokenizer, token: object) -> int | None:
-    literal = token.get("content") if isinstance(token, Mapping) else token
-    if not isinstance(literal, str):
-        return None
-    found: int | None = tokenizer.token_to_id(literal)
+    literal = literal_of(token)
+    found: int | None = None if literal is None else tokenizer.token_to_id(literal)
     return found
 
 

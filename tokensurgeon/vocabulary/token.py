@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["NEVER_PREDICTED", "STRUCTURE", "TURNS", "Role", "TokenKey"]
+__all__ = ["NEVER_PREDICTED", "STRUCTURE", "TURNS", "Role", "TokenKey", "literal_of"]
 
 
 class Role(StrEnum):
@@ -53,6 +54,12 @@ TURNS = frozenset({Role.TURN_START, Role.TURN_END, Role.USER, Role.ASSISTANT, Ro
 """What a conversation is made of."""
 STRUCTURE = TURNS | {Role.BOS, Role.EOS}
 NEVER_PREDICTED = frozenset({Role.UNK, Role.MASK, Role.PAD})
+
+
+def literal_of(token: object) -> str | None:
+    """The text of a token as settings hold it: a string, or a table with ``content``; None for anything else."""
+    literal = token.get("content") if isinstance(token, Mapping) else token
+    return literal if isinstance(literal, str) else None
 
 
 @dataclass(frozen=True, slots=True)
