@@ -36,7 +36,6 @@ bench-pairs: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## every tokenizer on
 	$(VENV)/bin/python -m benchmarks.experiments.control_tokens benchmarks/experiments/control_tokens.toml
 	$(VENV)/bin/python -m benchmarks.experiments.pairs benchmarks/experiments/pairs.toml
 	$(VENV)/bin/python -m benchmarks.experiments.real_pairs benchmarks/experiments/real_pairs.toml
-	$(VENV)/bin/python -m benchmarks.experiments.real_pairs benchmarks/experiments/real_pairs_omp.toml
 
 authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS (compiles fastText: minutes)
 	$(VENV)/bin/python -m pytest -m peers
