@@ -102,6 +102,11 @@ def warnings(content: dict[str, Any]) -> list[str]:
         found.append(
             f"The base was not trained on turns like the donor's: {shown}. Expect little of chat before some training."
         )
+    found += [
+        f"The chat template of {name} could not be used ({problem}): what opens and ends a turn was found by the "
+        "names of tokens."
+        for name, problem in content.get("templates", [])
+    ]
     if content.get("unmapped"):
         shown = ", ".join(f"`{name}`" for name in content["unmapped"][:12])
         more = len(content["unmapped"]) - 12
