@@ -18,6 +18,7 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.progress import Progress
+from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
 from tokensurgeon.surgery.record import describe_run
@@ -155,6 +156,7 @@ def _rows(matrices: VocabularyMatrices, kept: Sequence[int]) -> VocabularyMatric
 
 def _sentences(model: str, after: int, before: int) -> str:
     return (
-        f"{after:,} of the {before:,} tokens of `{model}`, with their rows, by tokensurgeon trim. The text that they "
-        "were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the others back."
+        f"{after:,} of the {before:,} tokens of {code(model)}, with their rows, by tokensurgeon trim. The text that "
+        "they were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the "
+        "others back."
     )
