@@ -42,8 +42,8 @@ ATTACKS = {
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """A fifth of a second instead of a whole one and a quarter of the memory, in a process of its own."""
-    monkeypatch.setattr(rendering, "_SECONDS", 0.2)
+    """A tenth of a second instead of a whole one and a quarter of the memory, in a process of its own."""
+    monkeypatch.setattr(rendering, "_SECONDS", 0.1)
     monkeypatch.setattr(rendering, "_MEMORY", 2**27)
     rendering._process.end()
     yield
@@ -75,6 +75,10 @@ def test_a_refusal_is_no_problem_and_a_mistake_is_one():
     no_system = "{% if messages[0].role == 'system' %}{{ nothing.there }}{% endif %}" + CHATML
     assert not find_roles(tokenizer, {}, no_system).template_problem
     assert find_roles(tokenizer, {}, ["no text"]).template_problem == "it is no text"
+
+
+def test_a_long_text_of_letters_that_json_spells_in_twelve_is_read():
+    assert render("{% for i in range(65000) %}🙂{% endfor %}", SAID).text == 65_000 * "🙂"
 
 
 def test_equal_renderings_are_made_once():

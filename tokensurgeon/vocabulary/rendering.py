@@ -25,8 +25,8 @@ __all__ = ["LONGEST_TEMPLATE", "Rendering", "render"]
 LONGEST_TEMPLATE = 2**18
 """In characters, with the literals that it is given. Long ones of real models have thirty thousand."""
 _LONGEST_TEXT = 2**16
-_LONGEST_ANSWER = 6 * _LONGEST_TEXT + 1024
-"""In bytes: JSON spells a character as ``\\uffff``."""
+_LONGEST_ANSWER = 12 * _LONGEST_TEXT + 1024
+"""In bytes: JSON spells a character as ``\\uffff``, some as two of these."""
 _SECONDS = 1.0
 """Of processor time, so that a busy machine changes nothing. Those of real models take some hundredths."""
 _MEMORY = 2**29
@@ -102,8 +102,8 @@ class _Process:
 
     def forget(self) -> None:
         """After a fork: the process is the parent's, and the pipes must end with that one."""
-        running = self._running
-        self.__init__()  # type: ignore[misc]  # another thread may have held the lock
+        running, self._running = self._running, None
+        self._lock = threading.Lock()  # another thread may have held the old one
         if running is not None and running.stdin and running.stdout:
             running.stdin.close()
             running.stdout.close()
