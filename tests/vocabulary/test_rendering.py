@@ -21,22 +21,25 @@ DOUBLED = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set 
 TIME, MEMORY, LENGTH = "processor time", "too much memory", "more than 65,536 characters"
 ATTACKS = {
     FOREVER: TIME,
-    "{{ lipsum(n=10**6) }}": TIME,
     DOUBLED: MEMORY,
-    "{{ ('a' * 10**9)|length }}": MEMORY,
     "{{ ('%1000000000d' % 1)|length }}": MEMORY,
-    "{{ '{:>1000000000}'.format(1)|length }}": MEMORY,
     "{{ ('a'|center(10**9))|length }}": MEMORY,
-    "{% set n = 9**9 %}{{ 9**n }}": TIME,
     "{{ ('a-' * 10**7)|wordwrap(1)|length }}": TIME,
-    "{{ ('a@b.c ' * 10**6)|urlize|length }}": TIME,
-    "{% macro m(n) %}{{ m(n - 1) ~ m(n - 1) if n }}{% endmacro %}{{ m(60) }}": TIME,
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "RecursionError",
     "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}": "RecursionError",
-    "{{ " + "+".join(["1"] * 100_000) + " }}": "RecursionError|processor time",
     "{% for i in range(99999) %}{{ i }}{% endfor %}": LENGTH,
-    "{{ '\n' * 99999 }}": LENGTH,
     "x" * (LONGEST_TEMPLATE + 1): "more than 262,144 characters",
+}
+FURTHER = {
+    "{{ lipsum(n=10**6) }}": TIME,
+    "{{ ('a' * 10**9)|length }}": MEMORY,
+    "{{ '{:>1000000000}'.format(1)|length }}": MEMORY,
+    "{{ ('\n' * 10**7)|indent(10**3)|length }}": MEMORY + "|" + TIME,
+    "{% set n = 9**9 %}{{ 9**n }}": TIME,
+    "{{ ('a@b.c ' * 10**6)|urlize|length }}": TIME,
+    "{% macro m(n) %}{{ m(n - 1) ~ m(n - 1) if n }}{% endmacro %}{{ m(60) }}": TIME,
+    "{{ " + "+".join(["1"] * 100_000) + " }}": "RecursionError|processor time",
+    "{{ '\n' * 99999 }}": LENGTH,
 }
 
 
@@ -51,10 +54,14 @@ def hurried(monkeypatch):
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("template", ATTACKS, ids=lambda template: template[:40])
+@pytest.mark.parametrize(
+    "template",
+    [*ATTACKS, *(pytest.param(template, marks=pytest.mark.slow) for template in FURTHER)],
+    ids=lambda template: template[:40],
+)
 def test_a_template_that_uses_up_the_machine_is_stopped(template):
     found = render(template, SAID)
-    assert found.text is None and found.stopped and re.search(ATTACKS[template], found.problem)
+    assert found.text is None and found.stopped and re.search((ATTACKS | FURTHER)[template], found.problem)
     assert "alpha" in render(CHATML + f"{{# after {len(template)} #}}", SAID).text
 
 
@@ -75,6 +82,11 @@ def test_a_refusal_is_no_problem_and_a_mistake_is_one():
     no_system = "{% if messages[0].role == 'system' %}{{ nothing.there }}{% endif %}" + CHATML
     assert not find_roles(tokenizer, {}, no_system).template_problem
     assert find_roles(tokenizer, {}, ["no text"]).template_problem == "it is no text"
+
+
+def test_a_template_is_given_what_transformers_gives_it():
+    template = "{% if tools is not none or documents is not none %}{{ tools|tojson }}{% endif %}" + CHATML
+    assert "charlie" in render(template, SAID).text
 
 
 def test_a_long_text_of_letters_that_json_spells_in_twelve_is_read():

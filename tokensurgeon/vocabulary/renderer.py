@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 _SHOWN = 200
+_ABSENT: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": False}
+"""What transformers defines besides the messages."""
 
 
 class _Refused(Exception):  # noqa: N818 (no error: a template says so of messages that it does not take)
@@ -84,7 +86,7 @@ def _alarm(seconds: float) -> None:
 
 def _rendered(environment: Any, request: dict[str, Any], longest: int) -> dict[str, Any]:
     """``text``, or ``problem`` and whether a limit was what stopped it."""
-    variables = {"messages": request["messages"], "add_generation_prompt": False, **request["literals"]}
+    variables = {"messages": request["messages"], **_ABSENT, **request["literals"]}
     parts: list[str] = []
     length = 0
     try:
