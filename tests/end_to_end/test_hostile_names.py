@@ -125,6 +125,21 @@ def test_stderr_of_a_process_has_warnings_and_progress_in_plain_lines(hostile, z
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_what_libraries_say_is_one_plain_line_each():
+    code = (
+        "import logging, warnings\n"
+        "from tokensurgeon.cli.common import guarded\n"
+        "with guarded(debug=False, quiet=False):\n"
+        "    for name in ('transformers.x', 'huggingface_hub.x', 'x'):\n"
+        f"        logging.getLogger(name).error(name + {NAME!r})\n"
+        f"    warnings.warn({NAME!r})\n"
+    )
+    done = processes.run(code)
+    assert done.returncode == 0 and len({*done.stderr.splitlines()}) == 4
+    refuse_raw(done.stderr)
+    assert all("\\u202e" in line for line in done.stderr.splitlines())
+
+
 @pytest.mark.parametrize("what", ["model_type", "tensor", "index"])
 def test_a_message_is_one_line_that_says_what_it_holds(zoo, tmp_path, what):
     base = tmp_path / "base"

@@ -174,4 +174,4 @@ def test_the_command_goes_on_without_the_template_and_says_so(copy_of, tmp_path)
     text.write_text("The value of the object is 42. " * 20)
     trimmed = processes.run(processes.MAIN, "trim", donor, "--text", text, "--out", tmp_path / "out")
     assert trimmed.returncode == 0 and what in trimmed.stderr
-    assert "it takes too much memory" in (tmp_path / "out/report.html").read_text()
+    assert (tmp_path / "out/report.html").read_text().count("it takes too much memory") == 1

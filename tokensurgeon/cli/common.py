@@ -39,16 +39,20 @@ def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written
     lines.setFormatter(_Line())
     level = logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, handlers=[lines])
+    logging.captureWarnings(True)
     if not debug:
         import transformers
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
+        for library in ("transformers", "huggingface_hub"):  # they have handlers of their own
+            for handler in logging.getLogger(library).handlers:
+                handler.setFormatter(_Line())
     if quiet:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
@@ -63,8 +67,9 @@ def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written
         _say(f"error: {_one_line(error)}" + (f" (rank {rank})" if rank != "0" else ""))
         raise typer.Exit(2) from None
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        logging.captureWarnings(False)
+        for number, before in former.items():
+            signal.signal(number, before)
 
 
 def _interrupt(*_: object) -> None:
@@ -196,9 +201,8 @@ def progress_bar(quiet: bool) -> Iterator[Tell]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(
-            "{task.fields[note]}", markup=False, table_column=Column()
-        ),  # it is wrapped where the screen is narrow
+        # A column of its own is wrapped where the screen is narrow.
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column()),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=screen,

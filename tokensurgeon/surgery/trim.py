@@ -129,7 +129,7 @@ def trim(
 def _named(model: OpenModel) -> set[int]:
     """Ids that have a role, or that the chat template writes."""
     template, pieces = model.tokenizer.chat_template or "", model.vocabulary.pieces
-    template = template if len(template) <= LONGEST_TEMPLATE else ""
+    template = template if isinstance(template, str) and len(template) <= LONGEST_TEMPLATE else ""
     named = {i for i in model.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
     return named | model.vocabulary.roles.of() | set(model.tokenizer.special_ids().values())
 

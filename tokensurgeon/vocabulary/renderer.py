@@ -57,7 +57,7 @@ def _environment() -> Any:
         raise _Refused(str(message)[:_SHOWN])
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], cache_size=0
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now(tz=UTC).strftime(form)
