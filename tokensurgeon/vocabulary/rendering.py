@@ -31,8 +31,8 @@ _SECONDS = 1.0
 """Of processor time, so that a busy machine changes nothing. Those of real models take some hundredths."""
 _MEMORY = 2**29
 """Address space of the process; bare Python with jinja2 has 25 MB."""
-_WAIT_S = 5.0
-"""By the clock: where the system does not count processor time."""
+_WAIT_S = 10.0 if hasattr(signal, "setitimer") else 2.0
+"""By the clock: all that there is where the system does not count processor time."""
 _START_S = 60.0
 
 
