@@ -246,6 +246,21 @@ def test_a_log_file_gets_a_plain_line_with_stage_done_total_and_time_left(monkey
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_bar_says_of_a_model_neither_steers_the_screen_nor_is_markup(monkeypatch, capsys):
+    from tokensurgeon.cli import common
+    from tokensurgeon.progress import Stage
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    name = "[red]\x1b]0;x\x07\u202e\x9b\n"
+    with common.progress_bar(False) as tell:
+        tell(Stage.SCORE.of(name), 1, 2, f"[link=x]{name}")
+    drawn = capsys.readouterr().err
+    assert "\x1b[" in drawn  # rich draws in colour
+    left = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", "", drawn)
+    assert left.isprintable() and "Scoring [red]\\x1b]0;x\\x07\\u202e\\x9b\\n" in left and "[link=x]" in left
+
+
 def test_every_stage_that_is_told_is_one_that_people_can_read():
     """Raw keys such as "trials" on the bar: whoever tells a stage takes it from `Stage`."""
     import ast

@@ -617,10 +617,12 @@ def test_without_mergekit(recipe, tmp_path, monkeypatch):
 
 def test_the_command(recipe, tmp_path):
     path = recipe({"merge_method": "linear", "models": of("a", "s")})
+    path.write_text(path.read_text() + "# \u202e```\n")
     arguments = ["merge", str(path), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and "13 stand for tokens" in " ".join(done.stdout.split())
     card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
+    assert all(line.isprintable() for line in [*card.split("\n"), *page.split("\n")]) and "````yaml" in card
     assert "merge_method: linear" in card and "merge_method: linear" in page and "26 from gpt" in card
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and "--overwrite" in again.stderr

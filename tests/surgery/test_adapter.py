@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from tokensurgeon import InputError, TransplantOptions, transplant
 from tokensurgeon.cli.app import app
 from tokensurgeon.surgery.adapter import carry_adapter
+from tokensurgeon.vocabulary.visible import visible
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # PEFT's, on tied models
 
@@ -36,6 +38,17 @@ def made(zoo, tmp_path_factory):
     report = transplant(str(zoo["gpt"]), str(zoo["spm"]), root / "model", TransplantOptions(k=8))
     adapter = adapter_of(zoo["gpt"], root / "adapter", target_modules="all-linear")
     return report, root / "model", adapter
+
+
+def test_the_card_of_an_adapter_with_a_hostile_name(made, tmp_path):
+    _, model, adapter = made
+    name = "a\x1b[31m\u202e`<b>\n---\n# x"
+    for source, copy in ((adapter, tmp_path / name), (model, tmp_path / f"m{name}")):
+        shutil.copytree(source, copy)
+    carry_adapter(str(tmp_path / name), str(tmp_path / f"m{name}"), tmp_path / "out")
+    lines = (tmp_path / "out/README.md").read_text().split("\n")
+    assert all(map(str.isprintable, lines)) and lines.count("---") == 2 and "# x" not in lines
+    assert json.loads(lines[2].removeprefix("base_model: ")).endswith("m" + visible(name))
 
 
 def test_it_does_to_shared_tokens_what_it_did(made, zoo, tmp_path):

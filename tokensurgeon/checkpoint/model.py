@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = ["OpenModel", "other_files"]
+
+log = logging.getLogger(__name__)
 
 _WEIGHTS = tuple(
     f"*.{kind}"
@@ -63,8 +66,12 @@ class OpenModel:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Its tokens as bytes and roles."""
-        return self.tokenizer.vocabulary()
+        """Its tokens as bytes and roles; it is said where the chat template is no help to find these."""
+        found = self.tokenizer.vocabulary()
+        if problem := found.roles.template_problem:
+            how = "what opens and ends a turn is found by the names of tokens"
+            log.warning("%s: the chat template cannot be used (%s); %s", self.name, problem, how)
+        return found
 
     @cached_property
     def spec(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded
+from tokensurgeon.cli.common import emit_json, guarded, print_output
 
 
 def command(
@@ -31,4 +31,4 @@ def command(
         if json_out:
             emit_json({"out": str(out), "modules": modules})
         elif not quiet:
-            console().print(f"[bold]{out}[/bold] is ready; it changes {len(modules)} modules of {model}")
+            print_output(out, f" is ready; it changes {len(modules)} modules of {model}")

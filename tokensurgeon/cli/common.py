@@ -1,4 +1,7 @@
-"""Do what the commands share: errors in one line, progress on stderr, results on stdout."""
+"""Do what the commands share: errors in one line, progress on stderr, results on stdout.
+
+Names, tokens and messages of libraries come from foreign files: all that is printed passes `visible` here.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +19,40 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
-__all__ = ["LINE_EVERY_S", "Tell", "console", "emit_json", "guarded", "progress_bar"]
+__all__ = ["LINE_EVERY_S", "Tell", "console", "emit_json", "guarded", "print_output", "progress_bar"]
 
 LINE_EVERY_S = 30.0
 """Where nobody sees a bar, a plain line comes this often."""
+_LONGEST_LINE = 4000
+"""In characters: names in foreign files may be of any length."""
 
 
 @contextmanager
 def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written") -> Iterator[None]:
     """Turn what goes wrong into one line on stderr and exit code 2 (130 after Ctrl-C)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING, format="%(message)s"
-    )
+    lines = logging.StreamHandler()
+    lines.setFormatter(_Line())
+    level = logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=level, handlers=[lines])
+    logging.captureWarnings(True)
     if not debug:
         import transformers
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
+        for library in ("transformers", "huggingface_hub"):  # they have handlers of their own
+            for handler in logging.getLogger(library).handlers:
+                handler.setFormatter(_Line())
     if quiet:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
@@ -52,11 +64,12 @@ def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written
         if debug:
             raise
         rank = os.environ.get("RANK", "0")
-        typer.echo(f"error: {_one_line(error)}" + (f" (rank {rank})" if rank != "0" else ""), err=True)
+        _say(f"error: {_one_line(error)}" + (f" (rank {rank})" if rank != "0" else ""))
         raise typer.Exit(2) from None
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        logging.captureWarnings(False)
+        for number, before in former.items():
+            signal.signal(number, before)
 
 
 def _interrupt(*_: object) -> None:
@@ -69,23 +82,61 @@ def _interrupt(*_: object) -> None:
 def _one_line(error: BaseException) -> str:
     from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _joined(str(error)) or type(error).__name__
     if isinstance(error, InputError | MissingDependencyError | VerificationError):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
 
-def console() -> Console:
-    """A rich console on stdout."""
-    from rich.console import Console
+def _joined(text: str) -> str:
+    """A message as one line, of a length that can be read."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "…"
 
-    return Console(highlight=False)
+
+def _say(line: str) -> None:
+    """One line on stderr."""
+    from tokensurgeon.vocabulary.visible import visible
+
+    typer.echo(visible(line), err=True)
+
+
+class _Line(logging.Formatter):
+    """What is logged, in one line each."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (as logging calls it)
+        from tokensurgeon.vocabulary.visible import visible
+
+        return visible(_joined(record.message))
+
+
+def console() -> Console:
+    """A rich console on stdout: markup is ours, and what is printed of others must be escaped from it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from tokensurgeon.vocabulary.visible import visible
+
+    class Visible(Console):
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str("\n".join(map(visible, text.split("\n"))), **how)
+
+    return Visible(highlight=False, emoji=False)
+
+
+def print_output(out: Path | str, what: str) -> None:
+    """Say on stdout where the output is, and what it is."""
+    from rich.markup import escape
+
+    console().print(f"[bold]{escape(str(out))}[/bold]{escape(what)}")
 
 
 def emit_json(content: Any) -> None:
     """One JSON object on stdout, and nothing else."""
     letters = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=not letters) + "\n")
+    for line in json.dumps(content, indent=2, ensure_ascii=not letters).split("\n"):
+        plain = line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+        sys.stdout.write(plain + "\n")
 
 
 class Tell(Protocol):
@@ -128,7 +179,7 @@ class _PlainLines:
             line = f"{stage}: {done:,} of {total:,}"
             if 0 < done < total:
                 line += f", {(time.monotonic() - started) * (total - done) / done:,.0f} s left"
-            typer.echo(f"{line}, {note}" if note else line, err=True)
+            _say(f"{line}, {note}" if note else line)
 
 
 @contextmanager
@@ -139,16 +190,19 @@ def progress_bar(quiet: bool) -> Iterator[Tell]:
     from rich.progress import Progress as Bars
     from rich.table import Column
 
+    from tokensurgeon.vocabulary.visible import visible
+
     screen = Console(stderr=True)
     if not quiet and not screen.is_terminal:
         with _PlainLines() as lines:
             yield lines.update
         return
     with Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", table_column=Column()),  # it is wrapped where the screen is narrow
+        # A column of its own is wrapped where the screen is narrow.
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column()),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=screen,
@@ -161,10 +215,10 @@ def progress_bar(quiet: bool) -> Iterator[Tell]:
             if stage not in tasks:
                 for task in tasks.values():
                     bars.update(task, completed=bars.tasks[task].total)
-                tasks[stage] = bars.add_task(str(stage), total=total, note="")
+                tasks[stage] = bars.add_task(visible(str(stage)), total=total, note="")
             speed = bars.tasks[tasks[stage]].speed
             rate = f"{speed:,.0f}/s" if speed else ""
-            bars.update(tasks[stage], completed=done, total=total, note=note or rate)
+            bars.update(tasks[stage], completed=done, total=total, note=visible(note) or rate)
 
         yield tell
         for task in tasks.values():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -50,7 +50,8 @@ def command(
                 }
             )
         elif not quiet:
-            console().print(
-                f"[bold]{report.out}[/bold]: divergence from the {len(models)} models {report.before:.4f} at the "
-                f"beginning, {report.after:.4f} at the end ({report.steps} steps)"
+            print_output(
+                report.out,
+                f": divergence from the {len(models)} models {report.before:.4f} at the "
+                f"beginning, {report.after:.4f} at the end ({report.steps} steps)",
             )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -35,8 +35,9 @@ def command(
         if json_out:
             emit_json({**asdict(report), "out": str(report.out)})
         elif not quiet:
-            console().print(
-                f"[bold]{report.out}[/bold]: {report.architecture}, {report.tensors} tensors in {report.dtype}, "
+            print_output(
+                report.out,
+                f": {report.architecture}, {report.tensors} tensors in {report.dtype}, "
                 f"{report.bytes / 2**20:,.0f} MiB; {report.tokens:,} tokens (tokenizer {report.tokenizer}, "
-                f"pre-tokenizer {report.pre})"
+                f"pre-tokenizer {report.pre})",
             )

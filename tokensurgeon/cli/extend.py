@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import console, emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -93,6 +93,6 @@ def command(
                 if tokens is not None or add is not None
                 else ""
             )
-            console().print(f"[bold]{report.out}[/bold]: {report.added:,} tokens more, {report.rows:,} rows{gain}")
+            print_output(report.out, f": {report.added:,} tokens more, {report.rows:,} rows{gain}")
             for token in report.content["extended"]["special"]:
                 console().print(f"{token['token']} is {token['id']}; row: {token['row']}", markup=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -48,7 +48,6 @@ def command(
                 }
             )
         elif not quiet:
-            console().print(
-                f"[bold]{report.out}[/bold]: the Fisher information of {report.parameters:,} parameters on "
-                f"{report.tokens:,} tokens"
+            print_output(
+                report.out, f": the Fisher information of {report.parameters:,} parameters on {report.tokens:,} tokens"
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
 from tokensurgeon.progress import Stage
 
 if TYPE_CHECKING:
@@ -88,11 +88,12 @@ def command(
             emit_json({**asdict(report), "out": str(report.out)})
         elif not quiet:
             start, best = report.curve[0], report.best
-            console().print(
-                f"[bold]{report.out}[/bold]: bits per byte on held-out text of the kind that was trained on "
+            print_output(
+                report.out,
+                f": bits per byte on held-out text of the kind that was trained on "
                 f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
                 f"{start['other']:.4f} before, {best['other']:.4f} after "
-                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes)"
+                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes)",
             )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import console, emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -47,7 +47,7 @@ def command(
         elif not quiet:
             for line in merge_summary(report.content):
                 console().print(line, markup=False)
-            console().print(
-                f"[bold]{report.out}[/bold] is ready: {len(report.checks)} invariants verified, "
-                f"{report.content['seconds']:.0f} s in all"
+            print_output(
+                report.out,
+                f" is ready: {len(report.checks)} invariants verified, {report.content['seconds']:.0f} s in all",
             )

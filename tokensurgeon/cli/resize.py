@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -45,6 +45,4 @@ def command(
         if json_out:
             emit_json({"out": str(report.out), **report.content})
         elif not quiet:
-            console().print(
-                f"[bold]{report.out}[/bold]: {report.after:,} rows, {report.before:,} before, for {report.tokens:,} ids"
-            )
+            print_output(report.out, f": {report.after:,} rows, {report.before:,} before, for {report.tokens:,} ids")

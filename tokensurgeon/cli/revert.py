@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import console, emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -35,4 +35,4 @@ def command(
             emit_json({"out": str(out), "verified": {check.name: check.detail for check in checks}})
         elif not quiet:
             print_checks(console(), checks)
-            console().print(f"[bold]{out}[/bold] is ready")
+            print_output(out, " is ready")

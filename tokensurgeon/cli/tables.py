@@ -80,7 +80,7 @@ def print_drafts(console: Console, found: Mapping[str, Any]) -> None:
         for mode, of in modes.items():
             rate = "" if of["acceptance"] is None else f"{of['acceptance']:.1%}"
             table.add_row(
-                side, mode, rate, f"{of['accepted_length']:.2f}", f"{of['tokens_per_second']:.1f}",
+                escape(side), escape(mode), rate, f"{of['accepted_length']:.2f}", f"{of['tokens_per_second']:.1f}",
                 f"{of['speed_up']:.2f}", f"{of['nats_per_token']:.2f}",
             )  # fmt: skip
     console.print(table)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
+from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
 
 
 def command(
@@ -41,7 +41,8 @@ def command(
         if json_out:
             emit_json({"out": str(report.out), **report.content})
         elif not quiet:
-            console().print(
-                f"[bold]{report.out}[/bold]: {report.after:,} of {report.before:,} tokens ({report.needed:,} needed), "
-                f"{report.parameters_saved / 1e6:,.1f} million parameters fewer"
+            print_output(
+                report.out,
+                f": {report.after:,} of {report.before:,} tokens ({report.needed:,} needed), "
+                f"{report.parameters_saved / 1e6:,.1f} million parameters fewer",
             )

@@ -19,7 +19,9 @@ from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.healing.loop import HealReport
 from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.report.markdown import code, plain
 from tokensurgeon.verification.tensors import accepted, verify
+from tokensurgeon.vocabulary.visible import visible
 
 __all__ = ["Healed", "write_healed"]
 
@@ -118,12 +120,12 @@ def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensor
 
 def _card(model: OpenModel, teacher: OpenModel, run: dict[str, Any]) -> str:
     before = model.directory / "README.md"
-    card = read_text(before) if before.is_file() else f"# {model.name}\n"
+    card = read_text(before) if before.is_file() else f"# {plain(visible(model.name))}\n"
     what = f"{run['trained_rows']:,} rows" + (f" and updates of rank {run['lora']} of the body" if run["lora"] else "")
-    start, best = run["curve"][0], run["best"]
+    start, best, taught = run["curve"][0], run["best"], code(visible(teacher.name))
     return (
         f"{card.rstrip()}\n\n## Healed\n\n`tokensurgeon heal` trained {what} for {run['steps']} steps on "
-        f"{run['tokens']:,} tokens, with `{teacher.name}` as teacher. Bits per byte on held-out text of the kind that "
+        f"{run['tokens']:,} tokens, with {taught} as teacher. Bits per byte on held-out text of the kind that "
         f"it was trained on: {start['held_out']:.3f} before, {best['held_out']:.3f} after; on text of another kind: "
         f"{start['other']:.3f} before, {best['other']:.3f} after.\n"
     )

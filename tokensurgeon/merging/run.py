@@ -53,6 +53,7 @@ from tokensurgeon.report.merged import merge_card, merge_page
 from tokensurgeon.surgery.record import describe_asked
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.tensors import accepted
+from tokensurgeon.vocabulary.visible import shown
 
 __all__ = ["MergeReport", "merge"]
 
@@ -157,8 +158,10 @@ def merge(
         content["verified"] = accepted(checks)
         content["seconds"] = round(time.perf_counter() - started, 1)
         manifest.write(work)
-        write_text(work / "README.md", merge_card(content))
-        write_text(work / "report.html", merge_page(content))
+        lines = content["merge"]["recipe"].rstrip().split("\n")
+        told = shown(content | {"merge": content["merge"] | {"recipe": lines}})
+        write_text(work / "README.md", merge_card(told))
+        write_text(work / "report.html", merge_page(told))
     return MergeReport(target, content, checks)
 
 

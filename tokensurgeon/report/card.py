@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokensurgeon.report.markdown import code, escaped, front_matter, plain
+
 __all__ = ["choice_in_words", "described", "model_card", "warnings"]
 
 
@@ -11,23 +13,19 @@ def model_card(content: dict[str, Any]) -> str:
     """Markdown with the front matter that the hub reads.
 
     Args:
-        content: The manifest's content.
+        content: The manifest's content, its texts fit to be shown.
     """
     base, donor = content["base"]["name"], content["donor"]["name"]
     total = sum(content["counts"].values())
     lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [tokensurgeon, tokenizer-transplant]",
-        "---",
+        *front_matter(library_name="transformers", tags=["tokensurgeon", "tokenizer-transplant"]),
+        f"# {plain(base)} with the tokenizer of {plain(donor)}",
         "",
-        f"# {base} with the tokenizer of {donor}",
-        "",
-        f"Body of `{base}`, tokenizer of `{donor}`, transplanted without training by tokensurgeon "
-        f"{content['versions']['tokensurgeon']} ({described(content['method'])}"
+        f"Body of {code(base)}, tokenizer of {code(donor)}, transplanted without training by tokensurgeon "
+        f"{content['versions']['tokensurgeon']} ({escaped(described(content['method']))}"
         f"{', calibrated' if content['calibrated'] else ''}). The licence of the base applies.",
         "",
-        *([choice_in_words(content["choice"]), ""] if content["choice"] else []),
+        *([escaped(choice_in_words(content["choice"])), ""] if content["choice"] else []),
         "## Where the rows come from",
         "",
         "| provenance | rows | share |",
@@ -46,7 +44,7 @@ def model_card(content: dict[str, Any]) -> str:
     lines += [
         "## What to watch",
         "",
-        *(f"- {warning}" for warning in warnings(content) or ["Nothing stood out."]),
+        *(f"- {escaped(warning)}" for warning in warnings(content) or ["Nothing stood out."]),
         "",
         "`tokensurgeon.json` holds versions, options, hashes and the provenance of every row. "
         "`tokensurgeon evaluate` measures the loss in bits per byte.",
@@ -75,7 +73,7 @@ def choice_in_words(choice: dict[str, Any]) -> str:
 
 
 def warnings(content: dict[str, Any]) -> list[str]:
-    """What a user should know before trusting the model."""
+    """What a user should know before trusting the model, in sentences with code spans."""
     found = []
     for scheme in content.get("scheme_differences", []):
         base, donor = scheme["examples"][0]
@@ -84,7 +82,7 @@ def warnings(content: dict[str, Any]) -> list[str]:
         tokens = _number_tokens(content["numbers"]) if about_numbers and "numbers" in content else ""
         found.append(
             f"The tokenizers cut {scheme['kind']} differently{loss}, in {scheme['differing']} of "
-            f"{scheme['probes']} probes: base `{base}`, donor `{donor}`.{tokens}"
+            f"{scheme['probes']} probes: base {code(base)}, donor {code(donor)}.{tokens}"
         )
     asked = (content.get("options") or {}).get("numbers") == "base"
     if asked and content["numbers"]["changed"]:
@@ -98,19 +96,24 @@ def warnings(content: dict[str, Any]) -> list[str]:
     turns = content.get("turns") or {"foreign": []}
     if turns["foreign"]:
         became = {m["token"]: m["became"] for m in turns["markers"]}
-        shown = "; ".join(f"`{token}` is {became.get(token, 'reconstructed')}" for token in turns["foreign"][:6])
+        shown = "; ".join(f"{code(token)} is {became.get(token, 'reconstructed')}" for token in turns["foreign"][:6])
         found.append(
             f"The base was not trained on turns like the donor's: {shown}. Expect little of chat before some training."
         )
+    found += [
+        f"The chat template of {code(name)} could not be used ({problem}): what opens and ends a turn was found by the "
+        "names of tokens."
+        for name, problem in content.get("templates", [])
+    ]
     if content.get("unmapped"):
-        shown = ", ".join(f"`{name}`" for name in content["unmapped"][:12])
+        shown = ", ".join(code(name) for name in content["unmapped"][:12])
         more = len(content["unmapped"]) - 12
         found.append(
             f"{len(content['unmapped'])} control tokens have no counterpart in the base and were "
             f"reconstructed: {shown}{f' and {more} more' if more > 0 else ''}. Map them with --map if they matter."
         )
     if content.get("silenced"):
-        shown = ", ".join(f"`{name}`" for name in content["silenced"][:4])
+        shown = ", ".join(code(name) for name in content["silenced"][:4])
         found.append(
             f"{len(content['silenced'])} control tokens have no counterpart and take no probability "
             f"(padding, placeholders): {shown}{', …' if len(content['silenced']) > 4 else ''}."
@@ -119,8 +122,8 @@ def warnings(content: dict[str, Any]) -> list[str]:
         start = content.get("beginning_token")
         found.append(
             "The base's tokenizer puts BOS before every text, the donor's does not: put "
-            f"{f'`{start}`, which holds its row,' if start else 'bos_token'} before your prompts, or the body works "
-            "without what it was trained with."
+            f"{f'{code(start)}, which holds its row,' if start else 'bos_token'} before your prompts, or the body "
+            "works without what it was trained with."
         )
     if content.get("not_run"):
         found.append(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+
+from tokensurgeon.report.markdown import code, escaped, fenced, front_matter
 
 __all__ = ["merge_card", "merge_page", "merge_summary"]
 
@@ -49,31 +50,31 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
 
 
 def merge_card(content: Mapping[str, Any]) -> str:
-    """Markdown with the front matter that the hub reads."""
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        content: The manifest's content, its texts fit to be shown, the recipe as lines.
+    """
     merge = content["merge"]
     link = f" ({merge['reference']})" if merge["reference"] else ""
     return "\n".join(
         [
-            "---",
-            "library_name: transformers",
-            "base_model:",
-            *(f"- {json.dumps(model['name'])}" for model in merge["models"]),
-            "tags: [tokensurgeon, mergekit, merge]",
-            "---",
-            "",
+            *front_matter(
+                library_name="transformers",
+                base_model=[model["name"] for model in merge["models"]],
+                tags=["tokensurgeon", "mergekit", "merge"],
+            ),
             f"# {len(merge['models'])} models merged by {merge['title']}",
             "",
             f"Merged by mergekit {content['versions']['mergekit']}, method {merge['method']}{link}, after tokensurgeon "
-            f"{content['versions']['tokensurgeon']} had given all models the tokenizer of `{merge['tokenizer']}`. "
+            f"{content['versions']['tokensurgeon']} had given all models the tokenizer of {code(merge['tokenizer'])}. "
             "The licences of all models apply.",
             "",
-            *(f"- {line}" for line in merge_summary(content)),
+            *(f"- {escaped(line)}" for line in merge_summary(content)),
             "",
             "The recipe:",
             "",
-            "```yaml",
-            merge["recipe"].rstrip(),
-            "```",
+            *fenced(merge["recipe"], "yaml"),
             "",
             "`tokensurgeon.json` holds versions, options, hashes and the provenance of every row.",
             "",
@@ -82,7 +83,7 @@ def merge_card(content: Mapping[str, Any]) -> str:
 
 
 def merge_page(content: Mapping[str, Any]) -> str:
-    """HTML, self-contained."""
+    """HTML, self-contained; ``content`` is that of `merge_card`."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("tokensurgeon.report").joinpath("merged.html.j2").read_text("utf-8"))
     return template.render(content=content, merge=content["merge"], notes=merge_summary(content))

@@ -27,7 +27,7 @@ def report_page(content: Mapping[str, Any], summary: Mapping[str, Any], details:
     """HTML.
 
     Args:
-        content: The manifest's content, with ``verified``.
+        content: The manifest's content, with ``verified``; as in all of these, texts are fit to be shown.
         summary: `alignment_summary` with coverage and examples.
         details: ``reconstructions``, ``control_tokens`` and ``doubtful``, see `tokensurgeon.transfer.diagnose`.
     """

@@ -15,6 +15,8 @@ from tokensurgeon.checkpoint.pickled import tensor_shapes
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import read_json, write_json, write_text
 from tokensurgeon.errors import InputError
+from tokensurgeon.report.markdown import code, short_card
+from tokensurgeon.vocabulary.visible import visible
 
 __all__ = ["carry_adapter"]
 
@@ -137,8 +139,9 @@ def _refuse_misfits(adapter: str, shapes: dict[str, tuple[int, ...]], parameters
 
 
 def _card(adapter: str, model: str) -> str:
-    return (
-        f"---\nlibrary_name: peft\nbase_model: {model}\ntags: [tokensurgeon]\n---\n\n# {Path(adapter).name}, for the "
-        f"transplanted {Path(model).name}\n\nThe weights of `{adapter}`, unchanged: they do not touch the embedding or "
-        "the LM head, and the body that they change is the same.\n"
+    title = f"{Path(adapter).name}, for the transplanted {Path(model).name}"
+    what = (
+        f"The weights of {code(adapter)}, unchanged: they do not touch the embedding or the LM head, and the body that "
+        "they change is the same."
     )
+    return short_card(visible(title), visible(what), "peft", base_model=visible(model))

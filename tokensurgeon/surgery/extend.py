@@ -20,6 +20,7 @@ from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.progress import Progress
+from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.extend_rows import learn_rows
 from tokensurgeon.surgery.options import ExtendOptions
@@ -194,7 +195,7 @@ def grow(
         finish(work, left, right, plan, content, shared, started, progress)
         what = _sentences(left.name, added, options.method, before, after)
         became = [{"token": t["token"], "roles": "", "became": t["row"]} for t in content["extended"]["special"]]
-        what += "".join(f" `{token['token']}` is special: {token['became']}." for token in became)
+        what += "".join(f" {code(token['token'])} is special: {token['became']}." for token in became)
         write_pages(work, content, summary, f"{left.name} with more tokens", what, became)
     return ExtendReport(target, added, plan.n_rows, (before, after), content)
 
@@ -249,7 +250,7 @@ def _tokens_per_byte(model: OpenModel, texts: Sequence[str]) -> float:
 
 def _sentences(model: str, added: int, method: str, before: float, after: float) -> str:
     return (
-        f"`{model}` with {added:,} more tokens, by tokensurgeon extend. Their rows are estimates (method {method}), "
-        f"all others are as they were. Held-out text takes {after:.4f} tokens per byte, {before:.4f} before. "
-        "`tokensurgeon revert` takes the new tokens away again."
+        f"{code(model)} with {added:,} more tokens, by tokensurgeon extend. Their rows are estimates (method "
+        f"{method}), all others are as they were. Held-out text takes {after:.4f} tokens per byte, {before:.4f} "
+        "before. `tokensurgeon revert` takes the new tokens away again."
     )

@@ -16,8 +16,10 @@ from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.text import read_json, read_json_if_there, text_lines, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
+from tokensurgeon.report.markdown import short_card
 from tokensurgeon.report.page import report_page
 from tokensurgeon.vocabulary.token import literal_of
+from tokensurgeon.vocabulary.visible import shown, visible
 
 __all__ = ["changed_model", "read_lines", "refuse_other_texts", "write_pages"]
 
@@ -114,13 +116,10 @@ def write_pages(
         content: The manifest's.
         summary: As `summarise` gives it.
         title: Of the card.
-        what: What was done, in sentences.
+        what: What was done, in sentences, with code spans by `tokensurgeon.report.markdown.code`.
         control_tokens: New ones, as `tokensurgeon.alignment.summary.control_tokens` gives them.
     """
     details: dict[str, Any] = {"reconstructions": {}, "control_tokens": control_tokens, "doubtful": {}}
-    write_text(work / "report.html", report_page(content, summary, details))
-    write_text(
-        work / "README.md",
-        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {title}\n\n{what} The licence of the model "
-        "applies.\n",
-    )
+    write_text(work / "report.html", report_page(shown(content), shown(summary), shown(details)))
+    card = short_card(visible(title), visible(f"{what} The licence of the model applies."))
+    write_text(work / "README.md", card)

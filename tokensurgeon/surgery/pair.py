@@ -121,7 +121,11 @@ def summarise(
     """What an alignment says about a pair, as plain data; ``texts`` adds how much of them anchors cover."""
     summary = alignment_summary(base.vocabulary, donor.vocabulary, alignment, schemes, texts or {})
     several = digit_tokens(donor.vocabulary)
+    problems = {  # a model whose tokenizer is another's, changed, has the other's template
+        str(side.tokenizer.chat_template): [side.name, side.vocabulary.roles.template_problem] for side in (donor, base)
+    }
     return summary | {
+        "templates": [[name, problem] for name, problem in problems.values() if problem],
         "bos": {"base": base.tokenizer.adds_bos(), "donor": donor.tokenizer.adds_bos()},
         "numbers": {
             "digit_by_digit": {"base": is_digitwise(base.vocabulary), "donor": not several},

@@ -21,6 +21,7 @@ from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.progress import Progress
+from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.own_tokenizer import write_pages
 from tokensurgeon.surgery.pair import summarise
@@ -148,6 +149,6 @@ def _wanted(model: OpenModel, rows: int | None, multiple: int | None) -> int:
 def _sentences(model: str, before: int, after: int) -> str:
     how = "new ones take no probability" if after > before else "those of no token are cut"
     return (
-        f"`{model}` with {after:,} rows for its {before:,}, by tokensurgeon resize. The tokenizer and the rows that "
-        f"stay are the same, bit for bit; {how}. `tokensurgeon revert` takes that back."
+        f"{code(model)} with {after:,} rows for its {before:,}, by tokensurgeon resize. The tokenizer and the rows "
+        f"that stay are the same, bit for bit; {how}. `tokensurgeon revert` takes that back."
     )

@@ -16,10 +16,12 @@ from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.progress import Progress
+from tokensurgeon.report.markdown import code, short_card
 from tokensurgeon.surgery.record import describe_run
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
+from tokensurgeon.vocabulary.visible import visible
 
 __all__ = ["revert"]
 
@@ -113,9 +115,9 @@ def _rows(model: VocabularyMatrices, base: VocabularyMatrices, plan: RowPlan) ->
 
 def _card(model: OpenModel, base: OpenModel, plan: RowPlan) -> str:
     counts = plan.counts()
-    return (
-        f"---\nlibrary_name: transformers\ntags: [tokensurgeon]\n---\n\n# {model.name} with its own tokenizer again\n\n"
-        f"Body of `{model.name}`, tokenizer of `{base.name}`, from which it was made. {counts['copied']:,} rows are "
-        f"the model's, {counts.get('restored', 0):,} that its last tokenizer lacked are the base's. The licence "
-        "of the base applies.\n"
+    what = (
+        f"Body of {code(model.name)}, tokenizer of {code(base.name)}, from which it was made. {counts['copied']:,} "
+        f"rows are the model's, {counts.get('restored', 0):,} that its last tokenizer lacked are the base's. The "
+        "licence of the base applies."
     )
+    return short_card(visible(f"{model.name} with its own tokenizer again"), visible(what))

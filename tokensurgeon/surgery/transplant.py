@@ -35,6 +35,7 @@ from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids, drop_rowles
 from tokensurgeon.transfer.untrained import untrained_ids
 from tokensurgeon.verification.running import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
+from tokensurgeon.vocabulary.visible import shown
 
 __all__ = ["TransplantReport", "default_output", "transplant"]
 
@@ -183,8 +184,8 @@ def transplant(
         shared = write_output(work, left, right, rows, plan, content, dtype, link, alignment)
         del pair, matrices, ours, made, rows  # the large tensors: `verify` reads its own
         checks = finish(work, left, right, plan, content, shared, started, progress)
-        write_text(work / "README.md", model_card(content))
-        write_text(work / "report.html", report_page(content, summary, details))
+        write_text(work / "README.md", model_card(shown(content)))
+        write_text(work / "report.html", report_page(shown(content), shown(summary), shown(details)))
     return TransplantReport(target, left, right, alignment, summary, content, checks)
 
 

@@ -18,12 +18,14 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import load_texts
 from tokensurgeon.progress import Progress
+from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
 from tokensurgeon.surgery.record import describe_run
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary.edit.drop import filled_ids, needed_ids, trimmed_spec
+from tokensurgeon.vocabulary.rendering import LONGEST_TEMPLATE
 
 __all__ = ["TrimReport", "trim"]
 
@@ -127,6 +129,7 @@ def trim(
 def _named(model: OpenModel) -> set[int]:
     """Ids that have a role, or that the chat template writes."""
     template, pieces = model.tokenizer.chat_template or "", model.vocabulary.pieces
+    template = template if isinstance(template, str) and len(template) <= LONGEST_TEMPLATE else ""
     named = {i for i in model.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
     return named | model.vocabulary.roles.of() | set(model.tokenizer.special_ids().values())
 
@@ -153,6 +156,7 @@ def _rows(matrices: VocabularyMatrices, kept: Sequence[int]) -> VocabularyMatric
 
 def _sentences(model: str, after: int, before: int) -> str:
     return (
-        f"{after:,} of the {before:,} tokens of `{model}`, with their rows, by tokensurgeon trim. The text that they "
-        "were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the others back."
+        f"{after:,} of the {before:,} tokens of {code(model)}, with their rows, by tokensurgeon trim. The text that "
+        "they were chosen by is encoded as before; other text takes more tokens. `tokensurgeon revert` puts the "
+        "others back."
     )

@@ -35,12 +35,14 @@ class Roles:
         openers: USER, ASSISTANT and SYSTEM to all ids that open such a turn, text included.
         starts: Control tokens that a conversation may begin with.
         prefix: The token that the tokenizer puts before every text, if it does so.
+        template_problem: Why the chat template was no help; empty where it was, or where it takes no such messages.
     """
 
     ids: Mapping[Role, tuple[int, ...]]
     openers: Mapping[Role, tuple[int, ...]] = field(default_factory=dict)
     starts: tuple[int, ...] = ()
     prefix: int | None = None
+    template_problem: str = ""
 
     def of(self, *roles: Role) -> frozenset[int]:
         """Ids that play one of these roles; of any, if none is given."""
@@ -70,7 +72,7 @@ def find_roles(tokenizer: Tokenizer, declared: Mapping[str, Any], chat_template:
         if token_id is not None and (token_id in sure or "|" in literal or "_" in literal):
             known.setdefault(role, []).append(token_id)
 
-    conversation = render_conversation(tokenizer, declared, chat_template)
+    conversation, problem = render_conversation(tokenizer, declared, chat_template)
     turns: dict[Role, list[int]] = {}
     openers: dict[Role, tuple[int, ...]] = {}
     starts: list[int] = []
@@ -96,7 +98,7 @@ def find_roles(tokenizer: Tokenizer, declared: Mapping[str, Any], chat_template:
     for role in (Role.BOS, Role.EOS):  # the end of a document before what a config calls so and is the end of a turn
         found[role] = sorted(found.get(role, []), key=lambda i: i in of_turns)
     ordered = {role: tuple(dict.fromkeys(found[role])) for role in Role if found.get(role)}
-    return Roles(ordered, openers, tuple(dict.fromkeys(starts)), _prefix(tokenizer))
+    return Roles(ordered, openers, tuple(dict.fromkeys(starts)), _prefix(tokenizer), problem)
 
 
 def _token_id(tokenizer: Tokenizer, token: object) -> int | None:

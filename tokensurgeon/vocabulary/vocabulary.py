@@ -17,9 +17,12 @@ from tokensurgeon.vocabulary.plain import plain_tokenizer
 from tokensurgeon.vocabulary.roles import Roles, find_roles
 from tokensurgeon.vocabulary.spelling import piece_reader
 from tokensurgeon.vocabulary.token import NEVER_PREDICTED, STRUCTURE, Role, TokenKey
+from tokensurgeon.vocabulary.visible import quoted, visible
 
 __all__ = ["Vocabulary"]
 
+_SHOWN = 200
+"""Characters of a token: longer ones are made to flood a screen."""
 _PROBE = "numbers and other words are read as they are written"
 
 
@@ -143,16 +146,16 @@ class Vocabulary:
         return [role for role in Role if token_id in self.roles.ids.get(role, ())]
 
     def describe(self, token_id: int) -> str:
-        """A token for people: its text in quotes, or its bytes, or its literal."""
+        """A token for people: its text in quotes, or its bytes, or its literal; visible, and long ones cut."""
         key = self.keys[token_id] if token_id < len(self.keys) else None
         if key is None:
             return f"#{token_id} (no token)"
-        if not key.is_text:
-            return key.data.decode()
         try:
-            return repr(key.data.decode())
+            text = key.data.decode()
         except UnicodeDecodeError:
-            return repr(key.data)
+            return repr(key.data[:_SHOWN]) + ("…" if len(key.data) > _SHOWN else "")
+        spelled = quoted(text[:_SHOWN]) if key.is_text else visible(text[:_SHOWN])
+        return spelled + ("…" if len(text) > _SHOWN else "")
 
 
 def _own_entries(model: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
