@@ -28,7 +28,7 @@ def test_the_space_knows_tokens_of_both_sides(zoo, kind):
     plan = aligned.plan
     n = len(left.vocabulary) if kind == "tokens" else 600
     one, two = (
-        fasttext_space(kind, [TEXT], left.vocabulary, right.vocabulary, plan, base_rows=n, seed=1) for _ in range(2)
+        fasttext_space(kind, [[TEXT]], left.vocabulary, right.vocabulary, plan, base_rows=n, seed=1) for _ in range(2)
     )
     targets = plan.ids(Provenance.RECONSTRUCTED)
     assert len(one.targets) == len(targets) and len(one.sources) == len(one.ids)
