@@ -5,9 +5,9 @@ encoded: they end at the same character, so that their ids agree from some place
 harm. From that place on the later window goes on. Nothing is presumed of the tokenizer: whatever it puts before a text,
 or cuts otherwise because a text begins there, lies before the place where both agree and is left out.
 
-For byte pair encoding agreement is a proof: ids are the encoding of a text if each two neighbours are that of theirs
-(Neubeck and van Antwerpen, "So many tokens, so little time", GitHub 2024), and those at the joint are neighbours in the
-window before.
+Within a word, agreement is a proof for byte pair encoding: ids are the encoding of a text if each two neighbours are
+that of theirs (Neubeck and van Antwerpen, "So many tokens, so little time", GitHub 2024), and those at the joint are
+neighbours in the window before. What it cannot show is a pre-tokenizer that counts further than the overlap.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def encoded_parts(
     """Ids of a text, some at a time; together they are those of the whole text.
 
     Where no start does (as in a run without end that the tokenizer cuts by hundreds), the text is cut hard, and a
-    warning says that there may be an id more, or another one, at these places.
+    warning says that counts may differ there.
 
     Args:
         encode: Text to ids, without special tokens.
@@ -72,7 +72,7 @@ def encoded_parts(
     if hard:
         log.warning(
             "a text was cut at %d places, the first after %d characters, where its tokens go on too evenly to find "
-            "where one begins: counts may differ there by a token or two", len(hard), hard[0],
+            "where one begins: counts may differ there by a few tokens", len(hard), hard[0],
         )  # fmt: skip
 
 
@@ -87,8 +87,9 @@ def counted_ids(encode: Callable[[str], list[int]], parts: Iterable[str], n: int
 def _joint(encode: Callable[[str], list[int]], window: str, ids: list[int]) -> tuple[int, int, list[int]] | None:
     """Where the next window may start, how many ids of this one it brings again, and which it begins with instead."""
     for share, places in _OVERLAPS:
-        first = len(window) - len(window) // share
-        for start in range(first, first + places):
+        overlap = len(window) // share
+        first = len(window) - overlap
+        for start in range(first, first + min(places, overlap // 2)):
             again = encode(window[start:])
             agreed = _common_end(ids, again)
             if 2 * agreed >= len(again):  # what differs is at the beginning, far from where both are cut off
