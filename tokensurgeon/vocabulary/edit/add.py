@@ -64,7 +64,7 @@ def learnt_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Iterable
     Raises:
         InputError: If the text has fewer pairs that occur twice.
     """
-    words = counted_words(word for text in texts for word in words_of(spec, tokenizer, text))
+    words = counted_words(words_of(spec, tokenizer, texts))
     found = list(itertools.islice(_Counts(spec, words).additions(), n))
     if len(found) < n:
         raise InputError(

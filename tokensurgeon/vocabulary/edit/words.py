@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -19,7 +20,7 @@ __all__ = ["added_texts", "counted_words", "own_pieces", "symbols", "words_of"]
 
 log = logging.getLogger(__name__)
 
-_MOST_PIECES = 4_000_000
+_MOST_PIECES = 1_000_000
 """In different words whose occurrences are counted."""
 
 _LONGEST = 256
@@ -28,28 +29,29 @@ _RARE = 1e-4
 """Share of the pieces that must join two kinds of characters for new ones to do so."""
 
 
-def words_of(spec: Mapping[str, Any], tokenizer: Tokenizer, text: str) -> Iterator[Word]:
-    """Runs of pieces that may become one, with characters in the place of the bytes that they are spelled in."""
+def words_of(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Word]:
+    """Of each text, runs of pieces that may become one, with characters in the place of the bytes that they are spelled in."""
     known, kind, prefix = set(own_pieces(spec)), _kinds(spec), continuation(spec)
     joins, added = _joins(known, kind, prefix), added_texts(spec)
     if not is_byte_level(spec):  # nothing else keeps "word," from becoming a token
         joins -= {("letter", "mark"), ("digit", "mark")}
     fallback = spec["model"]["type"] == "BPE" and bool(spec["model"].get("byte_fallback"))
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    word: list[str] = []
-    before = None
-    for symbol, place in symbols(zip(encoding.tokens, encoding.word_ids, strict=True)):
-        usable = symbol in known or (fallback and len(symbol) == 1 and symbol not in added)
-        follows = 0 < len(word) < _LONGEST and place == before and usable
-        if follows and (kind(word[-1][-1]), kind(symbol.removeprefix(prefix)[0])) in joins:
-            word.append(sys.intern(symbol))
-        else:
-            if word:
-                yield tuple(word)
-            word = [sys.intern(symbol)] if usable else []
-        before = place
-    if word:
-        yield tuple(word)
+    for text in texts:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        word: list[str] = []
+        before = None
+        for symbol, place in symbols(zip(encoding.tokens, encoding.word_ids, strict=True)):
+            usable = symbol in known or (fallback and len(symbol) == 1 and symbol not in added)
+            follows = 0 < len(word) < _LONGEST and place == before and usable
+            if follows and (kind(word[-1][-1]), kind(symbol.removeprefix(prefix)[0])) in joins:
+                word.append(sys.intern(symbol))
+            else:
+                if word:
+                    yield tuple(word)
+                word = [sys.intern(symbol)] if usable else []
+            before = place
+        if word:
+            yield tuple(word)
 
 
 def counted_words(words: Iterable[Word], most_pieces: int = _MOST_PIECES) -> Counter[Word]:
@@ -118,6 +120,7 @@ def _kinds(spec: Mapping[str, Any]) -> Callable[[str], str]:
     byte_level, marks = is_byte_level(spec), space_marks(spec)
     table = byte_alphabet()
 
+    @cache
     def kind(character: str) -> str:
         if byte_level:
             byte = table.get(character, 0x80)
