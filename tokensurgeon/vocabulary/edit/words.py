@@ -30,7 +30,7 @@ _RARE = 1e-4
 
 
 def words_of(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Word]:
-    """Of each text, runs of pieces that may become one, with characters in the place of the bytes that they are spelled in."""
+    """Runs of pieces that may become one, with characters in the place of the bytes that they are spelled in."""
     known, kind, prefix = set(own_pieces(spec)), _kinds(spec), continuation(spec)
     joins, added = _joins(known, kind, prefix), added_texts(spec)
     if not is_byte_level(spec):  # nothing else keeps "word," from becoming a token
