@@ -107,7 +107,8 @@ class MeasuredTexts:
     @property
     def tokens_per_byte(self) -> tuple[float, float]:
         """Before and after."""
-        return self.counted.base_tokens / self.n_bytes, int(self.counted.donor_counts.sum()) / self.n_bytes
+        n_bytes = max(1, self.n_bytes)  # blank texts have no pieces
+        return self.counted.base_tokens / n_bytes, int(self.counted.donor_counts.sum()) / n_bytes
 
 
 def measure_texts(
