@@ -14,7 +14,10 @@ Progress = Callable[[str, int, int], None]
 class Stage(StrEnum):
     """Stages as people read them."""
 
+    READ = "Reading text"
+    COMPARE = "Comparing encodings of"
     STATES = "Reading text through the base"
+    VECTORS = "Training vectors on"
     TRIALS = "Trying methods"
     EMBEDDING = "Reconstructing tokens (input embedding)"
     HEAD = "Reconstructing tokens (LM head)"

@@ -43,7 +43,7 @@ def run(pair: dict[str, Any], generation: dict[str, Any], corpora: list[str], wo
     sides["untouched, universal assisted decoding"] = load_model(base)
     options = DraftOptions(**generation)
     found = texts.documents(1 << 16)
-    prompts = take_prompts(["\n\n".join("".join(d) for d in found[name]) for name in corpora], options)
+    prompts = take_prompts([["\n\n".join("".join(d) for d in found[name])] for name in corpora], options)
 
     def tell(_stage: str, done: int, total: int) -> None:
         if done % len(sides) == 0:

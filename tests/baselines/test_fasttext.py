@@ -28,7 +28,7 @@ def test_the_space_knows_tokens_of_both_sides(zoo, kind):
     plan = aligned.plan
     n = len(left.vocabulary) if kind == "tokens" else 600
     one, two = (
-        fasttext_space(kind, [TEXT], left.vocabulary, right.vocabulary, plan, base_rows=n, seed=1) for _ in range(2)
+        fasttext_space(kind, [[TEXT]], left.vocabulary, right.vocabulary, plan, base_rows=n, seed=1) for _ in range(2)
     )
     targets = plan.ids(Provenance.RECONSTRUCTED)
     assert len(one.targets) == len(targets) and len(one.sources) == len(one.ids)
@@ -68,3 +68,10 @@ def test_without_text_or_with_too_little(zoo, tmp_path):
     with pytest.raises(InputError, match="the text is too short for fastText vectors"):
         transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions(**by, text=(str(short),)))
     assert not (tmp_path / "out").exists()
+
+
+def test_lines_of_a_text_in_parts_are_those_of_the_whole_and_have_an_end(monkeypatch):
+    parts = ["one\ntw", "o\n\nth", "ree ", "\n"]
+    assert list(fasttext._lines(parts)) == ["one\n", "two\n", "\n", "three \n", ""]
+    monkeypatch.setattr(fasttext, "_LONGEST_LINE", 8)
+    assert list(fasttext._lines(["one two three", "fourfourfour"])) == ["one two", " threefo", "urfourfo", "ur"]

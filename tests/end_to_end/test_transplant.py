@@ -194,8 +194,9 @@ def test_frequent_new_tokens_get_their_share_of_the_text(zoo, shared, tmp_path):
     for report in (plain, told):
         logits = AutoModelForCausalLM.from_pretrained(report.out)(ids).logits[0].detach().log_softmax(-1)
         shares.append(float(logits[:, fresh[0]].mean()))
-    assert counted_prior([5] * 30 + [7] * 9 + [8], 10)[5] == pytest.approx(math.log(0.75))
-    assert counted_prior([5] * 30 + [7] * 9 + [8], 10).isnan().sum() == 9
+    counts = torch.tensor([0, 0, 0, 0, 0, 30, 0, 9, 1])
+    assert counted_prior(counts, 10)[5] == pytest.approx(math.log(0.75))
+    assert counted_prior(counts, 10).isnan().sum() == 9 and len(counted_prior(counts, 7)) == 7
     assert shares[1] > shares[0] + 1
 
 

@@ -39,7 +39,7 @@ def test_counts_of_a_poor_draft(zoo, tmp_path, text):
     draft, target = load_model(other), load_model(zoo["gpt"])
     with torch.no_grad():
         draft.model.model.layers[1].mlp.down_proj.weight.mul_(3.0)
-    prompts = take_prompts([text.read_text()], SHORT)
+    prompts = take_prompts([[text.read_text()]], SHORT)
     found = generate_with(target, {"no draft": None, "poor": draft}, prompts, SHORT)["poor"]["greedy"]
 
     def choose(model, ids):
@@ -107,7 +107,7 @@ def test_what_cannot_draft_is_refused(zoo, tmp_path, text):
     with pytest.raises(InputError, match="2 tokens have other ids, such as '<other>'"):
         bench_drafts(str(other), str(zoo["gpt"]), [text])
     with pytest.raises(InputError, match="pieces of 512 bytes for 90 prompts"):
-        take_prompts([text.read_text()], DraftOptions(prompts=90))
+        take_prompts([[text.read_text()]], DraftOptions(prompts=90))
 
 
 def test_the_command(zoo, text):

@@ -26,7 +26,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
-from tokensurgeon.healing.batches import Piece, collate, in_passes, nth_piece, read_pieces
+from tokensurgeon.healing.batches import Piece, Pieces, collate, in_passes, nth_piece
 from tokensurgeon.healing.meeting import first_shared, meeting_points, numbered, token_bytes
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
@@ -102,7 +102,7 @@ def test_pieces_meet_at_equal_bytes(zoo):
         tokenizer = AutoTokenizer.from_pretrained(zoo[name])
         sides.append((LoadedModel(None, tokenizer, 1), TokenizerFiles.open(zoo[name]).vocabulary()))
     (student, mine), (teacher, theirs) = sides
-    (piece,) = read_pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs))
+    (piece,) = Pieces(["The naïve café costs 13 €, def f(x)."], student, teacher, (mine, theirs))
     assert len(piece.meet) > 5 and piece.meet[-1] == (len(piece.student) - 1, len(piece.teacher) - 1)
     left, right = token_bytes(mine), token_bytes(theirs)
     for a, b in piece.meet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -168,3 +169,24 @@ def test_the_command(kinds, tmp_path, text):
     assert "with fewer tokens" in (tmp_path / "out/README.md").read_text() and (tmp_path / "out/report.html").is_file()
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and "--overwrite" in again.stderr
+
+
+PEAK = """
+import os, resource, sys
+from tokensurgeon.surgery.trim import trim
+model, text, out = sys.argv[1:]
+for _ in range(2):  # what the first run alone takes is not the text's
+    trim(model, [text], out, overwrite=True)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text(kinds, tmp_path):
+    peaks = []
+    for name, n in (("short", 1), ("long", 350)):
+        (tmp_path / name).write_text(TEXT * n)  # 20 MB
+        done = processes.run(PEAK, kinds["spm"], tmp_path / name, tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] < peaks[0] + 60, peaks

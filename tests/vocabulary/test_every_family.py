@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from tokensurgeon import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
+from tokensurgeon.vocabulary.streams import encoded_parts
 
 SOME = TEXT[:12_000]
 SCRIPTS = """the The return self naïve café Straße ﬁne № été e\u0301 Å ΑΒΓ слово Ещё שלום العربية हिन्दी ไทย
@@ -171,6 +173,32 @@ def test_the_base_cuts_words_of_a_donor_as_running_text(name):
         spelled = b"".join(base.keys[piece].data for piece in pieces).decode()
         assert _squeezed(spelled).casefold() == _squeezed(donor.keys[token_id].data.decode()).casefold(), spelled
         assert all(base.canonical[piece] for piece in pieces)
+
+
+STRETCHES = {
+    "running text": SOME[:5000],
+    "all scripts": "".join(texts(70)),
+    "one letter": "a" * 4000,
+    "no spaces": "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=4000)),
+    "zeros": "\0" * 4000 + "a",
+    "newlines": "\n" * 3000 + "x" + "\r\n" * 1000,
+    "spaces": "x" + " " * 4000 + "y z",
+    "emoji": "🙂👩‍👩‍👧" * 700,
+    "numbers": "".join(random.Random(2).choices("0123456789", k=4000)),
+    "accents": "e\u0301" * 2000,
+    "control tokens": "a<unk> b<|endoftext|></s> [UNK]" * 150,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_text_in_parts_has_the_ids_of_the_whole(name, caplog):
+    _, vocabulary = family(name)
+    choose = random.Random(3)
+    for kind, text in STRETCHES.items():
+        cuts = [0, *sorted(choose.choices(range(len(text)), k=9)), len(text)]
+        found = list(encoded_parts(vocabulary.encode, [text[a:b] for a, b in pairwise(cuts)], 1536))
+        assert len(found) > 1 and [i for ids in found for i in ids] == vocabulary.encode(text), kind
+    assert not caplog.records
 
 
 def _normalised(tokenizer: Tokenizer, text: str) -> str:

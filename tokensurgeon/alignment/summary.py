@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,31 @@ import numpy as np
 from tokensurgeon.alignment import Alignment, Provenance, RowPlan
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.schemes import SchemeDifference
+from tokensurgeon.vocabulary.streams import Counts, counted_ids
 from tokensurgeon.vocabulary.token import TURNS
 
-__all__ = ["alignment_summary", "control_tokens", "coverage"]
+__all__ = ["CountedText", "alignment_summary", "control_tokens", "coverage"]
 
 _EXAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CountedText:
+    """A text as two tokenizers cut it.
+
+    Attributes:
+        base_tokens: Of the base, in all.
+        donor_counts: (n_ids,) how often each id of the donor occurs.
+    """
+
+    base_tokens: int
+    donor_counts: Counts
+
+    @classmethod
+    def of(cls, base: Vocabulary, donor: Vocabulary, parts: Iterable[str]) -> CountedText:
+        """Count; the parts are gone through twice."""
+        counts = counted_ids(donor.encode, parts, len(donor))
+        return cls(int(counted_ids(base.encode, parts, len(base)).sum()), counts)
 
 
 def alignment_summary(
@@ -22,14 +43,14 @@ def alignment_summary(
     donor: Vocabulary,
     alignment: Alignment,
     schemes: Sequence[SchemeDifference],
-    texts: Mapping[str, str],
+    texts: Mapping[str, CountedText],
 ) -> dict[str, Any]:
     """Counts and examples per provenance, coverage of texts, unmapped control tokens, schemes."""
     return {
         "counts": alignment.plan.counts(),
         "anchors": len(alignment.plan.anchors),
         "examples": {p.label: _examples(p, base, donor, alignment) for p in Provenance if len(alignment.plan.ids(p))},
-        "coverage": {name: coverage(base, donor, alignment.plan, text) for name, text in texts.items()},
+        "coverage": {name: coverage(donor, alignment.plan, text) for name, text in texts.items()},
         "unmapped": [
             donor.describe(i) for i in alignment.unmapped if alignment.plan.provenance[i] == Provenance.RECONSTRUCTED
         ],
@@ -101,18 +122,18 @@ def _rows_of(token_id: int, base: Vocabulary, alignment: Alignment) -> str:
     return read if read == predicted else f"{read} (read), {predicted} (predicted)"
 
 
-def coverage(base: Vocabulary, donor: Vocabulary, plan: RowPlan, text: str) -> dict[str, Any]:
+def coverage(donor: Vocabulary, plan: RowPlan, text: CountedText) -> dict[str, Any]:
     """Share of the donor's tokens for a text that are anchors, by occurrence and by type, and both sides' tokens."""
-    ids = np.array([i for i in donor.encode(text) if i < plan.n_rows], dtype=np.int64)
-    known = plan.source[ids] >= 0
-    types = np.unique(ids)
-    missing, counts = np.unique(ids[~known], return_counts=True)
-    common = missing[np.argsort(-counts, kind="stable")][:_EXAMPLES]
+    counts = text.donor_counts[: plan.n_rows]
+    types = np.flatnonzero(counts)
+    known, tokens = plan.source[types] >= 0, int(counts.sum())
+    missing = types[~known]
+    common = missing[np.argsort(-counts[missing], kind="stable")][:_EXAMPLES]
     return {
-        "tokens": len(ids),
-        "base_tokens": len(base.encode(text)),
-        "anchor_share": float(known.mean()) if len(ids) else 0.0,
-        "anchor_share_of_types": float((plan.source[types] >= 0).mean()) if len(types) else 0.0,
+        "tokens": tokens,
+        "base_tokens": text.base_tokens,
+        "anchor_share": float(counts[types[known]].sum() / tokens) if tokens else 0.0,
+        "anchor_share_of_types": float(known.mean()) if len(types) else 0.0,
         "most_frequent_new": [donor.describe(int(i)) for i in common],
     }
 

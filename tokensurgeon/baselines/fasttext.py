@@ -8,7 +8,8 @@ gives the same vectors every time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -31,13 +32,17 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COMMON = {"sg": 0, "window": 5, "negative": 10, "alpha": 0.05, "sample": 1e-4, "vector_size": 100, "workers": 1}
 _LONGEST = 1000
 """Tokens of a sentence. gensim would drop what lies beyond 10,000."""
+_LONGEST_LINE = 1 << 18
+"""Characters of a line. One that goes on is read as several."""
+_MOST_WORDS = 2_000_000
+"""Of which occurrences are counted: of a text with more, gensim forgets the rarest on the way."""
 _AFTER_NEWLINE = re.compile(r"(?<=\n)")
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 def fasttext_space(
     kind: Units,
-    texts: Sequence[str],
+    texts: Sequence[Iterable[str]],
     base: Vocabulary,
     donor: Vocabulary,
     plan: RowPlan,
@@ -50,7 +55,7 @@ def fasttext_space(
     Args:
         kind: ``tokens`` trains on the text as the donor's tokenizer cuts it; anchors are the sources (FOCUS).
             ``words`` trains on words, and makes the vector of any token of either side from its text (WECHSEL).
-        texts: To train on.
+        texts: To train on, each in parts; they are gone through several times.
         base: The base's vocabulary.
         donor: The donor's vocabulary.
         plan: Which of the donor's tokens are anchors, and which are to be reconstructed.
@@ -62,9 +67,9 @@ def fasttext_space(
         MissingDependencyError: If gensim is not installed.
     """
     targets = plan.ids(Provenance.RECONSTRUCTED)
-    lines = [line for text in texts for line in _AFTER_NEWLINE.split(text) if line.strip()]
     if kind == "tokens":
-        vectors = _trained(kind, [[str(donor.pieces[i]) for i in donor.encode(line)] for line in lines], seed)
+        sentences = _Sentences(texts, lambda line: [str(donor.pieces[i]) for i in donor.encode(line)])
+        vectors = _trained(kind, sentences, seed)
 
         def of(token_id: int) -> str:
             return str(donor.pieces[token_id])
@@ -73,7 +78,7 @@ def fasttext_space(
         known = _looked_up(vectors, map(of, anchors.tolist()), inside_only=True)
         made = _looked_up(vectors, map(of, targets.tolist()), inside_only=True)
         return _without_empty(made, known, plan.source[anchors])
-    vectors = _trained(kind, [_WORD.findall(line) for line in lines], seed)
+    vectors = _trained(kind, _Sentences(texts, _WORD.findall), seed)
     ids = np.flatnonzero(base.canonical[:base_rows])
     known = _looked_up(vectors, map(_text_of(base), ids.tolist()), inside_only=False)
     made = _looked_up(vectors, map(_text_of(donor), targets.tolist()), inside_only=False)
@@ -88,14 +93,40 @@ def _text_of(vocabulary: Vocabulary) -> Callable[[int], str]:
     return text
 
 
-def _trained(kind: str, sentences: list[list[str]], seed: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Sentences:
+    """Texts as lists of words or tokens, made anew each time that they are gone through."""
+
+    texts: Sequence[Iterable[str]]
+    cut: Callable[[str], list[str]]
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for line in (line for text in self.texts for line in _lines(text) if line.strip()):
+            words = self.cut(line)
+            yield from (words[i : i + _LONGEST] for i in range(0, len(words), _LONGEST))
+
+
+def _lines(parts: Iterable[str]) -> Iterator[str]:
+    """Lines with their ends."""
+    rest = ""
+    for part in parts:
+        *lines, rest = _AFTER_NEWLINE.split(rest + part)
+        yield from lines
+        while len(rest) > _LONGEST_LINE:
+            end = rest.rfind(" ", 0, _LONGEST_LINE)
+            end = end if end > 0 else _LONGEST_LINE
+            yield rest[:end]
+            rest = rest[end:]
+    yield rest
+
+
+def _trained(kind: str, sentences: _Sentences, seed: int) -> Any:
     try:
         from gensim.models import FastText
     except ImportError as error:
         raise MissingDependencyError("gensim", "fasttext", "space=fasttext") from error
-    short = [words[i : i + _LONGEST] for words in sentences for i in range(0, len(words), _LONGEST)]
     try:
-        return FastText(short, seed=seed, **_COMMON, **_SETTINGS[kind]).wv
+        return FastText(sentences, seed=seed, max_vocab_size=_MOST_WORDS, **_COMMON, **_SETTINGS[kind]).wv
     except RuntimeError as error:  # no word occurs often enough
         raise InputError(
             f"the text is too short for fastText vectors: none of its {kind} occurs "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokensurgeon.errors import InputError
 
 __all__ = [
     "decoded",
+    "decoded_parts",
     "read_json",
     "read_json_if_there",
     "read_text",
@@ -38,13 +40,29 @@ def decoded(data: bytes, name: str | Path, *, whole: bool = True) -> str:
     Raises:
         InputError: If it is not UTF-8. UTF-16 is called so, with a mark or without: most of its English is zero bytes.
     """
-    if data.startswith(_WIDE) or data[:_LOOKED_AT].count(0) > len(data[:_LOOKED_AT]) // 4:
-        raise InputError(f"{name} is not UTF-8, it looks like UTF-16. Save it as UTF-8")
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(data, final=whole)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8") from error
-    return text.removeprefix("\ufeff")
+    return "".join(decoded_parts([data], name, whole=whole))
+
+
+def decoded_parts(data: Iterable[bytes], name: str | Path, *, whole: bool = True) -> Iterator[str]:
+    """`decoded` of a file that is read in parts; the first, unless it is the only one, has a thousand bytes at least.
+
+    Raises:
+        InputError: As `decoded`, at the part that shows it.
+    """
+    decoder, first, done = codecs.getincrementaldecoder("utf-8")(), True, 0
+    for part in itertools.chain(data, [b""]):
+        if not done and (part.startswith(_WIDE) or part[:_LOOKED_AT].count(0) > len(part[:_LOOKED_AT]) // 4):
+            raise InputError(f"{name} is not UTF-8, it looks like UTF-16. Save it as UTF-8")
+        begun = done - len(decoder.getstate()[0])  # of a character that goes on here
+        try:
+            text = decoder.decode(part, final=whole and not part)
+        except UnicodeDecodeError as error:
+            place = begun + error.start
+            raise InputError(f"{name} is not UTF-8 ({error.reason} at byte {place}). Save it as UTF-8") from error
+        done += len(part)
+        if text:
+            yield text.removeprefix("\ufeff") if first else text
+            first = False
 
 
 def read_text(path: Path) -> str:

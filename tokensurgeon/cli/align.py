@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import console, emit_json, guarded
+from tokensurgeon.cli.common import console, emit_json, guarded, progress_bar
 
 
 def command(
@@ -23,8 +23,9 @@ def command(
     Needs tokenizers only, no weights.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.alignment.summary import CountedText
         from tokensurgeon.cli.tables import print_alignment
-        from tokensurgeon.evaluation.texts import load_texts
+        from tokensurgeon.evaluation.texts import open_texts
         from tokensurgeon.surgery.options import TransplantOptions, load_recipe
         from tokensurgeon.surgery.pair import align_models, summarise
 
@@ -33,9 +34,12 @@ def command(
             "map": o.parse_map(token_map) or None, "numbers": numbers, "pad_to_multiple_of": pad_to_multiple_of,
         }  # fmt: skip
         options = options.updated({name: value for name, value in given.items() if value is not None})
-        texts = load_texts(text or [])
+        texts = open_texts(text or [])
         left, right, alignment, schemes = align_models(base, donor, options)
-        summary = summarise(left, right, alignment, schemes, texts)
+        sides = left.vocabulary, right.vocabulary
+        with progress_bar(quiet or json_out) as tell:
+            counted = {name: CountedText.of(*sides, given.telling(tell)) for name, given in texts.items()}
+        summary = summarise(left, right, alignment, schemes, counted)
         if json_out:
             emit_json({"base": base, "donor": donor, **summary})
         elif not quiet:

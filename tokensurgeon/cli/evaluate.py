@@ -33,9 +33,9 @@ def command(
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.cli.tables import print_evaluation
         from tokensurgeon.evaluation.evaluate import evaluate
-        from tokensurgeon.evaluation.texts import load_texts
+        from tokensurgeon.evaluation.texts import open_texts
 
-        texts = load_texts(text or [], max_bytes)
+        texts = open_texts(text or [], max_bytes)
         results = {}
         with progress_bar(quiet or json_out) as tell:
             for name in [model] if against is None else [model, against]:

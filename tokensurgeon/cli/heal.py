@@ -76,12 +76,11 @@ def command(
         )
         first = os.environ.get("RANK", "0") == "0"
         with progress_bar(quiet or json_out or not first) as tell:
-            tell(Stage.HEAL, 0, 100, "starting")
 
             def progress(share: float, report: HealReport, losses: dict[str, float]) -> None:
                 tell(Stage.HEAL, int(100 * share), 100, _figures(report, losses))
 
-            report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=progress)
+            report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=progress, reading=tell)
         if report.out is None:
             return
         if json_out:

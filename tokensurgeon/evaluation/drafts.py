@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from tokensurgeon.checkpoint import resolve
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
-from tokensurgeon.evaluation.texts import load_texts, split_bytes
+from tokensurgeon.evaluation.texts import cut_bytes, open_texts
 from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["MODES", "DraftOptions", "DraftScore", "bench_drafts", "generate_with", "take_prompts"]
@@ -140,7 +141,7 @@ def bench_drafts(
                 f"--untouched {untouched} has another tokenizer and the target's vocab_size; transformers goes by the "
                 "size and would take its ids for the target's. Leave it out"
             )
-    prompts = take_prompts(list(load_texts(text).values()), options)
+    prompts = take_prompts(list(open_texts(text).values()), options)
     return generate_with(main, sides, prompts, options, progress)
 
 
@@ -160,9 +161,9 @@ def _refuse_other_ids(draft: str, target: str, own: LoadedModel, main: LoadedMod
     )
 
 
-def take_prompts(texts: Sequence[str], options: DraftOptions) -> list[str]:
-    """Pieces of the texts, as many from each, from their beginnings."""
-    pieces = [split_bytes(text, options.prompt_bytes) for text in texts]
+def take_prompts(texts: Sequence[Iterable[str]], options: DraftOptions) -> list[str]:
+    """Pieces of the texts, each of which comes in parts; as many from each, from their beginnings."""
+    pieces = [list(islice(cut_bytes(text, options.prompt_bytes), options.prompts)) for text in texts]
     turns = [piece for turn in range(options.prompts) for of in pieces for piece in of[turn : turn + 1]]
     if len(turns) < options.prompts:
         raise InputError(

@@ -13,7 +13,7 @@ from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.evaluation.texts import split_bytes
+from tokensurgeon.evaluation.texts import Text, TextPieces
 from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["evaluate", "gold_groups"]
@@ -42,7 +42,7 @@ def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[st
 
 def evaluate(
     reference: str,
-    texts: Mapping[str, str],
+    texts: Mapping[str, str | Text],
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def evaluate(
 
     Args:
         reference: Model directory, ``.gguf`` file or hub id.
-        texts: Name to text.
+        texts: Name to text, or to a `tokensurgeon.evaluation.texts.Text`, which may be larger than the memory.
         device: Where to run.
         progress: Called with (stage, pieces done, pieces in all).
 
@@ -67,7 +67,8 @@ def evaluate(
     loaded = load_model(directory, pick_device(device))
     manifest = Manifest.read(directory)
     groups, watched = gold_groups(manifest, loaded)
-    pieces = {name: split_bytes(text) for name, text in texts.items()}
+    given = {name: Text.of(text, name) if isinstance(text, str) else text for name, text in texts.items()}
+    pieces = {name: TextPieces.of([text]) for name, text in given.items()}
     total, done = sum(map(len, pieces.values())), 0
     stage = Stage.SCORE.of(shown_name(reference))
 

@@ -12,7 +12,7 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
-from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.damage import refuse_uniform
 from tokensurgeon.transfer.rows import VocabularyMatrices
@@ -51,15 +51,15 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
 
 
 def read_states(
-    base: OpenModel, device: torch.device, progress: Progress | None, texts: Mapping[str, str] | None = None
+    base: OpenModel, device: torch.device, progress: Progress | None, texts: Mapping[str, Text] | None = None
 ) -> tuple[LoadedModel, HeadStates]:
     """The base, and what its LM head sees on the ends of the texts, or on text that every Python carries."""
     if progress is not None:
         progress(Stage.STATES, 0, 1)
     loaded = load_model(base.directory, device)
     share = _READ // max(1, len(texts or ()))
-    read = [text.encode()[-share:].decode("utf-8", "ignore") for text in texts.values()] if texts else []
-    pieces = [piece for text in read for piece in split_bytes(text)] or split_bytes(python_text(_READ))
+    ends = [text.end(share) for text in (texts or {}).values()] or [python_text(_READ)]
+    pieces = [piece for text in ends for piece in split_bytes(text)] or split_bytes(python_text(_READ))
     states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
     if not bool(torch.isfinite(states.states).all()):
         raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ import torch
 from tokensurgeon.evaluation.context import halved
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing.meeting import meeting_points, token_bytes
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["Piece", "collate", "in_passes", "nth_piece", "read_pieces"]
+__all__ = ["Piece", "Pieces", "collate", "in_passes", "nth_piece"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +34,73 @@ class Piece:
     meet: list[tuple[int, int]]
 
 
-def read_pieces(
-    texts: Sequence[str], student: LoadedModel, teacher: LoadedModel, vocabularies: tuple[Vocabulary, Vocabulary]
-) -> list[Piece]:
-    """Tokenize; ``vocabularies`` are the student's and the teacher's.
+class Pieces(Sequence[Piece]):
+    """Pieces of text, each encoded when it is asked for: what is kept in memory is where they lie."""
 
-    Pieces that exceed a model's context are halved until both can read them, those too short to learn from left out.
-    """
-    mine, theirs = (token_bytes(v) for v in vocabularies)
-    before, before_there = ([m.prefix] if m.prefix is not None else [] for m in (student, teacher))
-    limits = [(m, m.context - len(b)) for m, b in ((student, before), (teacher, before_there)) if m.context is not None]
+    def __init__(
+        self,
+        texts: Sequence[str],
+        student: LoadedModel,
+        teacher: LoadedModel,
+        vocabularies: tuple[Vocabulary, Vocabulary],
+        progress: Progress | None = None,
+    ) -> None:
+        """Look through the texts once.
 
-    def fits(text: str) -> bool:
-        return all(len(model.encode(text)) <= limit for model, limit in limits)
+        Pieces that exceed a model's context are halved until both can read them, those too short to learn from left
+        out.
 
-    found = []
-    for text in (part for piece in texts for part in halved(piece, fits)):
-        left, right = student.encode(text), teacher.encode(text)
-        if len(left) < 2 or len(right) < 2:
-            continue
-        here, there = meeting_points([mine[i] for i in left], [theirs[i] for i in right])
+        Args:
+            texts: The pieces as text.
+            student: The model to train.
+            teacher: What it is to do as.
+            vocabularies: The student's and the teacher's.
+            progress: Called with (stage, pieces read, pieces in all).
+        """
+        self.texts, self.sides = texts, (student, teacher)
+        self.bytes = tuple(token_bytes(v) for v in vocabularies)
+        self.used: set[int] = set()
+        """The student's ids in them."""
+        places = []
+        for number, text in enumerate(texts):
+            begin = 0
+            for part in halved(text, self._fits):
+                left, right = (side.encode(part) for side in self.sides)
+                if len(left) > 1 and len(right) > 1:
+                    places.append((number, begin, begin + len(part)))
+                    self.used.update(left)
+                begin += len(part)
+            if progress is not None:
+                progress(Stage.READ, number + 1, len(texts))
+        self.places = np.array(places, dtype=np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Piece: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Piece]: ...
+
+    def __getitem__(self, index: int | slice) -> Piece | list[Piece]:
+        """One of them, or some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number, begin, end = self.places[index].tolist()
+        text = self.texts[number][begin:end]
+        left, right = (side.encode(text) for side in self.sides)
+        here, there = meeting_points([self.bytes[0][i] for i in left], [self.bytes[1][i] for i in right])
+        before, before_there = ([side.prefix] if side.prefix is not None else [] for side in self.sides)
         meet = [(i + len(before), j + len(before_there)) for i, j in zip(here, there, strict=True)]
-        found.append(Piece(before + left, before_there + right, meet))
-    return found
+        return Piece(before + left, before_there + right, meet)
+
+    def _fits(self, text: str) -> bool:
+        return all(
+            side.context is None or len(side.encode(text)) + (side.prefix is not None) <= side.context
+            for side in self.sides
+        )
 
 
 def nth_piece(n: int, position: int, seed: int) -> int:

@@ -20,7 +20,7 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
-from tokensurgeon.healing.batches import Piece, read_pieces
+from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.meeting import first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
@@ -29,6 +29,7 @@ from tokensurgeon.healing.resume import SavedState, key_of
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
 from tokensurgeon.healing.write import Healed, write_healed
+from tokensurgeon.progress import Progress
 
 __all__ = ["heal"]
 
@@ -41,6 +42,7 @@ def heal(
     *,
     overwrite: bool = False,
     progress: HealProgress | None = None,
+    reading: Progress | None = None,
 ) -> HealReport:
     """Train some rows of a transplanted model, or more, to do as its base does.
 
@@ -53,6 +55,7 @@ def heal(
         options: See `HealOptions`.
         overwrite: Replace an output that exists.
         progress: Called with (share done, report so far, last losses), by the first process.
+        reading: Called with (stage, pieces of text looked through, in all) before.
 
     Raises:
         InputError: If the two do not belong together, or the text is too short.
@@ -77,7 +80,7 @@ def heal(
         raise InputError(
             f"{model} is {right.layout.dim} wide, {teacher} {left.layout.dim}: it is not what it was made from"
         )
-    healed, state = _trained(accelerator, target, right, left, plan, options, texts, progress)
+    healed, state = _trained(accelerator, target, right, left, plan, options, texts, progress, reading)
     accelerator.free_memory()  # of both models, which take no part in writing
     if accelerator.is_main_process:
         write_healed(target, healed, overwrite)
@@ -96,13 +99,15 @@ def _trained(
     options: HealOptions,
     texts: tuple[Sequence[str], Sequence[str], Sequence[str]],
     progress: HealProgress | None,
+    reading: Progress | None,
 ) -> tuple[Healed, SavedState]:
     """Load student and teacher, train, and keep what is to be written of them."""
     train, held_out, other = texts
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
-    pieces = read_pieces(train, student, master, (right.vocabulary, left.vocabulary))
+    pieces = Pieces(train, student, master, (right.vocabulary, left.vocabulary), reading)
     wanted = (Provenance.RECONSTRUCTED,) if options.rows == "new" else tuple(Provenance)
-    ids = _used(pieces, plan.ids(*wanted).tolist(), right.layout.rows)
+    used = pieces.used & set(plan.ids(*wanted).tolist())
+    ids = torch.tensor(sorted(i for i in used if i < right.layout.rows), dtype=torch.int64)
     if not len(ids) and options.lora is None:
         raise InputError(
             f"the text uses none of the {options.rows} tokens: there is nothing to train. Give more --text, or --lora"
@@ -119,9 +124,8 @@ def _trained(
 
     loop = Loop(accelerator, options, student, master, trained, (held_out, other))
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
-    text = hashlib.sha256("\0".join(train).encode()).hexdigest()
     identities = [_identity(side) for side in (right, left)]
-    state = SavedState(target, key_of(settings, asdict(WEIGHTS), text, ids.tolist(), *identities))
+    state = SavedState(target, key_of(settings, asdict(WEIGHTS), _digest(train), ids.tolist(), *identities))
     classes = numbered(*first_shared(left.vocabulary, right.vocabulary, plan))
     loop.train(pieces, classes, WEIGHTS, state, progress)
     body = {
@@ -168,9 +172,11 @@ def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
     return manifest.plan
 
 
-def _used(pieces: Sequence[Piece], allowed: Sequence[int], rows: int) -> torch.Tensor:
-    used = {i for piece in pieces for i in piece.student} & set(allowed)
-    return torch.tensor(sorted(i for i in used if i < rows), dtype=torch.int64)
+def _digest(pieces: Sequence[str]) -> str:
+    sha = hashlib.sha256()
+    for number, piece in enumerate(pieces):
+        sha.update(b"\0" * bool(number) + piece.encode())
+    return sha.hexdigest()
 
 
 def _freeze(model: Any, precision: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.texts import load_texts, python_text, split_bytes
+from tokensurgeon.evaluation.texts import Text, TextPieces, open_texts, python_text, split_bytes
 
 __all__ = ["divide"]
 
@@ -14,7 +15,7 @@ _HELD_OUT = 8192
 _PYTHON_BYTES = 1 << 20
 
 
-def divide(paths: list[Path], size: int) -> tuple[list[str], list[str], list[str]]:
+def divide(paths: list[Path], size: int) -> tuple[Sequence[str], list[str], list[str]]:
     """Pieces to train on, pieces held out from all over the same text, and pieces of another kind of text.
 
     Args:
@@ -22,20 +23,21 @@ def divide(paths: list[Path], size: int) -> tuple[list[str], list[str], list[str
         size: Bytes of a piece.
 
     Returns:
-        The other kind is Python's documentation, or Python's source code where the documentation is trained on.
+        Those to train on are read when they are asked for. The other kind is Python's documentation, or Python's
+        source code where the documentation is trained on.
 
     Raises:
         InputError: If there is too little text.
     """
-    texts = load_texts(paths) if paths else {str(i): python_text(_PYTHON_BYTES, i) for i in range(3)}
-    pieces = [piece for text in texts.values() for piece in split_bytes(text, size)]
+    own = (Text.of(python_text(_PYTHON_BYTES, i)) for i in range(3))
+    pieces = TextPieces.of(open_texts(paths).values() if paths else own, size)
     if len(pieces) < 4:
         raise InputError(f"the text has {len(pieces)} pieces of {size} bytes, and 4 are needed. Give more --text")
     n = max(1, min(_HELD_OUT // size, len(pieces) // 4))
     held = set(range(len(pieces) // (2 * n), len(pieces), len(pieces) // n))
     other = python_text(_HELD_OUT, 3) if paths else _source_code()
     return (
-        [piece for i, piece in enumerate(pieces) if i not in held],
+        pieces.without(held),
         [pieces[i] for i in sorted(held)],
         split_bytes(other, size)[: max(1, _HELD_OUT // size)],
     )

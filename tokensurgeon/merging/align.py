@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint.cache import cache_directory, is_kept
+from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
@@ -109,7 +109,7 @@ def place_of(model: Model, owner: Owner, options: TransplantOptions, digest: str
     """Where in the cache the transplant of a model lies, or will lie; ``digest`` is of the model's files."""
     if owner.grown_from == model.directory:
         return owner.model.directory
-    texts = [hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest() for name in options.text]
+    texts = [file_digest(Path(name).expanduser()) for name in options.text]
     state = [digest, owner.described, owner.rows, {**options.as_dict(), "text": texts}, version("tokensurgeon")]
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
     short = [re.sub(r"[^\w.-]+", "-", name).strip("-") or "model" for name in (model.short, owner.model.name)]

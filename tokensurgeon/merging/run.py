@@ -21,7 +21,7 @@ from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.policy import why_not_run
-from tokensurgeon.evaluation.texts import load_texts
+from tokensurgeon.evaluation.texts import open_texts
 from tokensurgeon.merging.align import Aligned, Owner, align_model, find_owner
 from tokensurgeon.merging.mergekit import (
     chat_template,
@@ -112,7 +112,7 @@ def merge(
     template = chat_template(read.merge.chat_template)
     device = str(pick_device(read.options.device))
     if read.options.text:
-        load_texts([Path(name).expanduser() for name in read.options.text])
+        open_texts([Path(name).expanduser() for name in read.options.text])
     glance(references)
     opened = {reference: open_model(reference) for reference in references}
     slices = slices_of(read.merge)

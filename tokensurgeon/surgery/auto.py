@@ -22,7 +22,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.evaluation.texts import python_text, split_bytes
+from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.surgery.body import Asked
 from tokensurgeon.surgery.options import Auto, TransplantOptions
@@ -113,7 +113,7 @@ def choose(
     asked: Asked,
     auto: Auto,
     options: TransplantOptions,
-    texts: Mapping[str, str],
+    texts: Mapping[str, Text],
     progress: Progress | None = None,
 ) -> Choice:
     """Try `CANDIDATES`, each plain and calibrated unless ``options.calibrate`` says which.
@@ -184,12 +184,13 @@ def choose(
     return Choice(tuple(trials), small.held_out, small.new, scored)
 
 
-def _pieces(texts: Mapping[str, str]) -> list[str]:
+def _pieces(texts: Mapping[str, Text]) -> list[str]:
     """Some of each text."""
     if not texts:
         return split_bytes(python_text(_BYTES, _PART))
     share = max(1, _BYTES // len(texts))
-    return [p for text in texts.values() for p in split_bytes(text.encode()[:share].decode("utf-8", "ignore"))]
+    heads = [text.beginning(share).encode()[:share].decode("utf-8", "ignore") for text in texts.values()]
+    return [piece for head in heads for piece in split_bytes(head)]
 
 
 def _smaller(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Smaller:

@@ -10,12 +10,14 @@ import torch
 from tokensurgeon.alignment import RowPlan
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.states import read_states
+from tokensurgeon.evaluation.texts import Text
 from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import counted_prior
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.vocabulary.streams import counted_ids
 
 __all__ = ["Asked", "ask_base", "calibrates", "silent_rows"]
 
@@ -35,7 +37,7 @@ class Asked:
 
 
 def ask_base(
-    pair: Pair, options: TransplantOptions, texts: Mapping[str, str], progress: Progress | None
+    pair: Pair, options: TransplantOptions, texts: Mapping[str, Text], progress: Progress | None
 ) -> tuple[LoadedModel | None, Asked | None]:
     """Run the base, if anything needs it: the row that takes no probability, calibration, or the choice of a method.
 
@@ -54,8 +56,9 @@ def ask_base(
     loaded, states = read_states(pair.base, pick_device(options.device), progress, texts if options.text else {})
     prior = None
     if options.text and probable:
-        encoded = [i for text in texts.values() for i in pair.donor.vocabulary.encode(text)]
-        prior = counted_prior(encoded, pair.alignment.plan.n_rows)
+        known = pair.donor.vocabulary
+        counts = sum(counted_ids(known.encode, text.telling(progress), len(known)) for text in texts.values())
+        prior = counted_prior(torch.as_tensor(counts), pair.alignment.plan.n_rows)
     return loaded, Asked(states, prior)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
-from tokensurgeon.evaluation.texts import load_texts, split_bytes
-from tokensurgeon.progress import Progress
+from tokensurgeon.evaluation.texts import Text, TextPieces, open_texts
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.extend_rows import learn_rows
 from tokensurgeon.surgery.options import ExtendOptions
-from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
+from tokensurgeon.surgery.own_tokenizer import changed_model, measure_texts, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
 from tokensurgeon.surgery.record import describe_asked
 from tokensurgeon.surgery.write import finish, write_output
@@ -93,8 +93,8 @@ def extend(
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, *([options.donor] if options.donor else [])))
     left = OpenModel.open(model).checked()
-    texts = load_texts([Path(name) for name in options.text])
-    additions, measured = _additions(left, texts, options)
+    texts = open_texts([Path(name) for name in options.text])
+    additions, measured = _additions(left, texts, options, progress)
     return grow(left, target, Growth(additions), options, measured, overwrite=overwrite, progress=progress)
 
 
@@ -133,7 +133,7 @@ def grow(
         target: Output directory.
         growth: What it gets.
         options: Special tokens, and how the rows are made.
-        measured: Texts that the tokens were not learnt from.
+        measured: Texts that the tokens were not learnt from, each encoded by itself.
         overwrite: Replace an output that exists.
         progress: Called with (stage, done, total).
 
@@ -164,7 +164,8 @@ def grow(
         if not growth.lenient:
             _refuse_silent(right, new)
             _refuse_cut(right, special | promoted)
-        refuse_other_texts(left, right, measured, "extended")
+        refuse_other_texts(left, right, "extended")
+        compared = measure_texts(left, right, measured, "extended", progress)
         plan = RowPlan.grown(layout.rows, new, growth.multiple or (1 if layout.rows % _MULTIPLE else _MULTIPLE))
         dead = new[~right.vocabulary.canonical[new]]
         plan, new = plan.changed(Provenance.UNREACHABLE, dead), np.setdiff1d(new, dead)
@@ -176,8 +177,8 @@ def grow(
             states = read_states(left, pick_device(options.device), progress)[1] if unrun is None else None
             quiet = quiet_row(left, old, n_silent, states)
         matrices = assemble(old, plan, made.rows, suppressing=quiet)
-        summary = summarise(left, right, Alignment(plan, {}, ()), [], {"held-out text": "".join(measured)})
-        before, after = (_tokens_per_byte(side, measured) for side in (left, right))
+        summary = summarise(left, right, Alignment(plan, {}, ()), [], {"held-out text": compared.counted})
+        before, after = compared.tokens_per_byte
         content = describe_asked(options) | {
             "base": left.described(), "donor": made.donor or left.described() | {"name": right.name},
             "held_out": None, "not_run": unrun,
@@ -188,7 +189,7 @@ def grow(
                     *({"token": text, "id": i, "row": _KEPT} for text, i in promoted.items()),
                 ],
                 "examples": [right.vocabulary.describe(i) for i in new[:_SHOWN]],
-                "tokens_per_byte": {"before": before, "after": after, "bytes": sum(len(t.encode()) for t in measured)},
+                "tokens_per_byte": {"before": before, "after": after, "bytes": compared.n_bytes},
             },
         } | summary  # fmt: skip
         shared = write_output(work, left, right, matrices, plan, content)
@@ -200,20 +201,27 @@ def grow(
     return ExtendReport(target, added, plan.n_rows, (before, after), content)
 
 
-def _additions(model: OpenModel, texts: Mapping[str, str], options: ExtendOptions) -> tuple[list[Addition], list[str]]:
+def _additions(
+    model: OpenModel, texts: Mapping[str, Text], options: ExtendOptions, progress: Progress | None
+) -> tuple[list[Addition], Sequence[str]]:
     """New tokens, and the text that they were not learnt from."""
+    pieces = TextPieces.of(texts.values())
     if options.tokens is not None:
-        lines = read_lines("--tokens", options.tokens)
-        return given_tokens(model.spec, model.tokenizer.plain(), lines), list(texts.values())
+        return given_tokens(model.spec, model.tokenizer.plain(), read_lines("--tokens", options.tokens)), pieces
     if options.add is None:
-        return [], list(texts.values())
-    pieces = [piece for content in texts.values() for piece in split_bytes(content)]
+        return [], pieces
     if len(pieces) < _HELD_OUT:
-        raise InputError(
-            f"--text: {sum(map(len, pieces)):,} characters are too few to put a tenth aside. Give at least 20 kB"
-        )
-    learnt = ["".join(pieces[i : i + _HELD_OUT - 1]) for i in range(0, len(pieces), _HELD_OUT)]
-    return learnt_tokens(model.spec, model.tokenizer.plain(), learnt, options.add), pieces[_HELD_OUT - 1 :: _HELD_OUT]
+        n_bytes = sum(text.n_bytes for text in texts.values())
+        raise InputError(f"--text: {n_bytes:,} bytes are too few to put a tenth aside. Give at least 20 kB")
+
+    def learnt() -> Iterator[str]:
+        for i in range(0, len(pieces), _HELD_OUT):
+            yield "".join(pieces[i : i + _HELD_OUT - 1])
+            if progress is not None:
+                progress(Stage.READ, min(i + _HELD_OUT, len(pieces)), len(pieces))
+
+    found = learnt_tokens(model.spec, model.tokenizer.plain(), learnt(), options.add)
+    return found, pieces[_HELD_OUT - 1 :: _HELD_OUT]
 
 
 def _refuse_moved(old: OpenModel, new: OpenModel) -> None:
@@ -241,11 +249,6 @@ def _refuse_cut(model: OpenModel, special: Mapping[str, int]) -> None:
                     f"special token {literal!r} is cut in {text!r}, where another added token overlaps it. "
                     "Choose another literal"
                 )
-
-
-def _tokens_per_byte(model: OpenModel, texts: Sequence[str]) -> float:
-    n_tokens = sum(len(model.vocabulary.encode(text)) for text in texts)
-    return n_tokens / sum(len(text.encode()) for text in texts)
 
 
 def _sentences(model: str, added: int, method: str, before: float, after: float) -> str:

@@ -13,7 +13,8 @@ from tokensurgeon.alignment.summary import control_tokens
 from tokensurgeon.baselines.fasttext import UNITS, fasttext_space
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.states import quiet_row
-from tokensurgeon.progress import Progress
+from tokensurgeon.evaluation.texts import Text
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.solver.distributed import own_device, rank
 from tokensurgeon.surgery.auto import Choice, choose
 from tokensurgeon.surgery.body import Asked, calibrates, silent_rows
@@ -67,7 +68,7 @@ def pick_method(
     loaded: LoadedModel | None,
     asked: Asked | None,
     options: TransplantOptions,
-    texts: Mapping[str, str],
+    texts: Mapping[str, Text],
     progress: Progress | None,
 ) -> PickedMethod:
     """The method that was asked for; for ``auto``, the one that loses least on text.
@@ -94,7 +95,7 @@ def make_rows(
     picked: PickedMethod,
     asked: Asked | None,
     options: TransplantOptions,
-    texts: Mapping[str, str],
+    texts: Mapping[str, Text],
     progress: Progress | None,
 ) -> MadeRows:
     """Build the rows, calibrate them, and see how well known ones are predicted. All ranks must call this.
@@ -121,7 +122,7 @@ def make_rows(
     auxiliary = None
     if method.needs == "fasttext":
         left, right, rows = pair.base.vocabulary, pair.donor.vocabulary, len(base.embedding)
-        given = list(texts.values())
+        given = [text.telling(progress, Stage.VECTORS) for text in texts.values()]
         auxiliary = fasttext_space(UNITS[method.name], given, left, right, plan, base_rows=rows, seed=options.seed)
     made = build_rows(
         base,

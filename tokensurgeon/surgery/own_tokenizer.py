@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tokensurgeon.alignment.summary import CountedText
 from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.text import read_json, read_json_if_there, text_lines, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import python_text
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.report.markdown import short_card
 from tokensurgeon.report.page import report_page
 from tokensurgeon.vocabulary.token import literal_of
 from tokensurgeon.vocabulary.visible import shown, visible
 
-__all__ = ["changed_model", "read_lines", "refuse_other_texts", "write_pages"]
+__all__ = ["MeasuredTexts", "changed_model", "measure_texts", "read_lines", "refuse_other_texts", "write_pages"]
 
 _STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
 _FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
@@ -90,15 +94,66 @@ def _declare(settings: dict[str, Any], special: Collection[str]) -> None:
     settings[key] = listed + [literal for literal in special if literal not in texts]
 
 
-def refuse_other_texts(old: OpenModel, new: OpenModel, texts: Iterable[str], what: str) -> None:
+@dataclass(frozen=True, slots=True)
+class MeasuredTexts:
+    """Some texts as a tokenizer cuts them before and after it was changed.
+
+    Attributes:
+        counted: Tokens of the old one, and how often each id of the new one occurs.
+        n_bytes: UTF-8 bytes.
+    """
+
+    counted: CountedText
+    n_bytes: int
+
+    @property
+    def tokens_per_byte(self) -> tuple[float, float]:
+        """Before and after."""
+        n_bytes = max(1, self.n_bytes)  # blank texts have no pieces
+        return self.counted.base_tokens / n_bytes, int(self.counted.donor_counts.sum()) / n_bytes
+
+
+def measure_texts(
+    old: OpenModel, new: OpenModel, texts: Sequence[str], what: str, progress: Progress | None = None
+) -> MeasuredTexts:
+    """Encode texts, one by one, as before and now.
+
+    Args:
+        old: The model.
+        new: With the changed tokenizer.
+        texts: Not too long.
+        what: What was done to it, for the message.
+        progress: Called with (stage, texts encoded, in all).
+
+    Raises:
+        VerificationError: If some text does not come back from the new ids as it does from the old ones.
+    """
+    counts, before, n_bytes = np.zeros(len(new.vocabulary), dtype=np.int64), 0, 0
+    for done, text in enumerate(texts, 1):
+        ids, old_ids = _encoded(old, new, text, what)
+        counts += np.bincount(np.array(ids, dtype=np.int64), minlength=len(counts))
+        before, n_bytes = before + len(old_ids), n_bytes + len(text.encode())
+        if progress is not None:
+            progress(Stage.COMPARE.of("held-out text"), done, len(texts))
+    return MeasuredTexts(CountedText(before, counts), n_bytes)
+
+
+def refuse_other_texts(old: OpenModel, new: OpenModel, what: str) -> None:
     """What comes back from ids must be what came back before, for strange texts too.
 
     Raises:
         VerificationError: If it is not.
     """
-    for text in (*texts, _STRANGE, python_text(16_384)):
-        if new.vocabulary.decode(new.vocabulary.encode(text)) != old.vocabulary.decode(old.vocabulary.encode(text)):
-            raise VerificationError(f"the {what} tokenizer does not give back some text that the old one does")
+    for text in (_STRANGE, python_text(16_384)):
+        _encoded(old, new, text, what)
+
+
+def _encoded(old: OpenModel, new: OpenModel, text: str, what: str) -> tuple[list[int], list[int]]:
+    """New and old ids of a text."""
+    ids, old_ids = new.vocabulary.encode(text), old.vocabulary.encode(text)
+    if new.vocabulary.decode(ids) != old.vocabulary.decode(old_ids):
+        raise VerificationError(f"the {what} tokenizer does not give back some text that the old one does")
+    return ids, old_ids
 
 
 def write_pages(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokensurgeon.alignment import Alignment, align
-from tokensurgeon.alignment.summary import alignment_summary
+from tokensurgeon.alignment.summary import CountedText, alignment_summary
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.surgery.options import Numbers, TransplantOptions
@@ -116,7 +116,7 @@ def summarise(
     donor: OpenModel,
     alignment: Alignment,
     schemes: Sequence[SchemeDifference],
-    texts: Mapping[str, str] | None = None,
+    texts: Mapping[str, CountedText] | None = None,
 ) -> dict[str, Any]:
     """What an alignment says about a pair, as plain data; ``texts`` adds how much of them anchors cover."""
     summary = alignment_summary(base.vocabulary, donor.vocabulary, alignment, schemes, texts or {})

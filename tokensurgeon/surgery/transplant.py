@@ -11,6 +11,7 @@ import numpy as np
 
 from tokensurgeon.alignment import Alignment, Provenance, align
 from tokensurgeon.alignment.match import placeholders
+from tokensurgeon.alignment.summary import CountedText
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.pinning import choose_class
@@ -18,7 +19,7 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
-from tokensurgeon.evaluation.texts import load_texts
+from tokensurgeon.evaluation.texts import open_texts
 from tokensurgeon.progress import Progress
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
@@ -145,7 +146,7 @@ def transplant(
     )
     if method is not None:
         _refuse_method(method, options, int((alignment.plan.anchors < given.layout.rows).sum()))
-    texts = load_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
+    texts = open_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
     schemes = compare_schemes(left.vocabulary, right.vocabulary)
     content = describe_asked(options) | {
         "base": left.described(),
@@ -172,7 +173,9 @@ def transplant(
     if rank() > 0:
         return TransplantReport(None, left, right, alignment, {}, content, [])
     plan, details = alignment.plan, made.details
-    summary = summarise(left, right, alignment, schemes, {name: text[:_SHOWN] for name, text in texts.items()})
+    sides = left.vocabulary, right.vocabulary
+    counted = {name: CountedText.of(*sides, [text.beginning(_SHOWN)]) for name, text in texts.items()}
+    summary = summarise(left, right, alignment, schemes, counted)
     content |= describe_solution(summary, made.rows, made.held_out)
     content |= {
         "method": describe_method(picked.method),

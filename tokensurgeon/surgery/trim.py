@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tokensurgeon.alignment import Alignment, RowPlan
+from tokensurgeon.alignment.summary import CountedText
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
-from tokensurgeon.evaluation.texts import load_texts
-from tokensurgeon.progress import Progress
+from tokensurgeon.evaluation.texts import Text, open_texts
+from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
@@ -26,6 +29,7 @@ from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary.edit.drop import filled_ids, needed_ids, trimmed_spec
 from tokensurgeon.vocabulary.rendering import LONGEST_TEMPLATE
+from tokensurgeon.vocabulary.streams import Counts, encoded_parts
 
 __all__ = ["TrimReport", "trim"]
 
@@ -68,7 +72,7 @@ def trim(
 
     Args:
         model: Directory, ``.gguf`` file, or hub id.
-        text: Files in UTF-8.
+        text: Files in UTF-8. They are read in parts, twice, and may be larger than the memory.
         out: Output directory.
         size: Fill up to this many tokens with those of lowest id.
         keep: A file with one token (or text) per line that is kept as well.
@@ -92,9 +96,10 @@ def trim(
     check_target(target, overwrite, (model,))
     left = OpenModel.open(model).checked()
     layout = left.layout
-    texts = load_texts([Path(name) for name in text])
+    texts = open_texts([Path(name) for name in text])
     spec = left.spec
-    used = _named(left) | {i for content in texts.values() for i in left.vocabulary.encode(content)}
+    read = {name: _read(left, given.telling(progress)) for name, given in texts.items()}
+    used = _named(left).union(*(np.flatnonzero(of.counts).tolist() for of in read.values()))
     if keep is not None:
         used |= _asked_for(keep, left)
     needed = needed_ids(spec, used)
@@ -107,10 +112,15 @@ def trim(
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
         new_ids = {old: i for i, old in enumerate(kept)}
         right = changed_model(left, trimmed_spec(spec, kept), new_ids, Path(place), "trimmed")
-        _refuse_other_ids(left, right, kept, texts)
-        refuse_other_texts(left, right, (), "trimmed")
+        counted = {}
+        for name, given in texts.items():
+            again = _read(right, given.telling(progress, Stage.COMPARE), kept)
+            if again.digest != read[name].digest:
+                raise VerificationError(f"the trimmed tokenizer encodes {name} otherwise than before")
+            counted[name] = CountedText(int(read[name].counts.sum()), again.counts)
+        refuse_other_texts(left, right, "trimmed")
         plan, described = RowPlan.kept(kept), left.described()
-        summary = summarise(left, right, Alignment(plan, {}, ()), [], texts)
+        summary = summarise(left, right, Alignment(plan, {}, ()), [], counted)
         options = {"text": [str(name) for name in text], "size": size, "keep": None if keep is None else str(keep)}
         content = describe_run(options, {"name": "trim"}) | {
             "base": described, "donor": described | {"name": right.name},
@@ -142,10 +152,23 @@ def _asked_for(path: Path | str, model: OpenModel) -> set[int]:
     return found
 
 
-def _refuse_other_ids(old: OpenModel, new: OpenModel, kept: Sequence[int], texts: Mapping[str, str]) -> None:
-    for name, text in texts.items():
-        if [kept[i] for i in new.vocabulary.encode(text)] != old.vocabulary.encode(text):
-            raise VerificationError(f"the trimmed tokenizer encodes {name} otherwise than before")
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """How often each id of a tokenizer occurs in a text, and the SHA-256 of all of them, as the old ones, in a row."""
+
+    counts: Counts
+    digest: bytes
+
+
+def _read(model: OpenModel, text: Text, old_ids: Sequence[int] | None = None) -> _Read:
+    """Encode a text; ``old_ids`` are what a trimmed tokenizer's ids were before."""
+    counts, sha = np.zeros(len(model.vocabulary), dtype=np.int64), hashlib.sha256()
+    old = np.arange(len(counts)) if old_ids is None else np.array(old_ids, dtype=np.int64)
+    for ids in encoded_parts(model.vocabulary.encode, text):
+        some = np.array(ids, dtype=np.int64)
+        counts += np.bincount(some, minlength=len(counts))
+        sha.update(old[some].tobytes())
+    return _Read(counts, sha.digest())
 
 
 def _rows(matrices: VocabularyMatrices, kept: Sequence[int]) -> VocabularyMatrices:

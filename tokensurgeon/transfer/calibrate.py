@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 
 from tokensurgeon.alignment import Provenance, RowPlan
@@ -55,18 +52,19 @@ def calibrate(
         new.bias[targets] += (shifts * direction[dim]).to(new.bias.dtype)
 
 
-def counted_prior(ids: Sequence[int], n_rows: int) -> torch.Tensor:
+def counted_prior(counts: torch.Tensor, n_rows: int) -> torch.Tensor:
     """What a text says of how likely its tokens are.
 
     Args:
-        ids: The text in the donor's tokens.
+        counts: (n_ids,) int64, how often each of the donor's tokens occurs in it.
         n_rows: Rows of the output.
 
     Returns:
         (n_rows,) float32: the log of each token's share of the text, NaN for those seen fewer than ten times.
     """
-    counts = torch.from_numpy(np.bincount(np.asarray(ids, dtype=np.int64), minlength=n_rows))[:n_rows]
-    shares = (counts / max(1, len(ids))).log().float()
+    total = max(1, int(counts.sum()))
+    counts = torch.nn.functional.pad(counts[:n_rows], (0, max(0, n_rows - len(counts))))
+    shares = (counts / total).log().float()
     return torch.where(counts >= _ENOUGH, shares, torch.nan)
 
 

@@ -115,7 +115,7 @@ class Vocabulary:
             canonical=canonical,
             added=frozenset(added),
             roles=roles,
-            encode=lambda text: list(plain.encode(text, add_special_tokens=False).ids),
+            encode=lambda text: list(plain.encode_batch_fast([text], add_special_tokens=False)[0].ids),  # no offsets
             decode=lambda ids: str(plain.decode(ids, skip_special_tokens=False)),
         )
 

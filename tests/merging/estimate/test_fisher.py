@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from tokensurgeon import InputError
 from tokensurgeon.cli.app import app
+from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import split_bytes
 from tokensurgeon.merging.estimate.fisher import estimate_fisher, fisher_diagonal
+from tokensurgeon.merging.estimate.loading import TokenRows, token_rows
 
 
 class Biased(torch.nn.Module):
@@ -110,3 +112,14 @@ def test_bad_input(zoo, tmp_path, copy_of):
     (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(InputError, match="is quantised"):
         estimate_fisher(str(quantised), [tmp_path / "t.txt"], tmp_path / "f.safetensors")
+
+
+def test_rows_that_are_made_when_they_are_asked_for_are_the_same(zoo):
+    loaded, told = load_model(zoo["gpt"]), []
+    loaded.model.config.max_position_embeddings = 100  # so that a piece has several
+    pieces = split_bytes(TEXT[:6000], 1024)
+    rows = TokenRows(loaded, pieces, lambda *news: told.append(news))
+    wanted = token_rows(loaded, pieces)
+    assert len(rows) == len(wanted) > 2 * len(pieces) == 2 * len(told)
+    assert all(torch.equal(a, b) for a, b in zip(rows, wanted, strict=True))
+    assert torch.equal(rows[3:5][1], wanted[4])

@@ -13,10 +13,10 @@ import torch
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
-from tokensurgeon.evaluation.texts import load_texts, split_bytes
+from tokensurgeon.evaluation.texts import TextPieces, open_texts
 from tokensurgeon.merging.estimate.dam_training import DamOptions, Tensors, fit
 from tokensurgeon.merging.estimate.files import SUFFIX, write_file
-from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows, weights_digest
+from tokensurgeon.merging.estimate.loading import TokenRows, ids_of, load_trainable, stored_names, weights_digest
 from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["DamReport", "train_dam"]
@@ -81,12 +81,12 @@ def train_dam(
         raise InputError(f"dam merges two models or more; here is {len(models)}")
     if len(text) != len(models):
         raise InputError(f"{len(models)} models and {len(text)} texts; give --text once for each model, in their order")
-    contents = [next(iter(load_texts([Path(name)]).values())) for name in text]
+    contents = [TextPieces.of(open_texts([Path(name)]).values(), _PIECE_BYTES) for name in text]
     opened = [load_trainable(name, device) for name in models]
     directory, loaded = opened[0][0], [of for _, of in opened]
     for name, other in zip(models[1:], loaded[1:], strict=True):
         _refuse_misfits(models[0], loaded[0], name, other)
-    data = [token_rows(loaded[0], split_bytes(content, _PIECE_BYTES)) for content in contents]
+    data = [TokenRows(loaded[0], pieces, progress) for pieces in contents]
     shell = loaded[0].model.requires_grad_(False)
     sources = [{n: p.detach() for n, p in of.model.named_parameters() if p.is_floating_point()} for of in loaded]
 

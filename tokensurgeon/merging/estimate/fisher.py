@@ -10,7 +10,7 @@ import torch
 
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.texts import load_texts, split_bytes
+from tokensurgeon.evaluation.texts import TextPieces, open_texts
 from tokensurgeon.merging.estimate.files import SUFFIX, write_file
 from tokensurgeon.merging.estimate.loading import ids_of, load_trainable, stored_names, token_rows
 from tokensurgeon.progress import Progress, Stage
@@ -108,7 +108,7 @@ def estimate_fisher(
     check_target(target, overwrite, (model, *map(str, text)), suffix=SUFFIX)
     if not text or pieces < 1:
         raise InputError("fisher needs a text, and at least one piece of it. Give --text FILE")
-    parts = [p for t in load_texts([Path(name) for name in text]).values() for p in split_bytes(t, _PIECE_BYTES)]
+    parts = TextPieces.of(open_texts([Path(name) for name in text]).values(), _PIECE_BYTES)
     wanted = min(pieces, len(parts))
     chosen = [parts[i * len(parts) // wanted] for i in range(wanted)]
     directory, loaded = load_trainable(model, device)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
@@ -15,8 +17,9 @@ from tokensurgeon.checkpoint.layout import read_config, stored_name
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
+from tokensurgeon.progress import Progress, Stage
 
-__all__ = ["ids_digest", "ids_of", "load_trainable", "stored_names", "token_rows", "weights_digest"]
+__all__ = ["TokenRows", "ids_digest", "ids_of", "load_trainable", "stored_names", "token_rows", "weights_digest"]
 
 
 def load_trainable(reference: str, device: str) -> tuple[Path, LoadedModel]:
@@ -46,6 +49,44 @@ def token_rows(loaded: LoadedModel, pieces: list[str]) -> list[torch.Tensor]:
     context = loaded.context
     read = [ids for piece in pieces for _, ids in inputs_of(loaded.encode, loaded.prefix, piece, context)]
     return [torch.tensor([ids], device=loaded.model.device) for ids in read]
+
+
+class TokenRows(Sequence[torch.Tensor]):
+    """`token_rows` of many pieces, each made when it is asked for."""
+
+    def __init__(self, loaded: LoadedModel, pieces: Sequence[str], progress: Progress | None = None) -> None:
+        """Count the rows: a piece that exceeds the model's context has several.
+
+        Args:
+            loaded: The model.
+            pieces: Of text.
+            progress: Called with (stage, pieces read, pieces in all).
+        """
+        self.loaded, self.pieces = loaded, pieces
+        counts = []
+        for done, piece in enumerate(pieces, 1):
+            counts.append(sum(1 for _ in inputs_of(loaded.encode, loaded.prefix, piece, loaded.context)))
+            if progress is not None:
+                progress(Stage.READ, done, len(pieces))
+        self.ends = np.cumsum(counts, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """How many."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[torch.Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor | list[torch.Tensor]:
+        """One row, or some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        piece = int(np.searchsorted(self.ends, index, side="right"))
+        first = int(self.ends[piece - 1]) if piece else 0
+        return token_rows(self.loaded, [self.pieces[piece]])[index - first]
 
 
 def ids_digest(tokenizer: TokenizerFiles, rows: int) -> str:

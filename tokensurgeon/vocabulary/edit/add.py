@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary.edit.pieces import Word, continuation, joined, merge_ranks, merged, vocab_of
-from tokensurgeon.vocabulary.edit.words import added_texts, own_pieces, symbols, words_of
+from tokensurgeon.vocabulary.edit.words import added_texts, counted_words, own_pieces, symbols, words_of
 from tokensurgeon.vocabulary.spelling import PieceReader, piece_reader
 
 __all__ = ["Addition", "extended_spec", "given_tokens", "learnt_tokens"]
@@ -64,7 +64,7 @@ def learnt_tokens(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Iterable
     Raises:
         InputError: If the text has fewer pairs that occur twice.
     """
-    words = Counter(word for text in texts for word in words_of(spec, tokenizer, text))
+    words = counted_words(words_of(spec, tokenizer, texts))
     found = list(itertools.islice(_Counts(spec, words).additions(), n))
     if len(found) < n:
         raise InputError(
