@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from tokensurgeon.checkpoint.foreign import copy_if_there, taken_files
+from tokensurgeon.checkpoint.names import TEMPLATES
 from tokensurgeon.checkpoint.staging import beside
 
-__all__ = ["cache_directory", "copy_if_there", "copy_small_files", "file_digest", "is_kept", "kept", "shown_name"]
+__all__ = ["cache_directory", "copy_small_files", "file_digest", "is_kept", "kept", "shown_name"]
 
 _DIGEST = re.compile(r"-[0-9a-f]{12}$")
 
@@ -71,16 +72,7 @@ def _read_digest(path: Path, *_state: int) -> str:
 
 
 def copy_small_files(source: Path, out: Path, weights: Sequence[str]) -> None:
-    """Copy what lies in a model directory, but for its weights (patterns) and hidden files."""
-    for path in sorted(source.iterdir()):
-        if path.name.startswith(".") or any(path.match(pattern) for pattern in weights):
-            continue
-        copy_if_there(path, out / path.name)
-
-
-def copy_if_there(source: Path, target: Path) -> None:
-    """Copy a file, or a folder with what is in it; nothing if there is neither."""
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    elif source.is_file():
-        shutil.copyfile(source, target)
+    """Copy the files of a model directory, but for its weights (patterns) and hidden ones, and its chat templates."""
+    for path in (*taken_files(source), source / TEMPLATES):
+        if not any(path.match(pattern) for pattern in weights):
+            copy_if_there(path, out / path.name)

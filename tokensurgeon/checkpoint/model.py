@@ -15,8 +15,10 @@ import numpy as np
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors, resolve
 from tokensurgeon.checkpoint.cache import shown_name
+from tokensurgeon.checkpoint.foreign import taken_files
 from tokensurgeon.checkpoint.layout import read_config, refuse_misfits
 from tokensurgeon.checkpoint.manifest import MANIFEST
+from tokensurgeon.checkpoint.names import is_weights
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.checkpoint.text import read_json_if_there
 from tokensurgeon.errors import InputError
@@ -26,14 +28,6 @@ from tokensurgeon.vocabulary import Vocabulary
 __all__ = ["OpenModel", "other_files"]
 
 log = logging.getLogger(__name__)
-
-_WEIGHTS = tuple(
-    f"*.{kind}"
-    for kind in (
-        "safetensors", "safetensors.index.json", "bin", "bin.index.json", "gguf", "pth", "pt", "ckpt", "h5",
-        "msgpack", "onnx", "ot", "tflite",
-    )
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,12 +208,6 @@ class OpenModel:
 
 
 def other_files(directory: Path) -> list[Path]:
-    """A model directory's files but for weights, hidden ones, and what we write about a model."""
-    return [
-        path
-        for path in sorted(directory.iterdir())
-        if path.is_file()
-        and not path.name.startswith(".")
-        and path.name not in ("README.md", "report.html", MANIFEST)
-        and not any(path.match(pattern) for pattern in _WEIGHTS)
-    ]
+    """A model directory's files but for weights, hidden ones, what we write about a model, and what may not be read."""
+    ours = ("README.md", "report.html", MANIFEST)
+    return [path for path in taken_files(directory) if path.name not in ours and not is_weights(path)]

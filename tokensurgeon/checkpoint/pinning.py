@@ -21,7 +21,7 @@ from tokensurgeon.checkpoint.text import read_json_if_there, read_text, write_js
 from tokensurgeon.checkpoint.tokenizer import TokenizerFiles
 from tokensurgeon.errors import InputError
 
-__all__ = ["Declaration", "choose_class"]
+__all__ = ["PINNED", "Declaration", "choose_class"]
 
 _CONFIG, _SETTINGS, _NATIVE = "config.json", "tokenizer_config.json", "tekken.json"
 _PLAIN = "PreTrainedTokenizerFast"
@@ -30,7 +30,7 @@ _AS_IT_IS = (_PLAIN, "TokenizersBackend", "PreTrainedTokenizer")
 _CUTTING = ("split_special_tokens", "fix_mistral_regex", "add_prefix_space", "add_bos_token", "add_eos_token")
 """Settings by which a class may change what tokenizer.json says."""
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_MODULE = "tokenization_transplanted"
+PINNED = "tokenization_transplanted"
 _CODE = '''"""The tokenizer as tokenizer.json has it, whatever the model's type."""
 
 from transformers import PreTrainedTokenizerFast
@@ -65,7 +65,7 @@ class Declaration:
             (directory / _NATIVE).unlink(missing_ok=True)
         write_json(directory / _SETTINGS, self.settings)
         if self.pinned:
-            write_text(directory / f"{_MODULE}.py", _CODE)
+            write_text(directory / f"{PINNED}.py", _CODE)
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def _chosen(case: _Case) -> Declaration:
     files, trial = case.files, _Trial(case.files)
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-class-") as name:
         place = Path(name)
-        files.write(place)
+        files.write(place, code=not case.foreign)
         write_text(place / _CONFIG, case.config)
         before = read_json_if_there(place / _SETTINGS)
         first, fault = trial.of(place)
-        if fault is None and (not case.foreign or _is_settled(before, type(first).__name__, place)):
+        if fault is None and (not case.foreign or _is_settled(before, type(first).__name__)):
             return Declaration()
         native = type(first).__name__ != "MistralCommonBackend"
         last = fault
@@ -155,13 +155,9 @@ class _Trial:
             return None  # as the donor's own users have it
 
 
-def _is_settled(settings: Mapping[str, Any], name: str, place: Path) -> bool:
-    """Whether a declaration that works can stay: it names the class that is loaded, and code that is there."""
-    declared, code = settings.get("tokenizer_class"), settings.get("auto_map")
-    named = code.get("AutoTokenizer") if isinstance(code, Mapping) else code
-    for one in named if isinstance(named, list) else [named]:
-        if isinstance(one, str) and "--" not in one and not (place / f"{one.partition('.')[0]}.py").is_file():
-            return False
+def _is_settled(settings: Mapping[str, Any], name: str) -> bool:
+    """Whether a declaration that works can stay: it names the class that is loaded."""
+    declared = settings.get("tokenizer_class")
     return declared is None or declared in _AS_IT_IS or name == str(declared).removesuffix("Fast")
 
 
@@ -192,5 +188,5 @@ def _candidates(settings: Mapping[str, Any], kind: str, native: bool) -> Iterato
         if imposed in (None, *_AS_IT_IS):
             yield Declaration(variant, native=native)
         else:
-            code = {"AutoTokenizer": [None, f"{_MODULE}.TransplantedTokenizer"]}
+            code = {"AutoTokenizer": [None, f"{PINNED}.TransplantedTokenizer"]}
             yield Declaration({**variant, "auto_map": code}, pinned=True, native=native)

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import cast
 
+from tokensurgeon.checkpoint.foreign import guard
 from tokensurgeon.checkpoint.header import expected_shards
 from tokensurgeon.checkpoint.hub import NoRangesError, fetch_vocabulary
 from tokensurgeon.checkpoint.pickled import PICKLED, as_safetensors
@@ -35,11 +36,11 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
         A directory that exists, with safetensors: pickled weights are converted into a cache.
 
     Raises:
-        InputError: If there is no such model.
+        InputError: If there is no such model, or it depends on a file that lies elsewhere or is none.
     """
     path = Path(reference).expanduser()
     if path.is_dir():
-        return path if weights in ("none", "adapter") else as_safetensors(path)
+        return _safe(path, weights)
     if path.is_file():
         if path.suffix == ".gguf":
             from tokensurgeon.checkpoint.gguf import convert
@@ -50,8 +51,12 @@ def resolve(reference: str, *, weights: str = "all") -> Path:
     looks_local = reference.startswith((".", "/", "~")) or repository.count("/") > 1 or path.suffix == ".gguf"
     if looks_local:
         raise InputError(f"{reference} does not exist; give a model directory, a .gguf file or a hub id")
-    found = _download(reference, weights)
-    return found if weights in ("none", "adapter") else as_safetensors(found)
+    return _safe(_download(reference, weights), weights)
+
+
+def _safe(directory: Path, weights: str) -> Path:
+    guard(directory, weights)
+    return directory if weights in ("none", "adapter") else as_safetensors(directory)
 
 
 def _download(reference: str, weights: str) -> Path:

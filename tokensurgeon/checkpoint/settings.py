@@ -75,6 +75,9 @@ def write_settings(
         tokens=max(known, default=-1) + 1,
     )
     config, dropped = carry_ids(read_config(base), ids, CONFIG)
+    code = config.get("auto_map")
+    if isinstance(code, dict) and code.pop("AutoTokenizer", None):
+        dropped.append(f"{CONFIG}: auto_map of AutoTokenizer, code of the base's tokenizer")
     parts = _text_parts(config)
     parts[0]["vocab_size"] = n_rows
     for part in parts:

@@ -9,13 +9,16 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tokensurgeon.checkpoint.cache import file_digest
 from tokensurgeon.checkpoint.declared import without_unknown
+from tokensurgeon.checkpoint.foreign import strangers, taken_files, tell
 from tokensurgeon.checkpoint.layout import read_config
-from tokensurgeon.checkpoint.model import other_files
+from tokensurgeon.checkpoint.model import OpenModel, other_files
+from tokensurgeon.checkpoint.names import is_tokenizer, is_usual, is_weights
+from tokensurgeon.checkpoint.pinning import PINNED
 from tokensurgeon.checkpoint.text import read_json, read_json_if_there, write_json
-from tokensurgeon.checkpoint.tokenizer import TokenizerFiles
 
-__all__ = ["body_length", "copy_side_files", "fit_body"]
+__all__ = ["body_length", "copy_side_files", "describe_files", "fit_body"]
 
 _SETTINGS = "tokenizer_config.json"
 _WRITTEN = ("config.json", "generation_config.json")
@@ -35,12 +38,46 @@ def copy_side_files(base: Path, out: Path) -> None:
     A chat template in a processor's settings belongs to the tokenizer, and is left out.
     """
     for path in other_files(base):
-        if TokenizerFiles.owns(path) or path.name in _WRITTEN or (out / path.name).exists():
+        if is_tokenizer(path) or path.name in _WRITTEN or (out / path.name).exists():
             continue
         if path.name in _PROCESSORS and _TEMPLATE in (settings := read_json(path)):
             write_json(out / path.name, {name: value for name, value in settings.items() if name != _TEMPLATE})
         else:
             shutil.copyfile(path, out / path.name)
+
+
+def describe_files(base: OpenModel, donor: OpenModel, out: Path) -> dict[str, Any]:
+    """What an output's files are, beside weights, settings and tokenizer: for its manifest and card.
+
+    Args:
+        base: Whose body it is.
+        donor: Whose tokenizer it is.
+        out: The output, written.
+
+    Returns:
+        ``left_aside`` names what was not taken over, ``code`` the Python files that were, and ``side_files`` the
+        digests of those whose names are not usual for a model: ``--overwrite`` may replace them while they are as
+        they were written.
+    """
+    left = [
+        f"{path.relative_to(model.directory)} of {model.name}, {what}"
+        for model in dict.fromkeys((base, donor))
+        for path, what, _ in strangers(model.directory)
+        if not is_weights(path)
+    ]
+    written = {path.name: path for path in taken_files(out)}
+    theirs = [path.name for path in taken_files(donor.directory) if path.match("tokenization_*.py")]
+    dropped = [name for name in theirs if name not in written]
+    if donor.tokenizer.declared.get("auto_map", object()) != read_json_if_there(out / _SETTINGS).get("auto_map"):
+        dropped += [f"auto_map in {_SETTINGS}"] if "auto_map" in donor.tokenizer.declared else []
+    left += (lost := [f"{name} of {donor.name}, code that its tokenizer works without" for name in dropped])
+    code = [name for name in written if name.endswith(".py") and name != f"{PINNED}.py"]
+    if lost:
+        tell(f"left out: {'; '.join(lost)}")
+    if code:
+        tell(f"Python code of {base.name} goes into the output, unread: {', '.join(code)}")
+    odd = {name: file_digest(path) for name, path in written.items() if not is_usual(path)}
+    return {"left_aside": left, "code": code, "side_files": odd}
 
 
 def fit_body(out: Path, body: Path, tokenizer: Tokenizer) -> None:

@@ -69,7 +69,7 @@ def _found(directory: Path) -> Path:
 def _auto(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def _from_tekken(path: Path) -> Any:

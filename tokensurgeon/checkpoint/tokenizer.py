@@ -11,9 +11,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tokensurgeon.checkpoint.cache import copy_if_there
 from tokensurgeon.checkpoint.declared import completed
+from tokensurgeon.checkpoint.foreign import copy_if_there, taken_files
 from tokensurgeon.checkpoint.ids import SPECIAL
+from tokensurgeon.checkpoint.names import TOKENIZER_FILES
 from tokensurgeon.checkpoint.slow import SLOW_FILES, convert_slow
 from tokensurgeon.checkpoint.text import (
     read_json,
@@ -29,29 +30,8 @@ from tokensurgeon.vocabulary.edit.digits import digitwise_spec
 from tokensurgeon.vocabulary.plain import plain_tokenizer
 from tokensurgeon.vocabulary.token import literal_of
 
-__all__ = ["TOKENIZER_FILES", "TokenizerFiles"]
+__all__ = ["TokenizerFiles"]
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tekken.json",
-)
-_PATTERNS = (
-    "tokenizer*", "tokenization_*.py", "tekken*.json", "encoder.json", "dict.txt", "*.tiktoken", "*.bpe", "*.model",
-    "*.model.v*", "*.spm", "*.vocab", "normalizer.json", "bpe.codes", "emoji.json",
-)  # fmt: skip
-"""Further names of files that belong to a tokenizer; those of a base must not lie beside another one's."""
 _OTHER_SPELLINGS = (*SLOW_FILES, "merges.txt", "tekken.json")
 """Files from which a tokenizer can be made too."""
 
@@ -136,8 +116,14 @@ class TokenizerFiles:
         bos = self.special_ids().get("bos_token")
         return bos is not None and self.plain().encode("a").ids[:1] == [bos]
 
-    def write(self, out: Path) -> None:
-        """Copy the tokenizer's files, or save the converted ones; without what would cut text as it did before."""
+    def write(self, out: Path, *, code: bool = False) -> None:
+        """Copy the tokenizer's files, or save the converted ones; without what would cut text as it did before.
+
+        Args:
+            out: An existing directory.
+            code: Whether Python files go with it, and the ``auto_map`` that names them: only where the output is of
+                whoever wrote them. The tokenizer works without.
+        """
         if self.converted is not None:
             self.converted.save_pretrained(out)
             settings = read_json(out / "tokenizer_config.json")
@@ -146,8 +132,10 @@ class TokenizerFiles:
         else:
             for name in TOKENIZER_FILES:
                 copy_if_there(self.directory / name, out / name)
-            for code in self.directory.glob("tokenization_*.py"):
-                shutil.copyfile(code, out / code.name)
+            for path in taken_files(self.directory) if code else ():
+                if path.match("tokenization_*.py"):
+                    shutil.copyfile(path, out / path.name)
+        _drop_code(out, keep=code)
         if self.digitwise:
             self._replace(out)
         elif self.completed:
@@ -164,11 +152,6 @@ class TokenizerFiles:
         settings.pop("auto_map", None)  # classes that build their own way of cutting, like those with a name
         write_json(out / "tokenizer_config.json", settings)
 
-    @staticmethod
-    def owns(path: Path) -> bool:
-        """Whether a file of a model directory belongs to its tokenizer."""
-        return path.name in TOKENIZER_FILES or any(path.match(pattern) for pattern in _PATTERNS)
-
     def digest(self) -> str:
         """SHA-256 of the fast tokenizer."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
@@ -179,3 +162,14 @@ def _without_dropout(path: Path) -> None:
     spec = read_json(path)
     spec["model"]["dropout"] = None
     write_json(path, spec)
+
+
+def _drop_code(out: Path, *, keep: bool) -> None:
+    """Let the settings name no code; to be kept, it must lie there, or in a repository of the hub."""
+    settings = read_json_if_there(out / "tokenizer_config.json")
+    named = settings.get("auto_map", {})
+    values = named.values() if isinstance(named, dict) else [named]
+    code = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    there = all("--" in one or (out / f"{one.partition('.')[0]}.py").is_file() for one in code if isinstance(one, str))
+    if "auto_map" in settings and not (keep and there):
+        write_json(out / "tokenizer_config.json", {n: value for n, value in settings.items() if n != "auto_map"})

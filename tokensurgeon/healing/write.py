@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.checkpoint.foreign import is_taken
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.checkpoint.staging import staged
@@ -87,7 +88,7 @@ def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
     manifest = Manifest.read(model.directory)
     with staged(target, overwrite) as work:
         model.checkpoint.write(work, healed.tensors(), frozenset(model.layout.stale))
-        model.tokenizer.write(work)
+        model.tokenizer.write(work, code=True)
         for path in other_files(model.directory):
             if not (work / path.name).exists():
                 shutil.copyfile(path, work / path.name)
@@ -120,7 +121,7 @@ def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensor
 
 def _card(model: OpenModel, teacher: OpenModel, run: dict[str, Any]) -> str:
     before = model.directory / "README.md"
-    card = read_text(before) if before.is_file() else f"# {plain(visible(model.name))}\n"
+    card = read_text(before) if is_taken(before) else f"# {plain(visible(model.name))}\n"
     what = f"{run['trained_rows']:,} rows" + (f" and updates of rank {run['lora']} of the body" if run["lora"] else "")
     start, best, taught = run["curve"][0], run["best"], code(visible(teacher.name))
     return (

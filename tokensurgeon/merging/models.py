@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint import TokenizerFiles, resolve
-from tokensurgeon.checkpoint.cache import cache_directory, copy_if_there, file_digest, is_kept, kept
+from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept, kept
+from tokensurgeon.checkpoint.foreign import copy_if_there, taken_files
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.manifest import MANIFEST, Manifest
 from tokensurgeon.checkpoint.model import OpenModel, other_files
@@ -106,7 +107,7 @@ def _with_adapter(name: str, directory: Path, adapter: Path) -> Path:
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise InputError(f"{name}: the adapter does not fit the model ({' '.join(str(error).split())})") from error
         model.save_pretrained(work)
-        TokenizerFiles.open(directory).write(work)
+        TokenizerFiles.open(directory).write(work, code=True)
         copy_if_there(directory / MANIFEST, work / MANIFEST)
     return out
 
@@ -114,8 +115,9 @@ def _with_adapter(name: str, directory: Path, adapter: Path) -> Path:
 def content_digest(directory: Path) -> str:
     """SHA-256 of a model's or adapter's files: weights, configuration and tokenizer."""
     sha = hashlib.sha256()
-    weights = [path for path in directory.iterdir() if path.match("*.safetensors") or path.match("adapter_model.bin")]
-    for path in sorted({*weights, *other_files(directory), *directory.glob("tokensurgeon.json")}):
+    names = ("*.safetensors", "adapter_model.bin", MANIFEST)
+    chosen = [path for path in taken_files(directory) if any(path.match(name) for name in names)]
+    for path in sorted({*chosen, *other_files(directory)}):
         sha.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return sha.hexdigest()
 

@@ -16,6 +16,7 @@ from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.pinning import choose_class
+from tokensurgeon.checkpoint.side_files import describe_files
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -150,6 +151,7 @@ def merge(
         fill_rows(raw, work, parts)
         state_dtype(work)
         content["tokenizer_sha256"] = write_others(work, first, owner, template, list(given.values()))
+        content |= describe_files(first.model, owner.model, work)
         files = Checkpoint.open(work)
         unrun = why_not_run(work, files, find_vocabulary_tensors(work, files.tensors), read.options.forward)
         manifest = manifest_of(parts[0].choice, content)

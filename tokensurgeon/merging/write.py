@@ -12,6 +12,7 @@ import torch
 
 from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
+from tokensurgeon.checkpoint.foreign import taken_files
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.pinning import choose_class
@@ -152,16 +153,16 @@ def _part(config: dict[str, Any], setting: str) -> tuple[dict[str, Any], str]:
 def write_others(out: Path, first: Aligned, owner: Owner, template: str | None, others: Sequence[Path]) -> str:
     """The tokenizer and what else lies beside the weights, with all models' licences; gives the tokenizer's digest."""
     copy_side_files(first.model.directory, out)
-    licences = [path for place in others for pattern in _LICENCES for path in sorted(place.glob(pattern))]
+    licences = [path for place in others for pattern in _LICENCES for path in taken_files(place) if path.match(pattern)]
     for number, path in enumerate(licences, 2):
         known = [there for pattern in _LICENCES for there in out.glob(pattern)]
         if all(there.read_bytes() != path.read_bytes() for there in known):
             name = path.name if not (out / path.name).exists() else f"{path.stem}-{number}{path.suffix}"
             shutil.copyfile(path, out / name)
-    owner.model.tokenizer.write(out)
+    foreign = first.model.directory not in (owner.model.directory, owner.grown_from)
+    owner.model.tokenizer.write(out, code=not foreign)
     if template is not None:
         write_text(out / "chat_template.jinja", template)
-    foreign = first.model.directory not in (owner.model.directory, owner.grown_from)
     choose_class(owner.model.tokenizer, first.model.directory, foreign=foreign).write(out)
     if foreign:
         fit_body(out, out, owner.model.tokenizer.tokenizer)

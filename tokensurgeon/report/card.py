@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokensurgeon.report.markdown import code, escaped, front_matter, plain
 
-__all__ = ["choice_in_words", "described", "model_card", "warnings"]
+__all__ = ["choice_in_words", "described", "file_notes", "model_card", "warnings"]
 
 
 def model_card(content: dict[str, Any]) -> str:
@@ -136,6 +137,17 @@ def warnings(content: dict[str, Any]) -> list[str]:
             "place changes the base too. `--link copy` makes the model independent."
         )
     found += [f"Removed from {setting}." for setting in content.get("removed_settings", [])]
+    return found + file_notes(content)
+
+
+def file_notes(content: Mapping[str, Any]) -> list[str]:
+    """Which files were not taken over, and which are code."""
+    found = [f"Left out: {what}." for what in content.get("left_aside", [])]
+    if content.get("code"):
+        found.append(
+            f"Python code of the base lies in here ({', '.join(content['code'])}). Nothing has read or run it; "
+            "transformers runs it if you set trust_remote_code."
+        )
     return found
 
 

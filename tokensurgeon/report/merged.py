@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from tokensurgeon.report.card import file_notes
 from tokensurgeon.report.markdown import code, escaped, fenced, front_matter
 
 __all__ = ["merge_card", "merge_page", "merge_summary"]
@@ -46,7 +47,8 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
     ]
     if content["not_run"]:
         found.append(f"The model was not run ({content['not_run']}).")
-    return found + [f"Removed from {setting}." for setting in content["removed_settings"]]
+    found += [f"Removed from {setting}." for setting in content["removed_settings"]]
+    return found + file_notes(content)
 
 
 def merge_card(content: Mapping[str, Any]) -> str:

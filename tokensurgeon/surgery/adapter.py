@@ -11,6 +11,7 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensor
 from tokensurgeon.checkpoint.header import read_header
 from tokensurgeon.checkpoint.layout import parameter_shapes
 from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.names import is_tokenizer
 from tokensurgeon.checkpoint.pickled import tensor_shapes
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import read_json, write_json, write_text
@@ -72,7 +73,7 @@ def carry_adapter(adapter: str, model: str, out: Path | str, *, overwrite: bool 
         changed = config | {"base_model_name_or_path": place, "revision": None}
         write_json(work / CONFIG, changed)
         shutil.copyfile(weights, work / weights.name)
-        if any(TokenizerFiles.owns(path) for path in source.iterdir()):  # people load it from there
+        if any(is_tokenizer(path) for path in source.iterdir()):  # people load it from there
             TokenizerFiles.open(body).write(work)
         write_text(work / "README.md", _card(adapter, place))
     return sorted({_module(name) for name in shapes})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tokensurgeon.alignment.summary import CountedText
-from tokensurgeon.checkpoint.cache import copy_if_there
+from tokensurgeon.checkpoint.foreign import copy_if_there
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.text import read_json, read_json_if_there, text_lines, write_json, write_text

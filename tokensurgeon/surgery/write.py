@@ -15,7 +15,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.settings import write_resized, write_settings
-from tokensurgeon.checkpoint.side_files import copy_side_files, fit_body
+from tokensurgeon.checkpoint.side_files import copy_side_files, describe_files, fit_body
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
@@ -43,7 +43,8 @@ def write_output(
         donor: Whose tokenizer it is; the base itself where only the number of rows changes, and settings stay.
         matrices: The output's vocabulary-sized tensors.
         plan: Provenance of every row.
-        content: The manifest's; ``tokenizer_sha256``, ``removed_settings`` and ``linked`` are added.
+        content: The manifest's; ``tokenizer_sha256``, ``removed_settings``, ``linked`` and what
+            `describe_files` gives are added.
         dtype: Convert all floating tensors.
         link: How shards of which nothing changes get there.
         alignment: Of both vocabularies, where the tokenizer is another body's: it says which ids of settings no row
@@ -54,7 +55,7 @@ def write_output(
     """
     directory, layout = base.directory, base.layout
     copy_side_files(directory, work)
-    donor.tokenizer.write(work)
+    donor.tokenizer.write(work, code=alignment is None)
     choose_class(donor.tokenizer, directory, foreign=alignment is not None).write(work)
     if alignment is not None:
         fit_body(work, directory, donor.tokenizer.tokenizer)
@@ -89,6 +90,7 @@ def write_output(
             beginning=alignment.beginning if alignment else None,
         )
     content["removed_settings"] = removed
+    content |= describe_files(base, donor, work)
     Manifest(content, plan).write(work)
     return shared
 

@@ -1,0 +1,127 @@
+"""Say which files of a model directory may be read and copied: it is foreign data, and must not lead out of itself.
+
+A file is taken if it is a regular one whose resolved path stays inside the directory, or, in a snapshot of the hub's
+cache, inside that model's own blobs. The directory itself may be a link. What a model depends on is refused where it
+is anything else; what merely lies beside is left aside and named. Hard links cannot be told from files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from tokensurgeon.checkpoint.names import TEMPLATES, decides, is_weights
+from tokensurgeon.errors import InputError
+
+__all__ = ["Stranger", "copy_if_there", "guard", "is_taken", "strangers", "taken_files", "tell"]
+
+log = logging.getLogger(__name__)
+
+_KINDS = (
+    (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+class Stranger(NamedTuple):
+    """An entry of a model directory that is not taken.
+
+    Attributes:
+        path: Where it lies.
+        what: What it is, such as ``a FIFO``.
+        where: For a link, ``" to /its/target"``; not for what others read.
+    """
+
+    path: Path
+    what: str
+    where: str = ""
+
+
+def guard(directory: Path, weights: str) -> None:
+    """Refuse a directory whose model depends on something that may not be read; name what is left aside.
+
+    Args:
+        directory: The model.
+        weights: Which are needed, see `tokensurgeon.checkpoint.resolve.resolve`.
+
+    Raises:
+        InputError: Naming the file, what it is, and the remedy.
+    """
+    try:
+        entries, found = list(directory.iterdir()), strangers(directory)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be read ({error.strerror})") from error
+    for path, what, where in found:
+        if decides(path, weights, entries) or path.parent.name == TEMPLATES:
+            remedy = "Put the file itself there, or name the directory that it lies in" if where else "Remove it"
+            raise InputError(f"{path} is {what}{where}. {remedy}")
+    if others := [f"{path.name} ({what}{where})" for path, what, where in found if not is_weights(path)]:
+        tell(f"{directory}: left aside {', '.join(others)}")
+
+
+def strangers(directory: Path) -> list[Stranger]:
+    """What in a model directory, and in its folder of chat templates, is not taken; hidden entries never are."""
+    found: list[Stranger] = []
+    for path in sorted(directory.iterdir()):
+        if not path.name.startswith("."):
+            stranger = _stranger(path, directory)
+            found += [stranger] if stranger else []
+            if stranger is None and path.name == TEMPLATES and path.is_dir():
+                found += [one for child in sorted(path.iterdir()) if (one := _stranger(child, directory))]
+    return found
+
+
+def is_taken(path: Path) -> bool:
+    """Whether something in a model directory is there, and a file or folder that may be read."""
+    return os.path.lexists(path) and _stranger(path, path.parent) is None
+
+
+def taken_files(directory: Path) -> list[Path]:
+    """The files of a model directory that may be read, but for hidden ones; none where there is no directory."""
+    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [path for path in found if not path.name.startswith(".") and is_taken(path) and path.is_file()]
+
+
+def copy_if_there(source: Path, target: Path) -> None:
+    """Copy a file of a model directory, or a folder with the files in it; nothing where it may not be read."""
+    if not is_taken(source):
+        return
+    if source.is_file():
+        shutil.copyfile(source, target)
+        return
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and _stranger(path, source.parent) is None:
+            shutil.copyfile(path, target / path.name)
+
+
+@cache
+def tell(line: str) -> None:
+    """Say something on stderr, once: directories are opened more often."""
+    log.warning("%s", line)
+
+
+def _stranger(path: Path, directory: Path) -> Stranger | None:
+    """What is wrong with an entry of a directory; nothing is opened for that."""
+    if path.is_symlink():
+        real = Path(os.path.realpath(path))
+        if not any(real.is_relative_to(place) for place in _places(directory)):
+            return Stranger(path, "a link that leaves the directory", f", to {real}")
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return Stranger(path, "a link to nothing")
+    what = next((name for of, name in _KINDS if of(mode)), None)
+    return None if what is None else Stranger(path, what)
+
+
+def _places(directory: Path) -> tuple[Path, ...]:
+    """Where files of a model directory may lie."""
+    root = directory.resolve()
+    repository = root.parent.parent
+    hub = root.parent.name == "snapshots" and repository.name.startswith("models--")
+    return (root, repository / "blobs") if hub else (root,)
