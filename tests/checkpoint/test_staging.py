@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-import pytest
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
-from tokensurgeon import InputError
+import processes
+import pytest
+from typer.testing import CliRunner
+
+from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.checkpoint import durable
+from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.partials import LONGER, hidden_place, recover
+from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
+from tokensurgeon.cli.app import app
+
+MODEL = ("config.json", "model.safetensors")
+
+
+def fill(place, *names):
+    """A directory with files of these names, and folders where they end so."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text(f"content of {name}")
+    return place
 
 
 @pytest.fixture
 def place(tmp_path):
     """A folder with one of everything that may be in the way."""
-    for name in ("empty", "full", "folder.gguf"):
-        (tmp_path / name).mkdir()
-    for name in ("full/mine.txt", "there.gguf", "plain"):
-        (tmp_path / name).write_text("old")
+    (tmp_path / "empty").mkdir()
+    fill(tmp_path / "full", *MODEL)
+    fill(tmp_path / "folder.gguf")
+    (tmp_path / "there.gguf").write_bytes(b"GGUF and more")
+    (tmp_path / "plain").write_text("old")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "linked").symlink_to("full")
+    (tmp_path / "linked.gguf").symlink_to("there.gguf")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.gguf")
     return tmp_path
 
 
@@ -22,30 +56,132 @@ def place(tmp_path):
     ("name", "suffix", "message"),
     [
         ("plain", None, "is a file; --x must be a directory"),
+        ("pipe", None, "is no file and no directory; --x must be a directory"),
+        ("dangling", None, "is a link to .*/nowhere; name that place itself"),
+        ("linked", None, "is a link to .*/full; name that place itself"),
+        ("linked.gguf", ".gguf", r"is a link to .*/there\.gguf; name that place itself"),
         ("full", None, "exists and is not empty; give another --x, or --overwrite"),
         ("plain/below/out", None, "plain is not a directory that you can write to"),
+        ("dangling/below/out", None, "dangling is not a directory that you can write to"),
         ("m.bin", ".gguf", r"must be a file that ends in .gguf; call it m.gguf"),
         ("folder.gguf", ".gguf", "is a directory; name a file"),
+        ("pipe.gguf", ".gguf", "is no file; name a file"),
         ("there.gguf", ".gguf", "exists; give another --x, or --overwrite"),
         ("plain/below/m.gguf", ".gguf", "plain is not a directory that you can write to"),
+        ("a" * 256, None, f"has 256 bytes; give one of at most {255 - LONGER}"),
+        ("a" * (256 - LONGER), None, f"has {256 - LONGER} bytes; give one of at most {255 - LONGER}"),
+        ("é" * 120, None, "has 240 bytes"),
+        ("a" * 256 + "/out", None, "has 256 bytes; give one of at most 255"),
+        ("/".join(["a" * 200] * 20), None, "the path .* has 4... bytes; give one of at most"),
     ],
 )
 def test_places_that_are_refused(place, name, suffix, message):
+    before = sorted(place.rglob("*"))
     with pytest.raises(InputError, match=message):
         check_target(place / name, False, suffix=suffix, option="--x")
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.skipif(not os.geteuid(), reason="root may write anywhere")
+def test_a_place_without_permission(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="closed is not a directory that you can write to"):
+        check_target(tmp_path / "closed/out", False)
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [("full", None), ("empty", None), ("new", None), ("there.gguf", ".gguf"), ("a/b.gguf", ".gguf")]
-)
+    ("name", "suffix"),
+    [
+        ("full", None), ("empty", None), ("new", None), ("there.gguf", ".gguf"), ("a/b.gguf", ".gguf"),
+        ("a" * (255 - LONGER), None),
+    ],
+)  # fmt: skip
 def test_places_that_are_taken(place, name, suffix):
     check_target(place / name, True, suffix=suffix)
+    with staged(place / name, True, suffix=suffix) as work:
+        work.write_text("GGUF") if suffix else fill(work, *MODEL)
+    assert (place / name).exists()
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("full", None), ("there.gguf", ".gguf")])
 def test_an_input_is_never_replaced(place, name, suffix):
     with pytest.raises(InputError, match="would replace"):
         check_target(place / name, True, ["org/model", str(place / name)], suffix=suffix)
+
+
+USUAL = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates/tool.jinja",
+    "tokensurgeon.json", "report.html", "README.md", "LICENSE", "generation_config.json", "pytorch_model.bin",
+    "training_args.bin", "trainer_state.json", "mergekit_config.yml", "modeling_x.py", "preprocessor_config.json",
+    ".gitattributes", ".cache/huggingface/download/config.json.metadata", "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(*MODEL, *USUAL), ("adapter_config.json", "adapter_model.safetensors", "README.md"), ("tokensurgeon.json",)],
+)
+def test_what_tools_wrote_may_be_replaced(tmp_path, names):
+    check_target(fill(tmp_path / "out", *names), True)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("thesis.tex", "figures/"),
+            "is no model (it holds figures, thesis.tex), and --overwrite replaces nothing else",
+        ),
+        (("config.json",), "is no model (it holds config.json)"),
+        (("a", "b", "c", "d", "e"), "(it holds a, b, c and 2 more)"),
+        (("model.safetensors", "notes.md"), "is no model"),
+        (
+            (*MODEL, "thesis.tex"),
+            "holds thesis.tex beside a model, and --overwrite would delete that too; move it away",
+        ),
+        ((*MODEL, ".git/HEAD"), "holds .git beside a model"),
+        ((*MODEL, "checkpoint-500/config.json"), "holds checkpoint-500 beside a model"),
+        ((*MODEL, ".cache/other/x"), "holds .cache beside a model"),
+        ((*MODEL, "additional_chat_templates/mine.txt"), "holds additional_chat_templates beside a model"),
+    ],
+)
+def test_what_else_stands_there_is_named(tmp_path, names, message):
+    out = fill(tmp_path / "out", *names)
+    with pytest.raises(InputError) as refused:
+        check_target(out, True)
+    assert message in str(refused.value)
+    assert len(list(out.rglob("*"))) >= len(names)
+
+
+@pytest.mark.parametrize(("suffix", "other"), [(".gguf", b"My thesis"), (".safetensors", b"My thesis, in full")])
+def test_a_file_of_another_kind_is_not_replaced(tmp_path, suffix, other):
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(other)
+    with pytest.raises(InputError, match=f"is no {suffix} file, and --overwrite replaces nothing else"):
+        check_target(path, True, suffix=suffix)
+    path.write_bytes(b"")
+    check_target(path, True, suffix=suffix)
+
+
+def test_a_file_that_we_carried_may_be_replaced_while_it_is_as_it_was(tmp_path):
+    """A base's files of other names go into the output, whose manifest has their digests."""
+    out = fill(tmp_path / "out", *MODEL, "notes.txt")
+    digest = hashlib.sha256((out / "notes.txt").read_bytes()).hexdigest()
+    (out / "tokensurgeon.json").write_text(json.dumps({"side_files": {"notes.txt": digest}}))
+    check_target(out, True)
+    (out / "notes.txt").write_text("changed by hand")
+    for manifest in (None, "no JSON", '{"side_files": 3}'):
+        if manifest:
+            (out / "tokensurgeon.json").write_text(manifest)
+        with pytest.raises(InputError, match=r"holds notes\.txt"):
+            check_target(out, True)
+
+
+def test_the_command_line_refuses_it_before_any_work(zoo, tmp_path):
+    out = fill(tmp_path / "out", *MODEL, "thesis.tex")
+    done = CliRunner().invoke(app, [str(zoo["gpt"]), "org/nothing", "--out", str(out), "--overwrite"])
+    assert done.exit_code == 2 and "error: " in done.stderr and "holds thesis.tex beside a model" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", [None, ".gguf"])
@@ -56,12 +192,12 @@ def test_an_output_is_old_or_new(tmp_path, suffix):
     def write(text, overwrite):
         with staged(out, overwrite, suffix=suffix) as work:
             assert not out.exists() or read() == "first"
-            (work if suffix else work / "f").write_text(text)
+            (work if suffix else work / "tokensurgeon.json").write_text(f"GGUF {text}")
             if text == "broken":
                 raise KeyboardInterrupt
 
     def read():
-        return (out if suffix else out / "f").read_text()
+        return (out if suffix else out / "tokensurgeon.json").read_text().removeprefix("GGUF ")
 
     write("first", False)
     with pytest.raises(KeyboardInterrupt):
@@ -72,3 +208,307 @@ def test_an_output_is_old_or_new(tmp_path, suffix):
     assert out.stat().st_mode & 0o777 == (0o644 if suffix else 0o755)
     write("second", True)
     assert read() == "second" and [p.name for p in out.parent.iterdir()] == [out.name]
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def swap(request, monkeypatch):
+    """Both ways to replace a directory."""
+    if request.param == "two renames":
+        monkeypatch.setattr(durable, "_exchange", lambda *_: False)
+    elif sys.platform != "linux":
+        pytest.skip("renameat2 is Linux's")
+    return request.param
+
+
+def replace(out, content, suffix=None):
+    with staged(out, True, suffix=suffix) as work:
+        if suffix:
+            work.write_text(f"GGUF {content}")
+        else:
+            for name in MODEL:
+                (work / name).write_text(content)
+
+
+def content_of(out):
+    found = {(out / name).read_text() for name in MODEL}
+    assert len(found) == 1
+    return found.pop()
+
+
+def test_a_failed_swap_restores_the_old_output(tmp_path, monkeypatch):
+    replace(tmp_path / "out", "first")
+    monkeypatch.setattr(durable, "_exchange", lambda *_: False)
+    real = type(tmp_path).rename
+
+    def fail(self, target):
+        if ".partial-" in str(self):
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        replace(tmp_path / "out", "second")
+    assert content_of(tmp_path / "out") == "first" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("suffix", [None, ".gguf"])
+@pytest.mark.usefixtures("swap")
+def test_all_is_flushed_before_it_is_moved_and_the_move_after(tmp_path, monkeypatch, suffix):
+    real_exchange = durable._exchange
+    out, done = tmp_path / f"out{suffix or ''}", []
+    replace(out, "first", suffix)
+    real = os.fsync
+
+    def fsync(number):
+        done.append(os.fstat(number).st_ino)
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with staged(out, True, suffix=suffix) as work:
+        if suffix:
+            work.write_text("GGUF second")
+        else:
+            fill(work, *MODEL, "additional_chat_templates/tool.jinja")
+        names = {path.stat().st_ino for path in (work, *work.rglob("*"))}
+        seen = []
+        monkeypatch.setattr(durable, "_exchange", lambda *paths: seen.append(set(done)) or real_exchange(*paths))
+        for kind in ("rename", "replace"):
+            moved = getattr(type(out), kind)
+            monkeypatch.setattr(type(out), kind, lambda *paths, m=moved: seen.append(set(done)) or m(*paths))
+    assert seen and seen[0] >= names  # contents and names of all files, before the first move
+    assert done[-1] == tmp_path.stat().st_ino
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_partials_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path, caplog):
+    out = tmp_path / "out"
+    dead = fill(tmp_path / ".out.partial-0123456789ab", "model/model.safetensors")
+    strangers = [fill(tmp_path / name, "f") for name in (".out.partial-mine", ".out2.partial-0123456789ab")]
+    (tmp_path / ".out.partial-abcdefabcdef").symlink_to(strangers[0])
+    with staged(out, False) as work:
+        fill(work, *MODEL)
+        check_target(out, False)  # as another process does, that is to write there too
+        assert work.exists() and not dead.exists()
+    assert f"removing {dead}, which a run that was killed left behind" in caplog.text
+    assert caplog.text.count("removing") == 1 and len(caplog.records) == 1
+    assert all((place / "f").exists() for place in strangers) and (tmp_path / ".out.partial-abcdefabcdef").is_symlink()
+
+
+def test_what_a_kill_left_aside_is_put_back(tmp_path, caplog):
+    """Between the two renames that replace an output where names cannot be exchanged."""
+    aside = fill(tmp_path / ".out.old-0123456789ab/model", *MODEL).parent
+    with pytest.raises(InputError, match="--overwrite"):
+        check_target(tmp_path / "out", False)
+    assert (tmp_path / "out/config.json").is_file() and not aside.exists()
+    assert f"{tmp_path / 'out'} is put back, which a run that was killed had moved aside" in caplog.text
+
+
+def test_a_place_is_locked_until_it_is_gone(tmp_path):
+    with hidden_place(tmp_path / "out", "partial") as place:
+        recover(tmp_path / "out")
+        assert place.is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tokensurgeon.checkpoint import durable
+from tokensurgeon.checkpoint.staging import check_target, staged
+
+place, exchanges = Path(sys.argv[1]), sys.argv[2] == "exchange"
+out = place / "out"
+count, limit, gone = 0, None, 0
+
+def step(event, _arguments=()):
+    global count, gone
+    gone += not out.exists()
+    if limit is not None and event.startswith(("os.", "shutil.", "open", "fcntl.", "test.")):
+        count += 1
+        if count == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def counted(real):
+    def call(*arguments):
+        step("test.before")
+        done = real(*arguments)
+        step("test.after")
+        return done
+    return call
+
+os.fsync = counted(os.fsync)
+durable._exchange = counted(durable._exchange if exchanges else lambda *_: False)
+sys.addaudithook(step)
+
+def write(content):
+    check_target(out, True)
+    with staged(out, True) as work:
+        for name in ("config.json", "model.safetensors"):
+            with (work / name).open("w") as file:
+                for letter in content * 3:
+                    step("test.write")
+                    file.write(letter)
+                    file.flush()
+
+def held():
+    return {(out / name).read_text() for name in ("config.json", "model.safetensors")}
+
+write("old")
+seen, number = [], 0
+while True:
+    number += 1
+    if not (child := os.fork()):
+        limit = number
+        write("new")
+        os._exit(0)
+    killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+    left = sorted(p.name for p in place.iterdir() if p.name != "out")
+    check_target(out, True)
+    assert len(found := held()) == 1 and found <= {"oldoldold", "newnewnew"}, (number, found)
+    assert [p.name for p in place.iterdir()] == ["out"], (number, list(place.iterdir()))
+    seen.append((bool(left), *found))
+    if not killed:
+        break
+    if "newnewnew" in found:
+        write("old")
+gone = 0
+write("new")
+print(number, len({one for one in seen}), sum(one[0] for one in seen), seen[-1][1], gone)
+"""
+
+
+def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing_for_long(swap):
+    """Before each write, rename, flush, and all else that touches files: the output is the old or the new, whole.
+
+    It is there at any time where two names can be exchanged.
+    """
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # where flushing takes no time
+    with tempfile.TemporaryDirectory(dir=memory) as place:
+        done = processes.run(KILLED, place, swap)
+    assert done.returncode == 0, done.stderr
+    steps, kinds, partials, last, gone = done.stdout.split()
+    assert int(steps) > 50 and int(kinds) >= 3 and int(partials) > 40 and last == "newnewnew"
+    assert (int(gone) == 0) == (swap == "exchange")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("all_read")
+def test_a_kill_of_a_whole_transplant_loses_nothing(zoo, tmp_path):
+    """Killed at steps from all over the run, with an output that is there already."""
+    out, command = tmp_path / "out", [zoo["gpt"], zoo["spm"], "--k", 8, "--out", tmp_path / "out", "--overwrite"]
+    transplant(str(zoo["untied"]), str(zoo["spm"]), out, TransplantOptions(k=8))
+    counted = """
+import os, signal, sys
+limit, count = int(sys.argv.pop(1)), 0
+target = sys.argv[sys.argv.index("--out") + 1]
+def step(event, arguments):
+    global count
+    if event.startswith(("os.", "shutil.", "open")) and target in str(arguments):
+        count += 1
+        if count == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(step)
+from tokensurgeon.cli import main
+try:
+    main()
+finally:
+    print(count, file=sys.stderr)
+"""
+
+    def digests():
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.safetensors"))}
+
+    old, killed = digests(), 0
+    steps = int(processes.run(counted, 0, *command).stderr.split()[-1])
+    new = digests()
+    for limit in range(1, steps + 1, max(1, steps // 15)):
+        done = processes.run(counted, limit, *command)
+        killed += done.returncode == -9
+        assert digests() in (old, new)
+        check_target(out, True)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert killed > 8 and old != new
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+def test_a_power_cut_finds_the_old_or_the_new(tmp_path):
+    """A real file system: what its device holds at a moment is what a power cut leaves, unflushed writes are lost."""
+    live, after = tmp_path / "live", tmp_path / "after"
+
+    def sh(*command):
+        return subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
+
+    if not (shutil.which("mkfs.ext4") and shutil.which("losetup")):
+        pytest.skip("needs mkfs.ext4 and losetup")
+    sh("truncate", "-s", "24M", tmp_path / "disk")
+    sh("mkfs.ext4", "-q", tmp_path / "disk")
+    live.mkdir(), after.mkdir()
+    if sh("mount", "-o", "loop,commit=300", tmp_path / "disk", live).returncode:
+        pytest.skip("cannot mount here")
+
+    def cut():
+        """What is there when the power comes back."""
+        shutil.copyfile(tmp_path / "disk", tmp_path / "copy")
+        assert not (done := sh("mount", "-o", "loop", tmp_path / "copy", after)).returncode, done.stderr
+        try:
+            out = after / "out"
+            found = {name: (out / name).read_bytes() for name in MODEL} if out.exists() else None
+            return found, sorted(path.name for path in after.iterdir())
+        finally:
+            sh("umount", after)
+
+    def write(letter, at=lambda: None):
+        with staged(live / "out", True) as work:
+            for name in MODEL:
+                (work / name).write_bytes(letter * 300_000)
+            at()
+
+    try:
+        old, new = (dict.fromkeys(MODEL, letter * 300000) for letter in (b"a", b"b"))
+        (live / "unflushed").write_bytes(b"x" * 1000)
+        assert "unflushed" not in cut()[1]  # or this test says nothing
+        write(b"a")
+        assert cut()[0] == old
+        seen = []
+        write(b"b", lambda: seen.append(cut()[0]))
+        assert seen == [old] and cut()[0] == new
+        with pytest.MonkeyPatch.context() as patch:  # what flushing is for: without it, a new output is lost or empty
+            patch.setattr(durable, "flush", lambda _: None)
+            patch.setattr(durable, "_sync", lambda _: None)
+            write(b"c")
+            assert dict.fromkeys(MODEL, b"c" * 300000) != cut()[0]
+    finally:
+        sh("umount", live)
+
+
+def test_no_room_is_said_before_any_work(zoo, copy_of, tmp_path):
+    """A shard with a hole of a terabyte."""
+    base = copy_of("sharded")
+    index = json.loads((base / "model.safetensors.index.json").read_text())
+    size = 1 << 40
+    header = json.dumps({"extra": {"dtype": "I8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (base / "extra.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    index["weight_map"]["extra"] = "extra.safetensors"
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"--out .*out needs about 1\.0 TiB, and .* has .* left\. Make room, or give"):
+        transplant(str(base), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, link="copy"))
+    assert not (tmp_path / "out").exists()
+    refuse_no_room(tmp_path / "out", OpenModel.open(str(base)), 700)  # linked, it costs nothing
+    assert [path.name for path in tmp_path.iterdir()] == [base.name]
+
+
+def test_a_hard_link_that_cannot_be_made_is_refused_before_any_work(zoo):
+    if zoo["sharded"].stat().st_dev == Path("/dev/shm").stat().st_dev:
+        pytest.skip("there is one file system only")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        for name, fails in (("sharded", True), ("gpt", False)):
+            model, arguments = OpenModel.open(str(zoo[name])), {"link": "hard"}
+            if fails:
+                with pytest.raises(InputError, match=r"cannot be hard-linked into .* Use --link copy"):
+                    refuse_no_room(Path(other) / "out", model, 700, **arguments)
+            else:
+                refuse_no_room(Path(other) / "out", model, 700, **arguments)
+        assert not list(Path(other).iterdir())

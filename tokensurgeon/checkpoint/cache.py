@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from tokensurgeon.checkpoint.durable import flush
 from tokensurgeon.checkpoint.foreign import copy_if_there, taken_files
 from tokensurgeon.checkpoint.names import TEMPLATES
+from tokensurgeon.checkpoint.partials import recover
 from tokensurgeon.checkpoint.staging import beside
 
 __all__ = ["cache_directory", "copy_small_files", "file_digest", "is_kept", "kept", "shown_name"]
@@ -47,15 +49,17 @@ def is_kept(out: Path) -> bool:
 @contextmanager
 def kept(out: Path) -> Iterator[Path]:
     """A directory beside ``out`` that takes its place if all goes well, and vanishes otherwise."""
+    recover(out)
 
     def move(work: Path) -> None:
+        flush(work)
         try:
             work.rename(out)
         except OSError:
             if not is_kept(out):  # another process may have been faster
                 raise
 
-    with beside(out, move, directory=True) as work:
+    with beside(out, move) as work:
         yield work
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tokensurgeon.checkpoint.names import TEMPLATES, decides, is_weights
 from tokensurgeon.errors import InputError
 
-__all__ = ["Stranger", "copy_if_there", "guard", "is_taken", "strangers", "taken_files", "tell"]
+__all__ = ["Stranger", "copy_if_there", "guard", "is_taken", "strangers", "taken_files"]
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def guard(directory: Path, weights: str) -> None:
             remedy = "Put the file itself there, or name the directory that it lies in" if where else "Remove it"
             raise InputError(f"{path} is {what}{where}. {remedy}")
     if others := [f"{path.name} ({what}{where})" for path, what, where in found if not is_weights(path)]:
-        tell(f"{directory}: left aside {', '.join(others)}")
+        _tell(f"{directory}: left aside {', '.join(others)}")
 
 
 def strangers(directory: Path) -> list[Stranger]:
@@ -100,8 +100,8 @@ def copy_if_there(source: Path, target: Path) -> None:
 
 
 @cache
-def tell(line: str) -> None:
-    """Say something on stderr, once: directories are opened more often."""
+def _tell(line: str) -> None:
+    """Say it once: directories are opened more often."""
     log.warning("%s", line)
 
 

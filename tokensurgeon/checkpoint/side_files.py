@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer
 
 from tokensurgeon.checkpoint.cache import file_digest
 from tokensurgeon.checkpoint.declared import without_unknown
-from tokensurgeon.checkpoint.foreign import strangers, taken_files, tell
+from tokensurgeon.checkpoint.foreign import strangers, taken_files
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.checkpoint.names import is_tokenizer, is_usual, is_weights
@@ -19,6 +20,8 @@ from tokensurgeon.checkpoint.pinning import PINNED
 from tokensurgeon.checkpoint.text import read_json, read_json_if_there, write_json
 
 __all__ = ["body_length", "copy_side_files", "describe_files", "fit_body"]
+
+log = logging.getLogger(__name__)
 
 _SETTINGS = "tokenizer_config.json"
 _WRITTEN = ("config.json", "generation_config.json")
@@ -73,9 +76,9 @@ def describe_files(base: OpenModel, donor: OpenModel, out: Path) -> dict[str, An
     left += (lost := [f"{name} of {donor.name}, code that its tokenizer works without" for name in dropped])
     code = [name for name in written if name.endswith(".py") and name != f"{PINNED}.py"]
     if lost:
-        tell(f"left out: {'; '.join(lost)}")
+        log.warning("left out: %s", "; ".join(lost))
     if code:
-        tell(f"Python code of {base.name} goes into the output, unread: {', '.join(code)}")
+        log.warning("Python code of %s goes into the output, unread: %s", base.name, ", ".join(code))
     odd = {name: file_digest(path) for name, path in written.items() if not is_usual(path)}
     return {"left_aside": left, "code": code, "side_files": odd}
 

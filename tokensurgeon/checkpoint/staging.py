@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tokensurgeon.checkpoint.durable import put_in_place
+from tokensurgeon.checkpoint.occupied import refuse_loss
+from tokensurgeon.checkpoint.partials import INSIDE, LONGER, hidden_place, recover
 from tokensurgeon.errors import InputError
 
 __all__ = ["beside", "check_target", "staged"]
+
+_PATHCONF = hasattr(os, "pathconf")
+_BELOW = LONGER + 128
+"""Bytes of a path that names inside of an output may need."""
 
 
 def check_target(
@@ -20,9 +24,11 @@ def check_target(
 ) -> None:
     """Refuse, before any work, a place that cannot take the output or must not lose what it holds.
 
+    What runs that were killed left beside the target is put back or removed first, with a line on stderr.
+
     Args:
         target: Where the output is to be.
-        overwrite: Whether what is there may be replaced.
+        overwrite: Whether a model, or a file of the same kind, that is there may be replaced.
         inputs: What the output is made from: directories, files or hub ids. None of these is replaced.
         suffix: What the output's name must end in, such as ``.gguf``, if it is a file; None for a directory.
         option: What the command line calls the target.
@@ -30,22 +36,28 @@ def check_target(
     Raises:
         InputError: Naming the target, and what to do instead.
     """
-    if suffix is None and target.is_file():
-        raise InputError(f"{target} is a file; {option} must be a directory")
     if suffix is not None and target.suffix != suffix:
         raise InputError(f"{option} {target} must be a file that ends in {suffix}; call it {target.stem}{suffix}")
-    if suffix is not None and target.is_dir():
-        raise InputError(f"{option} {target} is a directory; name a file")
-    if (target.is_file() or (target.is_dir() and any(target.iterdir()))) and not overwrite:
+    _refuse_unreachable(target, option)
+    recover(target)
+    if target.is_symlink():
+        raise InputError(f"{option} {target} is a link to {os.path.realpath(target)}; name that place itself")
+    if suffix is None and os.path.lexists(target) and not target.is_dir():
+        what = "a file" if target.is_file() else "no file and no directory"
+        raise InputError(f"{target} is {what}; {option} must be a directory")
+    if suffix is not None and os.path.lexists(target) and not target.is_file():
+        what = "a directory" if target.is_dir() else "no file"
+        raise InputError(f"{option} {target} is {what}; name a file")
+    taken = target.is_file() or (target.is_dir() and any(target.iterdir()))
+    if taken and not overwrite:
         what = "exists and is not empty" if suffix is None else "exists"
         raise InputError(f"{target} {what}; give another {option}, or --overwrite")
-    kept = [Path.cwd(), *(Path(i).expanduser().resolve() for i in inputs if Path(i).expanduser().exists())]
+    kept = [Path.cwd(), *(Path(i).expanduser().resolve() for i in inputs if os.path.lexists(Path(i).expanduser()))]
     for place in kept:
         if target.resolve() in (place, *place.parents):
             raise InputError(f"{option} {target} would replace {place}; give another {option}")
-    parent = next(p for p in target.absolute().parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{option} {target}: {parent} is not a directory that you can write to")
+    if taken:
+        refuse_loss(target, suffix, option)
 
 
 @contextmanager
@@ -53,61 +65,40 @@ def staged(target: Path, overwrite: bool, *, suffix: str | None = None, option: 
     """A place beside the target whose content takes the target's place if all goes well, and vanishes otherwise.
 
     It is an empty directory, or with a ``suffix`` the name of a file that is not there yet. What `check_target` refuses
-    is refused once more in the end. A process that was killed while it replaced a directory may have left the old one
-    aside; it is put back.
+    is refused once more in the end. What a kill or a power cut leaves, `put_in_place` says.
     """
-    for aside in sorted(target.parent.glob(f".{glob.escape(target.name)}.old-*/model")):
-        if not target.exists():
-            aside.rename(target)
-            aside.parent.rmdir()
 
     def move(work: Path) -> None:
         check_target(target, overwrite, suffix=suffix, option=option)
-        if suffix is None:
-            _replace(target, work)
-        else:
-            work.replace(target)
+        put_in_place(work, target)
 
-    with beside(target, move, directory=suffix is None) as work:
+    with beside(target, move, suffix=suffix) as work:
         yield work
 
 
 @contextmanager
-def beside(target: Path, move: Callable[[Path], None], *, directory: bool) -> Iterator[Path]:
+def beside(target: Path, move: Callable[[Path], None], *, suffix: str | None = None) -> Iterator[Path]:
     """A new directory beside the target, or the name of a file, for ``move`` to put where it belongs; else removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = _name_beside(target, "partial")
-    try:
-        if directory:
-            work.mkdir(mode=0o700)  # in here: an interrupt may come right behind it
+    with hidden_place(target, "partial") as place:
+        work = place / f"{INSIDE}{suffix or ''}"
+        if suffix is None:
+            work.mkdir()
         yield work
-        work.chmod(0o755 if directory else 0o644)
+        work.chmod(0o755 if suffix is None else 0o644)
         move(work)
-    finally:
-        if directory:
-            shutil.rmtree(work, ignore_errors=True)
-        else:
-            work.unlink(missing_ok=True)
 
 
-def _name_beside(target: Path, what: str) -> Path:
-    """A name in the target's directory that nothing has yet; what an interrupt may follow is made in a try block."""
-    return target.with_name(f".{target.name}.{what}-{secrets.token_hex(6)}")
-
-
-def _replace(target: Path, work: Path) -> None:
-    """Put ``work`` in the target's place. Between two renames neither is there; `staged` mends what a kill leaves."""
-    if not target.is_dir():
-        work.rename(target)
-        return
-    aside = _name_beside(target, "old")
-    try:
-        aside.mkdir(mode=0o700)
-        target.rename(aside / "model")
-        try:
-            work.rename(target)
-        except BaseException:
-            (aside / "model").rename(target)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def _refuse_unreachable(target: Path, option: str) -> None:
+    """Refuse a target that cannot be made: its name is too long, or what is above it cannot be written to."""
+    parent = next(place for place in target.absolute().parents if os.path.lexists(place))
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{option} {target}: {parent} is not a directory that you can write to")
+    longest, whole = (os.pathconf(parent, f"PC_{what}_MAX") for what in ("NAME", "PATH")) if _PATHCONF else (255, 260)
+    for part in target.absolute().parts[len(parent.parts) :]:
+        most = longest - (LONGER if part == target.name else 0)
+        if (length := len(os.fsencode(part))) > most:
+            raise InputError(f"{option}: the name {part[:24]}… has {length} bytes; give one of at most {most}")
+    length, most = len(os.fsencode(target.absolute())), whole - _BELOW
+    if length > most:
+        raise InputError(f"{option}: the path {str(target)[:24]}… has {length} bytes; give one of at most {most}")

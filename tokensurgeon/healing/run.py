@@ -17,6 +17,7 @@ from tokensurgeon.checkpoint.header import DTYPES
 from tokensurgeon.checkpoint.layout import stored_name
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
@@ -75,6 +76,7 @@ def heal(
     accelerator = _accelerator(options)
     right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
     right.checked()
+    refuse_no_room(target, right, right.layout.rows, link="copy")
     plan = _plan(right, left, teacher)
     if right.layout.dim != left.layout.dim:
         raise InputError(

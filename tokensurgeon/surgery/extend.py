@@ -13,6 +13,7 @@ import numpy as np
 
 from tokensurgeon.alignment import Alignment, Ids, Provenance, RowPlan
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.loading import pick_device
@@ -155,6 +156,7 @@ def grow(
     if not (added or special or promoted or growth.multiple):
         raise InputError("nothing to add: the tokenizer has all of these tokens already")
     added += len(special)
+    refuse_no_room(target, left, layout.rows + added)
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-extend-") as place, staged(target, overwrite) as work:
         same = {i: i for i in range(first)}
         declared = [literal for literal in special | promoted if literal not in growth.plain]

@@ -13,6 +13,7 @@ import torch
 from tokensurgeon.alignment import Alignment, RowPlan
 from tokensurgeon.checkpoint.ids import named_ids
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.settings import CONFIG, GENERATION
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import read_json_if_there
@@ -100,6 +101,7 @@ def resize(
     left = OpenModel.open(model).checked()
     layout, tokens = left.layout, len(left.vocabulary)
     n_rows = _wanted(left, rows, pad_to_multiple_of)
+    refuse_no_room(target, left, n_rows)
     plan, old = RowPlan.kept(range(min(layout.rows, n_rows)), n_rows), left.matrices()
     unrun = why_not_run(left.directory, left.checkpoint, layout, None)
     quiet = None

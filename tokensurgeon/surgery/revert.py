@@ -11,6 +11,7 @@ import torch
 from tokensurgeon.alignment import Ids, Provenance, RowPlan
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -69,6 +70,7 @@ def revert(
         raise InputError(f"{model} has no tokensurgeon.json, so nothing says where its rows come from")
     base_layout, described = right.layout, right.described()
     refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
+    refuse_no_room(target, left, base_layout.rows)
     plan = _plan(manifest, base_layout.rows)
     matrices = _rows(left.matrices(), right.matrices(), plan)
     content = describe_run({}, {"name": "revert"}) | {

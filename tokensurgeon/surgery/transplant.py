@@ -15,6 +15,7 @@ from tokensurgeon.alignment.summary import CountedText
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.pinning import choose_class
+from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
@@ -134,11 +135,14 @@ def transplant(
     unrun = why_not_run(left.directory, left.checkpoint, left.layout, run)
     if options.untie and left.layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
+    rows = right.output_rows(options.pad_to_multiple_of)
+    if not dry_run:
+        refuse_no_room(target, left, rows, untie=options.untie, dtype=options.dtype, link=options.link)
     ours = left.matrices()
     alignment = align(
         left.vocabulary,
         right.vocabulary,
-        n_rows=right.output_rows(options.pad_to_multiple_of),
+        n_rows=rows,
         base_rows=left.layout.rows,
         donor_rows=given.layout.rows,
         overrides=overrides_for(right, options),
@@ -183,9 +187,9 @@ def transplant(
         "choice": picked.choice.as_dict() if picked.choice else None,
     }
     with staged(target, overwrite) as work:
-        rows, dtype, link = made.rows.matrices, options.dtype, options.link
-        shared = write_output(work, left, right, rows, plan, content, dtype, link, alignment)
-        del pair, matrices, ours, made, rows  # the large tensors: `verify` reads its own
+        written, dtype, link = made.rows.matrices, options.dtype, options.link
+        shared = write_output(work, left, right, written, plan, content, dtype, link, alignment)
+        del pair, matrices, ours, made, written  # the large tensors: `verify` reads its own
         checks = finish(work, left, right, plan, content, shared, started, progress)
         write_text(work / "README.md", model_card(shown(content)))
         write_text(work / "report.html", report_page(shown(content), shown(summary), shown(details)))

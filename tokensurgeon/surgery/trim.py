@@ -16,6 +16,7 @@ import torch
 from tokensurgeon.alignment import Alignment, RowPlan
 from tokensurgeon.alignment.summary import CountedText
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
@@ -109,6 +110,7 @@ def trim(
     if kept[-1] >= layout.rows:
         what = left.vocabulary.describe(kept[-1])
         raise InputError(f"{model}: token {what} (id {kept[-1]}) is needed, and the embedding has {layout.rows} rows")
+    refuse_no_room(target, left, len(kept))
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-trim-") as place, staged(target, overwrite) as work:
         new_ids = {old: i for i, old in enumerate(kept)}
         right = changed_model(left, trimmed_spec(spec, kept), new_ids, Path(place), "trimmed")
