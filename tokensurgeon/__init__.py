@@ -8,7 +8,11 @@ The parts work alone too, on vocabularies and tensors without any files: `Vocabu
 `solve_omp` and `build_rows`.
 """
 
-from __future__ import annotations
+import os
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and not __file__.startswith(f"{sys.path[0]}{os.sep}{__name__}"):
+    del sys.path[0]  # "python -m" puts the current directory there: a model's, with a file such as torch.py perhaps
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

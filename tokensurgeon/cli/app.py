@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -90,6 +91,7 @@ def _group(
 
 def main() -> None:
     """Entry point."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes that libraries start import nothing from where we are
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to fail after the work
             stream.reconfigure(errors="backslashreplace")
