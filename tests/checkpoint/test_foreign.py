@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tokensurgeon import InputError, TransplantOptions, heal, transplant, trim
 from tokensurgeon.checkpoint import TokenizerFiles, resolve
 from tokensurgeon.checkpoint.cache import copy_small_files
-from tokensurgeon.checkpoint.foreign import strangers, taken_files
+from tokensurgeon.checkpoint.foreign import strangers, taken_templates
 from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.cli.app import app
 from tokensurgeon.healing import HealOptions
@@ -237,6 +237,10 @@ def test_a_snapshot_of_the_hubs_cache_is_followed_into_its_blobs_and_no_further(
     base, donor = snapshot("gpt"), snapshot("spm")
     report = transplant(str(base), str(donor), tmp_path / "out", K8)
     assert all(check.ok for check in report.checks) and report.content["left_aside"] == []
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates/tool.jinja").symlink_to(f"../../../blobs/{0:040x}")
+    copy_small_files(base, tmp_path / "out", ())
+    assert (tmp_path / "out/additional_chat_templates/tool.jinja").is_file() and len(taken_templates(base)) == 1
     (base / "LICENSE").symlink_to(donor / "config.json")  # another model's blob
     (base / "NOTES").symlink_to("../../refs")
     assert [path.name for path, *_ in strangers(base)] == ["LICENSE", "NOTES"]
@@ -270,7 +274,6 @@ def test_the_cache_takes_files_and_templates_only(tmp_path, secret):
 
 
 def test_a_directory_that_cannot_be_listed(tmp_path):
-    assert taken_files(tmp_path / "none") == []
     if not os.geteuid():
         pytest.skip("root may read anything")
     (tmp_path / "closed").mkdir(mode=0)

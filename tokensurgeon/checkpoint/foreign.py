@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tokensurgeon.checkpoint.names import TEMPLATES, decides, is_weights
 from tokensurgeon.errors import InputError
 
-__all__ = ["Stranger", "copy_if_there", "guard", "is_taken", "strangers", "taken_files"]
+__all__ = ["Stranger", "copy_if_there", "guard", "is_taken", "strangers", "taken_files", "taken_templates"]
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,14 @@ def is_taken(path: Path) -> bool:
 
 
 def taken_files(directory: Path) -> list[Path]:
-    """The files of a model directory that may be read, but for hidden ones; none where there is no directory."""
-    found = sorted(directory.iterdir()) if directory.is_dir() else []
-    return [path for path in found if not path.name.startswith(".") and is_taken(path) and path.is_file()]
+    """The files of a model directory that may be read, but for hidden ones."""
+    return [path for path in _taken(directory, directory) if not path.name.startswith(".")]
+
+
+def taken_templates(directory: Path) -> list[Path]:
+    """The files in a model directory's folder of chat templates that may be read."""
+    folder = directory / TEMPLATES
+    return _taken(folder, directory) if is_taken(folder) and folder.is_dir() else []
 
 
 def copy_if_there(source: Path, target: Path) -> None:
@@ -94,15 +99,18 @@ def copy_if_there(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         return
     target.mkdir(exist_ok=True)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and _stranger(path, source.parent) is None:
-            shutil.copyfile(path, target / path.name)
+    for path in _taken(source, source.parent):
+        shutil.copyfile(path, target / path.name)
 
 
 @cache
 def _tell(line: str) -> None:
     """Say it once: directories are opened more often."""
     log.warning("%s", line)
+
+
+def _taken(folder: Path, directory: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if _stranger(path, directory) is None and path.is_file()]
 
 
 def _stranger(path: Path, directory: Path) -> Stranger | None:

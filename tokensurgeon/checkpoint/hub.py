@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint.cache import cache_directory, copy_small_files, is_kept
+from tokensurgeon.checkpoint.durable import flush
 from tokensurgeon.checkpoint.header import INDEX, SINGLE, TensorInfo, expected_shards, header_bytes, parse_header
 from tokensurgeon.checkpoint.layout import find_vocabulary_tensors
 from tokensurgeon.errors import InputError
@@ -53,6 +54,7 @@ def fetch_vocabulary(repository: str, small: Path) -> Path:
         layout = find_vocabulary_tensors(small, tensors)
         _fetch(server, {name: tensors[name] for name in (layout.embedding, layout.head, layout.bias) if name}, work)
         copy_small_files(small, work, ("*.safetensors", INDEX))
+        flush(work)
         work.rename(out)
     return out
 

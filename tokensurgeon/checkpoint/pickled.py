@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from tokensurgeon.checkpoint.cache import cache_directory, copy_small_files, is_kept, kept
-from tokensurgeon.checkpoint.foreign import taken_files
+from tokensurgeon.checkpoint.foreign import taken_files, taken_templates
 from tokensurgeon.checkpoint.header import INDEX, listed_shards
-from tokensurgeon.checkpoint.names import TEMPLATES
 from tokensurgeon.checkpoint.text import refuse_lfs_pointer, write_json
 from tokensurgeon.errors import InputError
 
@@ -39,7 +38,7 @@ def as_safetensors(directory: Path) -> Path:
     if any(directory.glob("*.safetensors")) or not any(directory.glob(PICKLED)):
         return directory
     shards = _shards(directory)
-    others = [*taken_files(directory), *taken_files(directory / TEMPLATES)]
+    others = [*taken_files(directory), *taken_templates(directory)]
     seen = [*shards, *(path for path in others if path not in shards)]
     state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in seen]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]

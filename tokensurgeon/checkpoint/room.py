@@ -15,9 +15,9 @@ from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.checkpoint.partials import hidden_place
 from tokensurgeon.errors import InputError
 
-__all__ = ["output_bytes", "refuse_no_room", "unchanged_shards"]
+__all__ = ["output_bytes", "refuse_full", "refuse_no_room", "unchanged_shards"]
 
-_PAGES = 16 << 20
+_PAGES = 64 << 20
 """Bytes for the tokenizer, the manifest and the report."""
 
 
@@ -45,11 +45,25 @@ def refuse_no_room(
             f"{base.directory / shards[0]} cannot be hard-linked into {parent}. Use --link copy, or an --out on the "
             "same file system"
         )
-    needed = output_bytes(base, rows, without=shards if linked else (), untie=untie, dtype=dtype)
+    refuse_full(target, output_bytes(base, rows, without=shards if linked else (), untie=untie, dtype=dtype))
+
+
+def refuse_full(target: Path, needed: int, option: str = "--out") -> None:
+    """Refuse an output of so many bytes where its device has less left.
+
+    Args:
+        target: Where it is to be.
+        needed: Bytes.
+        option: What the command line calls the target.
+
+    Raises:
+        InputError: Saying how much is needed and how much there is.
+    """
+    parent = next(place for place in target.parents if place.exists())
     if needed > (free := shutil.disk_usage(parent).free):
         raise InputError(
-            f"--out {target} needs about {_shown(needed)}, and {parent} has {_shown(free)} left. Make room, or give "
-            "another --out"
+            f"{option} {target} needs about {_shown(needed)}, and {parent} has {_shown(free)} left. Make room, or give "
+            f"another {option}"
         )
 
 

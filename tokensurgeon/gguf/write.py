@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from tokensurgeon.checkpoint.layout import error_reason, read_config
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.room import refuse_full
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.gguf.architectures import Architecture, find_architecture
@@ -87,6 +89,8 @@ def export_gguf(
     vocabulary = gguf_vocabulary(opened.tokenizer, opened.layout.rows)
     _refuse(model, opened, config, vocabulary)
     names = _tensor_names(opened, architecture, config)
+    tensors, width = opened.checkpoint.tensors, 4 if dtype == "f32" else 2
+    refuse_full(target, sum(width * math.prod(tensors[name].shape) for name in names), "--gguf")
     with staged(target, overwrite, suffix=".gguf", option="--gguf") as work:
         _write(work, opened, dtype, architecture, config, names, vocabulary, progress)
     return ExportReport(

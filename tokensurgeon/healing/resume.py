@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.checkpoint.durable import flush
+
 __all__ = ["SavedState", "key_of"]
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class SavedState:
         self.directory.mkdir(parents=True, exist_ok=True)
         work = self.path.with_suffix(".new")
         torch.save(content, work)
+        flush(work)
         work.replace(self.path)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.pinning import choose_class
+from tokensurgeon.checkpoint.room import output_bytes, refuse_full
 from tokensurgeon.checkpoint.side_files import describe_files
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
@@ -126,6 +127,7 @@ def merge(
     refuse_values(planned)
     sources = row_sources(read.tokens, opened)
     owner = grown_owner(find_owner(read.tokenizer, list(opened.values())), read, list(opened.values()), progress)
+    refuse_full(target, 2 * output_bytes(next(iter(opened.values())), owner.rows))  # mergekit's tensors lie beside ours
     refuse_files(planned, list(opened.values()), owner, read.options)
     body = next(iter(opened.values())).directory
     foreign = body not in (owner.model.directory, owner.grown_from)
