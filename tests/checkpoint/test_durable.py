@@ -291,7 +291,7 @@ def test_a_power_cut_finds_the_old_or_the_new(tmp_path):
         assert seen == [old] and cut()[0] == new
         with pytest.MonkeyPatch.context() as patch:  # what flushing is for: without it, a new output is lost or empty
             patch.setattr(durable, "flush", lambda _: None)
-            patch.setattr(durable, "_sync", lambda _: None)
+            patch.setattr(durable, "_sync", lambda *_: None)
             write(b"c")
             assert dict.fromkeys(MODEL, b"c" * 300000) != cut()[0]
     finally:

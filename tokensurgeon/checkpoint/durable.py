@@ -19,8 +19,7 @@ _EXCHANGE = 2
 def flush(place: Path) -> None:
     """Have a file, or a directory with all that is in it, written to the device."""
     if place.is_dir():
-        for path in sorted(place.rglob("*"), reverse=True):
-            _sync(path)
+        _sync(*sorted(place.rglob("*"), reverse=True))
     _sync(place)
 
 
@@ -37,7 +36,10 @@ def put_in_place(work: Path, target: Path) -> None:
     flush(work)
     if not target.is_dir():
         work.replace(target)
-    elif not _exchange(work, target):
+        _sync(work.parent, target.parent)
+    elif _exchange(work, target):
+        _sync(work.parent, target.parent)
+    else:
         with hidden_place(target, "old") as aside:
             target.rename(aside / INSIDE)
             try:
@@ -45,9 +47,7 @@ def put_in_place(work: Path, target: Path) -> None:
             except BaseException:
                 (aside / INSIDE).rename(target)
                 raise
-            _sync(target.parent)
-        return
-    _sync(target.parent)
+            _sync(work.parent, aside, target.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -58,11 +58,12 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(library.renameat2(_HERE, paths[0], _HERE, paths[1], ctypes.c_uint(_EXCHANGE)) == 0)
 
 
-def _sync(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():
-        return  # directories cannot be opened there
-    place = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        if sys.platform == "win32" and path.is_dir():
+            continue  # directories cannot be opened there
+        place = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)

@@ -127,7 +127,7 @@ def merge(
     refuse_values(planned)
     sources = row_sources(read.tokens, opened)
     owner = grown_owner(find_owner(read.tokenizer, list(opened.values())), read, list(opened.values()), progress)
-    refuse_full(target, 2 * output_bytes(next(iter(opened.values())), owner.rows))  # mergekit's tensors lie beside ours
+    refuse_full(target, output_bytes(next(iter(opened.values())), owner.rows))
     refuse_files(planned, list(opened.values()), owner, read.options)
     body = next(iter(opened.values())).directory
     foreign = body not in (owner.model.directory, owner.grown_from)
