@@ -172,7 +172,9 @@ def test_what_a_model_depends_on_is_refused(copy_of, secret, kind, name):
         resolve(str(model))
     said = str(refused.value)
     assert said.startswith(f"{model / name} is {KINDS[kind]}")
-    assert said.endswith("name the directory that it lies in" if "leaves" in said else ". Remove it")
+    assert said.endswith(
+        "name the directory that it lies in" if "leaves" in said else ". Put the file itself there, or remove this"
+    )
 
 
 @pytest.mark.parametrize("command", ["align", "transplant", "trim", "evaluate", "check", "adapter", "export", "heal"])
@@ -189,7 +191,7 @@ def test_a_fifo_hangs_no_command(copy_of, zoo, tmp_path, command):
         "heal": [str(model), "--teacher", str(zoo["gpt"]), "--text", str(text), *out],
     }  # fmt: skip
     done = CliRunner().invoke(app, [command, *arguments[command]])
-    assert done.exit_code == 2 and f"error: {model / 'added_tokens.json'} is a FIFO. Remove it" in done.stderr
+    assert done.exit_code == 2 and f"error: {model / 'added_tokens.json'} is a FIFO. Put the file" in done.stderr
     assert not (tmp_path / "out").exists() and "Traceback" not in done.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 from places import MODEL, fill
@@ -67,6 +68,12 @@ def test_a_place_without_permission(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(InputError, match="closed is not a directory that you can write to"):
         check_target(tmp_path / "closed/out", False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path("/dev/shm").is_mount(), reason="needs a mount in a writable place")
+def test_a_mount_point():
+    with pytest.raises(InputError, match="shm is where a file system is mounted; name a directory in there"):
+        check_target(Path("/dev/shm"), True)
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,16 @@ _KINDS = (
 )  # fmt: skip
 
 
+_REMEDY = "Put the file itself there, or remove this"
+
+
 class Stranger(NamedTuple):
     """An entry of a model directory that is not taken.
 
     Attributes:
         path: Where it lies.
         what: What it is, such as ``a FIFO``.
-        where: For a link, ``" to /its/target"``; not for what others read.
+        where: For a link, ``", to /its/target"``; not for what others read.
     """
 
     path: Path
@@ -57,7 +60,7 @@ def guard(directory: Path, weights: str) -> None:
         raise InputError(f"{directory} cannot be read ({error.strerror})") from error
     for path, what, where in found:
         if decides(path, weights, entries) or path.parent.name == TEMPLATES:
-            remedy = "Put the file itself there, or name the directory that it lies in" if where else "Remove it"
+            remedy = "Put the file itself there, or name the directory that it lies in" if where else _REMEDY
             raise InputError(f"{path} is {what}{where}. {remedy}")
     if others := [f"{path.name} ({what}{where})" for path, what, where in found if not is_weights(path)]:
         _tell(f"{directory}: left aside {', '.join(others)}")

@@ -62,17 +62,14 @@ def describe_files(base: OpenModel, donor: OpenModel, out: Path) -> dict[str, An
         digests of those whose names are not usual for a model: ``--overwrite`` may replace them while they are as
         they were written.
     """
-    left = [
-        f"{path.relative_to(model.directory)} of {model.name}, {what}"
-        for model in dict.fromkeys((base, donor))
-        for path, what, _ in strangers(model.directory)
-        if not is_weights(path)
-    ]
+    beside = [(path, what) for path, what, _ in strangers(base.directory) if not is_weights(path)]
+    left = [f"{path.name} of {base.name}, {what}" for path, what in beside]
     written = {path.name: path for path in taken_files(out)}
     theirs = [path.name for path in taken_files(donor.directory) if path.match("tokenization_*.py")]
     dropped = [name for name in theirs if name not in written]
-    if donor.tokenizer.declared.get("auto_map", object()) != read_json_if_there(out / _SETTINGS).get("auto_map"):
-        dropped += [f"auto_map in {_SETTINGS}"] if "auto_map" in donor.tokenizer.declared else []
+    declared = donor.tokenizer.declared.get("auto_map")
+    if declared is not None and declared != read_json_if_there(out / _SETTINGS).get("auto_map"):
+        dropped.append(f"auto_map in {_SETTINGS}")
     left += (lost := [f"{name} of {donor.name}, code that its tokenizer works without" for name in dropped])
     code = [name for name in written if name.endswith(".py") and name != f"{PINNED}.py"]
     if lost:

@@ -42,6 +42,8 @@ def check_target(
     recover(target)
     if target.is_symlink():
         raise InputError(f"{option} {target} is a link to {os.path.realpath(target)}; name that place itself")
+    if target.is_mount():
+        raise InputError(f"{option} {target} is where a file system is mounted; name a directory in there")
     if suffix is None and os.path.lexists(target) and not target.is_dir():
         what = "a file" if target.is_file() else "no file and no directory"
         raise InputError(f"{target} is {what}; {option} must be a directory")
