@@ -94,7 +94,7 @@ def beside(target: Path, move: Callable[[Path], None], *, suffix: str | None = N
 def _refuse_unreachable(target: Path, option: str) -> None:
     """Refuse a target that cannot be made: its name is too long, or what is above it cannot be written to."""
     parent = next(place for place in target.absolute().parents if os.path.lexists(place))
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{option} {target}: {parent} is not a directory that you can write to")
     longest, whole = (os.pathconf(parent, f"PC_{what}_MAX") for what in ("NAME", "PATH")) if _PATHCONF else (255, 260)
     for part in target.absolute().parts[len(parent.parts) :]:
