@@ -34,8 +34,9 @@ def without_encoding(call: ast.Call) -> bool:
     if not isinstance(call.func, ast.Attribute):
         return False
     if call.func.attr == "open":
-        ours = isinstance(call.func.value, ast.Name) and call.func.value.id[0].isupper()  # Checkpoint.open(...)
-        return not ours and not encoded and not any("b" in str(t) for t in texts)
+        of = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
+        other = of[:1].isupper() or of == "os"  # Checkpoint.open(...), and os.open, which knows bytes only
+        return not other and not encoded and not any("b" in str(t) for t in texts)
     return call.func.attr in ("read_text", "write_text") and not encoded
 
 
@@ -52,6 +53,7 @@ def without_encoding(call: ast.Call) -> bool:
         ("open(path, 'rb')", False),
         ("read_text(path)", False),
         ("Checkpoint.open(path)", False),
+        ("os.open(path, os.O_RDONLY)", False),
     ],
 )
 def test_what_counts_as_without_encoding(code, wrong):
