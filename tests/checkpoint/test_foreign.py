@@ -177,7 +177,9 @@ def test_what_a_model_depends_on_is_refused(copy_of, secret, kind, name):
     )
 
 
-@pytest.mark.parametrize("command", ["align", "transplant", "trim", "evaluate", "check", "adapter", "export", "heal"])
+@pytest.mark.parametrize(
+    "command", ["align", "transplant", "trim", "evaluate", "check", "adapter", "export", "heal", "verify"]
+)
 def test_a_fifo_hangs_no_command(copy_of, zoo, tmp_path, command):
     model, text = copy_of("gpt"), tmp_path / "t.txt"
     text.write_text("some text " * 500)
@@ -187,7 +189,7 @@ def test_a_fifo_hangs_no_command(copy_of, zoo, tmp_path, command):
         "align": [str(zoo["spm"]), str(model)], "transplant": [str(zoo["spm"]), str(model), *out],
         "trim": [str(model), "--text", str(text), *out], "evaluate": [str(model), "--text", str(text)],
         "check": [str(model), "--for", "transformers"], "adapter": [str(model), str(zoo["gpt"]), *out],
-        "export": [str(model), "--gguf", str(tmp_path / "out.gguf")],
+        "verify": [str(model), "--base", str(zoo["gpt"])], "export": [str(model), "--gguf", str(tmp_path / "out.gguf")],
         "heal": [str(model), "--teacher", str(zoo["gpt"]), "--text", str(text), *out],
     }  # fmt: skip
     done = CliRunner().invoke(app, [command, *arguments[command]])

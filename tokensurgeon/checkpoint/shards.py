@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from tokensurgeon.checkpoint.foreign import guard
 from tokensurgeon.checkpoint.header import DTYPES, INDEX, SINGLE, TensorInfo, header_bytes, listed_shards, read_header
 from tokensurgeon.checkpoint.linking import Link, place
 from tokensurgeon.checkpoint.text import write_json
@@ -47,8 +48,10 @@ class Checkpoint:
         """Read the headers of all shards.
 
         Raises:
-            InputError: If there are no safetensors, a shard is missing, or a header is damaged.
+            InputError: If there are no safetensors, a shard is missing or lies elsewhere, or a header is damaged.
         """
+        if directory.is_dir():
+            guard(directory, "all")  # once more: not every directory was resolved
         tensors: dict[str, TensorInfo] = {}
         shards: dict[str, tuple[str, ...]] = {}
         metadata: dict[str, Mapping[str, str]] = {}
