@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
+import processes
 import pytest
 
-from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon import InputError
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
+
+SMALL_FILES = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 24, 1 << 24))  # or a failure of this test would fill the disk
+"""
 
 
 def test_no_room_is_said_before_any_work(zoo, copy_of, tmp_path):
@@ -24,9 +32,10 @@ def test_no_room_is_said_before_any_work(zoo, copy_of, tmp_path):
         file.truncate(8 + len(header) + size)
     index["weight_map"]["extra"] = "extra.safetensors"
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match=r"--out .*out needs about 1\.0 TiB, and .* has .* left\. Make room, or give"):
-        transplant(str(base), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, link="copy"))
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    done = processes.run(SMALL_FILES + processes.MAIN, base, zoo["spm"], "--k", 8, "--link", "copy", "--out", out)
+    assert done.returncode == 2 and not out.exists()
+    assert re.search(r"error: --out .*out needs about 1\.0 TiB, and .* has .* left\. Make room, or give", done.stderr)
     refuse_no_room(tmp_path / "out", OpenModel.open(str(base)), 700)  # linked, it costs nothing
     assert [path.name for path in tmp_path.iterdir()] == [base.name]
 
