@@ -160,7 +160,7 @@ def test_a_bases_code_is_named(hostile):
     assert written["auto_map"] == {"AutoModelForCausalLM": "modeling_x.X"}
     assert "auto_map of AutoTokenizer" in str(report.content["removed_settings"])
     assert "Python code of gpt goes into the output, unread: modeling_x.py" in said
-    assert "Python code of the base lies in here (modeling_x.py)" in (report.out / "README.md").read_text()
+    assert "Python code of the base lies in here (`modeling_x.py`)" in (report.out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -145,8 +145,8 @@ def file_notes(content: Mapping[str, Any]) -> list[str]:
     found = [f"Left out: {what}." for what in content.get("left_aside", [])]
     if content.get("code"):
         found.append(
-            f"Python code of the base lies in here ({', '.join(content['code'])}). Nothing has read or run it; "
-            "transformers runs it if you set trust_remote_code."
+            f"Python code of the base lies in here ({', '.join(map(code, content['code']))}). Nothing has read or run "
+            "it; transformers runs it if you set trust_remote_code."
         )
     return found
 
