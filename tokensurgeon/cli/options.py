@@ -21,7 +21,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Directory, .gguf fi
 Transplanted = Annotated[str, typer.Argument(metavar="MODEL", help="The transplanted model.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")]
 OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output, a .safetensors file.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there; nothing else.")]
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps.")]
 MethodOption = Annotated[
