@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
+from tokensurgeon.errors import gave_up
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,6 +24,8 @@ __all__ = ["LINE_EVERY_S", "Tell", "console", "emit_json", "guarded", "progress_
 
 LINE_EVERY_S = 30.0
 """Where nobody sees a bar, a plain line comes this often."""
+_LONGEST = 2000
+"""Characters of a line: a token that it names may have a million."""
 
 
 @contextmanager
@@ -48,8 +52,8 @@ def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written
         raise typer.Exit(130) from None
     except typer.Exit:
         raise
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        if debug or not (isinstance(error, Exception) or gave_up(error)):
             raise
         rank = os.environ.get("RANK", "0")
         typer.echo(f"error: {_one_line(error)}" + (f" (rank {rank})" if rank != "0" else ""), err=True)
@@ -70,8 +74,11 @@ def _one_line(error: BaseException) -> str:
     from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     if isinstance(error, InputError | MissingDependencyError | VerificationError):
         return text
+    if gave_up(error):
+        return f"a tokenizer cannot cut this text, or not give it back ({text}). Take another tokenizer, or other text"
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
 

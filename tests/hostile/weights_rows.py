@@ -1,0 +1,113 @@
+"""Hostile safetensors, indexes, manifests, adapters and recipes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from attempts import Row
+from edits import ODD, gone, header, put, raw, shard, truncated
+
+__all__ = ["ROWS"]
+
+_WEIGHTS = "base/model.safetensors"
+_INDEX = "base/model.safetensors.index.json"
+_NAME = "model.embed_tokens.weight"
+
+
+def _tensor(dtype: Any = "F32", shape: Any = (2, 2), offsets: Any = (0, 16)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+_HEADERS = [
+    ("a dtype that is none", {"a": _tensor("F31")}),
+    ("a dtype of another size", {"a": _tensor("F64")}),
+    ("a dtype that is a number", {"a": _tensor(5)}),
+    ("a dtype that is a list", {"a": _tensor([])}),
+    ("a shape that is a number", {"a": _tensor(shape=4)}),
+    ("a shape that is text", {"a": _tensor(shape="22")}),
+    ("a shape below zero", {"a": _tensor(shape=(-2, -2))}),
+    ("a shape of fractions", {"a": _tensor(shape=(2.0, 2.0))}),
+    ("a shape of 10^30", {"a": _tensor("F8_E4M3", (10**30, 0), (0, 0))}),
+    ("a shape of a million sides", {"a": _tensor(shape=[1] * 10**6, offsets=(0, 4))}),
+    ("offsets that are text", {"a": _tensor(offsets="ab")}),
+    ("offsets that are fractions", {"a": _tensor(offsets=(0.0, 16.0))}),
+    ("offsets below zero", {"a": _tensor(offsets=(-16, 0))}),
+    ("offsets backwards", {"a": _tensor(offsets=(16, 0))}),
+    ("offsets of 10^30", {"a": _tensor("U8", (10**30,), (0, 10**30))}),
+    ("offsets that begin behind the start", {"a": _tensor(offsets=(16, 32))}),
+    ("three offsets", {"a": _tensor(offsets=(0, 8, 16))}),
+    ("tensors that overlap", {"a": _tensor(), "b": _tensor(offsets=(8, 24))}),
+    ("tensors at one place", {"a": _tensor(), "b": _tensor()}),
+    ("a hole between tensors", {"a": _tensor(), "b": _tensor(offsets=(32, 48))}),
+    ("bytes that belong to nothing", {"a": _tensor()}),
+    ("a tensor that is null", {"a": None}),
+    ("a tensor that is a list", {"a": []}),
+    ("metadata that is a list", {"__metadata__": [], "a": _tensor()}),
+    ("metadata of numbers", {"__metadata__": {"a": 5}, "a": _tensor()}),
+    ("no tensors", {}),
+]
+_SPOILED = [
+    ("a header of 99 MB", header(lambda text: text + b" " * 99_000_000), None),
+    ("a header of 2^63 bytes", raw(b"\xff" * 7 + b"\x7f" + b"{}"), "its header would have"),
+    ("a million tensors", shard(json.dumps({"a": _tensor("U8", (0,), (0, 0))})[:-1]
+                                + "".join(f',"{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+                                          for i in range(10**6)) + "}"), "tensors"),
+    ("a header nested 100,000 deep", shard("[" * 100_000), "model.safetensors"),
+    ("a name twice", header(lambda text: text[:-1].rstrip().rstrip(b"}") + b'},"' + _NAME.encode()
+                            + b'":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'), "model.safetensors"),
+    ("a name that is not UTF-8", header(lambda text: text.replace(b"embed", b"emb\xffd", 1)), "model.safetensors"),
+    ("a name with a lone surrogate", header(lambda text: text.replace(b"lm_head", rb"\ud800", 1).replace(b"norm", rb"\udc00", 1)), None),
+    ("a header of NaN", shard('{"a": NaN}'), "model.safetensors"),
+    ("is empty", raw(b""), "model.safetensors"),
+    ("seven bytes", raw(b"1234567"), "model.safetensors"),
+    ("is cut off in its header", truncated(0.01), "model.safetensors"),
+    ("is cut off in its tensors", truncated(0.9), "model.safetensors"),
+    ("has a byte more", lambda data: data + b"x", "model.safetensors"),
+]  # fmt: skip
+_MAPS: list[tuple[str, Any]] = [
+    *((f"weight_map is {name}", {"weight_map": value}) for name, value in ODD.items()),
+    ("a shard outside", {"weight_map": {"a": "../donor/model.safetensors"}}),
+    ("a shard with a NUL", {"weight_map": {"a": "a\0b"}}),
+    ("a shard with a name of 10,000 characters", {"weight_map": {"a": "x" * 10_000}}),
+    ("a shard that is a number", {"weight_map": {"a": 5}}),
+    ("a shard that is not there", {"weight_map": {"a": "b.safetensors"}}),
+    ("a shard that is the directory", {"weight_map": {"a": "."}}),
+    ("a shard that is another file", {"weight_map": {"a": "config.json"}}),
+]
+_MANIFEST = (
+    "format", "base", "base/name", "base/sha256", "donor", "rows", "rows/source", "rows/provenance", "options", "tied",
+    "counts", "method",
+)  # fmt: skip
+_ADAPTER = ("peft_type", "base_model_name_or_path", "r", "target_modules", "trainable_token_indices")
+_RECIPE = "merge_method: linear\nmodels:\n  - model: WORLD/base\n    parameters: {weight: 0.5}\n"
+
+ROWS = [
+    *(Row(name, _WEIGHTS, shard(content, 64), "resize", "model.safetensors") for name, content in _HEADERS),
+    *(Row(name, _WEIGHTS, edit, "transplant", says) for name, edit, says in _SPOILED),
+    *(Row(name, _INDEX, raw(json.dumps(content)), "resize", "index.json") for name, content in _MAPS),
+    Row("is a list", _INDEX, raw("[]"), "resize", "index.json"),
+    Row("is cut off", _INDEX, raw('{"weight_map": {'), "resize", "index.json"),
+    *(Row(f"{key} is {name}", "model/tokensurgeon.json", put(key, value), command, "tokensurgeon.json")
+      for command in ("revert", "verify") for key in _MANIFEST for name, value in ODD.items()),
+    *(Row(f"{key} is gone", "model/tokensurgeon.json", gone(key), command, "tokensurgeon.json")
+      for command in ("revert", "verify", "adapter") for key in _MANIFEST),
+    Row("rows that unpack to 10 GB", "model/tokensurgeon.json", put("rows/source", "BOMB"), "revert", "tokensurgeon.json"),
+    *(Row(f"{key} is {name}", "adapter/adapter_config.json", put(key, value), "adapter", "adapter")
+      for key in _ADAPTER for name, value in ODD.items()),
+    Row("is a list", "adapter/adapter_config.json", raw("[]"), "adapter", "adapter_config.json"),
+    *(Row(name, "adapter/adapter_model.safetensors", shard(content), "adapter", "adapter") for name, content in _HEADERS),
+    *(Row(name, "recipe.yaml", raw(text), "merge", "recipe.yaml") for name, text in (
+        ("is empty", ""), ("is a list", "[]"), ("is text", "hello"), ("is no YAML", "a: [b"),
+        ("is not UTF-8", b"\xff\xfe\x00"), ("holds a Python object", "a: !!python/object/apply:os.system [ls]"),
+        ("refers to itself", "a: &a [*a]"), ("a billion laughs", "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(12))),
+        ("no models", "merge_method: linear"), ("a method that is none", _RECIPE.replace("linear", "zzz")),
+        ("weights of text", _RECIPE.replace("0.5", "x")), ("models that are text", "merge_method: linear\nmodels: x"),
+        ("models that are numbers", "merge_method: linear\nmodels: [1, 2]"), ("NaN", _RECIPE.replace("0.5", ".nan")),
+        ("a block that is text", _RECIPE + "tokensurgeon: x"), ("k of text", _RECIPE + "tokensurgeon: {k: x}"),
+        ("an unknown key", _RECIPE + "tokensurgeon: {zzz: 1}"), ("k of 10^30", _RECIPE + f"tokensurgeon: {{k: {10**30}}}"),
+        ("10,000 deep", "[" * 10_000), ("a model that is not there", _RECIPE.replace("base", "zzz")))),
+    *(Row(name, "text.txt", raw(data), command, "text.txt") for command in ("trim", "extend") for name, data in (
+        ("is empty", b""), ("is not UTF-8", b"\xff" * 30_000), ("is UTF-16", "hello ".encode("utf-16") * 5_000))),
+]  # fmt: skip
