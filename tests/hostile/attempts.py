@@ -48,7 +48,8 @@ class Row(NamedTuple):
         file: The file that is spoiled, or added, such as ``base/config.json``.
         edit: How.
         command: Of `COMMANDS`.
-        says: A part of the line that refuses it; None where it may be used.
+        says: A part of the line that refuses it; None where it is used.
+        free: Whether it may be used as well.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     edit: Edit
     command: str
     says: str | None
+    free: bool = False
 
     @property
     def title(self) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-__all__ = ["ODD", "Edit", "gone", "header", "put", "raw", "shard", "truncated"]
+__all__ = ["ODD", "Edit", "gone", "header", "padded", "put", "raw", "shard", "some", "truncated"]
 
 Edit = Callable[[bytes], bytes]
 
@@ -18,9 +18,21 @@ ODD: dict[str, Any] = {
 """Values that stand for a kind each."""
 
 
+def some(keys: Iterable[str], every: int = 3) -> Iterator[tuple[str, str, Any]]:
+    """Each key with some of the odd values, by turns: key, the value's name, the value."""
+    for number, key in enumerate(keys):
+        for name in list(ODD)[number % every :: every]:
+            yield key, name, ODD[name]
+
+
 def raw(data: bytes | str) -> Edit:
     """Other content."""
     return lambda _: data.encode() if isinstance(data, str) else data
+
+
+def padded(size: int) -> Edit:
+    """So many spaces more."""
+    return lambda data: data + b" " * size
 
 
 def truncated(share: float) -> Edit:

@@ -243,9 +243,10 @@ def _why_not_built(directory: Path, error: Exception) -> str:
         reason = "it has no language model of this type"
     elif not isinstance(error, ImportError | NotImplementedError):
         return f"{directory / 'config.json'}: transformers cannot build a model of type {name!r} by it ({reason})"
+    shown = "unknown" if name is None else repr(name)
     return (
-        f"{directory}: transformers cannot build a language model of type {'unknown' if name is None else repr(name)} "
-        f"({reason}). Only architectures that the installed transformers knows are supported"
+        f"{directory / 'config.json'}: transformers cannot build a language model of type {shown} ({reason}). Only "
+        "architectures that the installed transformers knows are supported"
     )
 
 
