@@ -38,6 +38,7 @@ COMMANDS = {
     "merge": "merge recipe.yaml --out out",
 }
 _MEMORY = 2 << 30
+_SHOWN = 400
 
 
 class Row(NamedTuple):
@@ -70,7 +71,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         exit: The exit code.
-        line: What stderr ends with, without the directory of the files.
+        line: What stderr ends with, without the directory of the files, cut where it is long.
         left: Files that were not there before.
         seconds: How long it took.
     """
@@ -108,7 +109,7 @@ def attempt(row: Row, world: Path, place: Path) -> Outcome:
         raise done.exception
     lines = [line for line in done.stderr.splitlines() if line.strip()] or [""]
     left = [] if done.exit_code == 0 else sorted(_listed(place) - before)
-    return Outcome(done.exit_code, lines[-1].replace(f"{place}/", ""), left, seconds)
+    return Outcome(done.exit_code, lines[-1].replace(f"{place}/", "")[:_SHOWN], left, seconds)
 
 
 @contextmanager

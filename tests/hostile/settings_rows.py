@@ -26,12 +26,12 @@ _MANY = 10**7
 _CONFIG_FILE, _TOKENIZER_FILE, _TEMPLATE = "base/config.json", "donor/tokenizer_config.json", "base/chat_template.jinja"
 
 ROWS = [
-    *(Row(f"{key} is {name}", _CONFIG_FILE, put(key, value), "run", "base", True)
-      for key, name, value in some(_CONFIG)),
-    *(Row(f"{key} is {name}", "base/generation_config.json", put(key, value), "run", "base", True)
+    *(Row(f"{key} is {name}", _CONFIG_FILE, put(key, value), "transplant", "base", True)
+      for key, name, value in some(_CONFIG, 4)),
+    *(Row(f"{key} is {name}", "base/generation_config.json", put(key, value), "transplant", "base", True)
       for key, name, value in some(_GENERATION)),
     *(Row(f"{key} is {name}", _TOKENIZER_FILE, put(key, value), "transplant", "donor", True)
-      for key, name, value in some(_TOKENIZER)),
+      for key, name, value in some(_TOKENIZER, 4)),
     *(Row(name, f"base/{file}", raw(data), command, file)
       for file, command in (("config.json", "check"), ("generation_config.json", "resize"),
                             ("tokenizer_config.json", "align"), ("special_tokens_map.json", "align"))
@@ -39,7 +39,7 @@ ROWS = [
     Row("is cut off", _CONFIG_FILE, truncated(0.5), "align", "config.json"),
     Row("is cut off", "base/generation_config.json", truncated(0.5), "trim", "generation_config.json"),
     Row("is cut off", _TOKENIZER_FILE, truncated(0.5), "align", "tokenizer_config.json"),
-    *(Row(f"{key} is gone", _CONFIG_FILE, gone(key), "run", "config.json", True)
+    *(Row(f"{key} is gone", _CONFIG_FILE, gone(key), "transplant", "config.json", True)
       for key in ("model_type", "vocab_size", "num_attention_heads", "hidden_size")),
     # Sizes that no honest model has.
     *(Row(f"{key} is {_MANY:,}", _CONFIG_FILE, put(key, _MANY), "resize", f"{key} is {_MANY}")

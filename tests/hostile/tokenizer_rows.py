@@ -113,12 +113,12 @@ _PARTS = [
 
 ROWS = [
     *(Row(f"{part} is {name}", _FILE, put(part, value), "align", "tokenizer.json", True)
-      for part, name, value in some(_SECTIONS)),
+      for part, name, value in some(_SECTIONS, 5)),
     *(Row(f"{part} is gone", _FILE, gone(part), "align", "tokenizer.json", True) for part in _SECTIONS),
     *(Row(f"{part} is {name}", "unigram/tokenizer.json", put(part, value), "align unigram", "tokenizer.json", True)
-      for part, name, value in some(_UNIGRAM)),
+      for part, name, value in some(_UNIGRAM, 4)),
     *(Row(f"{part} is {name}", "wordpiece/tokenizer.json", put(part, value), "align wordpiece", "tokenizer.json", True)
-      for part, name, value in some(_WORDPIECE)),
+      for part, name, value in some(_WORDPIECE, 4)),
     *(Row(name, _FILE, put(part, value), "align", says) for name, part, value, says in _PARTS),
     *(Row(name, _FILE, put(part, value), "transplant", says) for name, part, value, says in _PARTS if says is None),
     Row("is empty", _FILE, raw(""), "align", "tokenizer.json"),
@@ -136,7 +136,7 @@ ROWS = [
         "donor"),
     Row("added_tokens.json with id 10^30", "spiece/added_tokens.json", raw(json.dumps({"<x>": 10**30})), "align", None),
     *(Row(f"tekken: {key} is {name}", "tekken/tekken.json", tekken(**{key: value}), "align tekken", "tekken.json", True)
-      for key, name, value in some(("pattern", "default_vocab_size", "default_num_special_tokens"), 1)),
+      for key, name, value in some(("pattern", "default_vocab_size", "default_num_special_tokens"), 2)),
     *(Row(f"tekken: {name}", "tekken/tekken.json", raw(json.dumps(content)), "align tekken", "tekken.json")
       for name, content in (
           ("nothing", {}), ("no vocabulary", {"config": {"pattern": "a"}}), ("null", {"config": None, "vocab": None}),
@@ -153,6 +153,6 @@ ROWS = [
     *(Row(name, "spiece/tokenizer.model", raw(data), "align spiece", "tokenizer.model") for name, data in (
         ("is empty", b""), ("is text", b"hello"), ("is zeros", bytes(1000)), ("is noise", bytes(range(256)) * 20))),
     Row("is cut off", "spiece/tokenizer.model", truncated(0.5), "align spiece", "tokenizer.model"),
-    *(Row(f"{file} alone", f"spiece/{file}", raw(data), "align spiece", file) for file, data in (
-        ("a.tiktoken", b"zzz"), ("a.tiktoken", b"\xff 5"), ("a.tiktoken", b"YQ== 99999999999999\nYg== x"))),
+    *(Row(name, "spiece/a.tiktoken", raw(data), "align spiece", "a.tiktoken") for name, data in (
+        ("is text", b"zzz"), ("is not UTF-8", b"\xff 5"), ("has ranks that are none", b"YQ== 99999999999999\nYg== x"))),
 ]  # fmt: skip
