@@ -24,6 +24,7 @@ COMMANDS = {
     "align wordpiece": "align base wordpiece",
     "align tekken": "align base tekken",
     "align spiece": "align base spiece",
+    "align gguf": "align base model.gguf",
     "transplant": "transplant base donor --k 4 --no-forward --out out",
     "run": "transplant base donor --k 4 --out out",
     "trim": "trim base --text text.txt --out out",
@@ -33,8 +34,6 @@ COMMANDS = {
     "revert": "revert model --base base --out out",
     "adapter": "adapter adapter model --out out",
     "check": "check base --for vllm",
-    "export": "export base --gguf out.gguf",
-    "evaluate": "evaluate base --text text.txt",
     "merge": "merge recipe.yaml --out out",
 }
 _MEMORY = 2 << 30
@@ -98,7 +97,7 @@ def attempt(row: Row, world: Path, place: Path) -> Outcome:
     spoiled.parent.mkdir(exist_ok=True)
     spoiled.write_bytes(data)
     before = _listed(place)
-    names = {path.name for path in place.iterdir()} | {"out", "out.gguf"}
+    names = {path.name for path in place.iterdir()} | {"out"}
     command, *words = COMMANDS[row.command].split()
     words = [command, *(str(place / word) if word in names else word for word in words)]
     started = time.perf_counter()

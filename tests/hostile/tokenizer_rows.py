@@ -111,6 +111,15 @@ _PARTS = [
     ("two added tokens with one id", "added_tokens/1", _added(0, "<y>"), "do not fit"),
 ]  # fmt: skip
 
+
+def _with_charsmap(data: bytes) -> bytes:
+    from sentencepiece import sentencepiece_model_pb2 as protocol
+
+    model = protocol.ModelProto.FromString(data)
+    model.normalizer_spec.precompiled_charsmap = b"\xff" * 4
+    return bytes(model.SerializeToString())
+
+
 ROWS = [
     *(Row(f"{part} is {name}", _FILE, put(part, value), "align", "tokenizer.json", True)
       for part, name, value in some(_SECTIONS, 5)),
@@ -152,6 +161,7 @@ ROWS = [
     Row("a pattern that is none", "tekken/tekken.json", tekken(pattern="(["), "align tekken", "tekken.json"),
     *(Row(name, "spiece/tokenizer.model", raw(data), "align spiece", "tokenizer.model") for name, data in (
         ("is empty", b""), ("is text", b"hello"), ("is zeros", bytes(1000)), ("is noise", bytes(range(256)) * 20))),
+    Row("a charsmap of 4 GB", "spiece/tokenizer.model", _with_charsmap, "align spiece", "precompiled_charsmap"),
     Row("is cut off", "spiece/tokenizer.model", truncated(0.5), "align spiece", "tokenizer.model"),
     *(Row(name, "spiece/a.tiktoken", raw(data), "align spiece", "a.tiktoken") for name, data in (
         ("is text", b"zzz"), ("is not UTF-8", b"\xff 5"), ("has ranks that are none", b"YQ== 99999999999999\nYg== x"))),

@@ -13,6 +13,7 @@ from edits import Edit, gone, header, padded, put, raw, shard, some, truncated
 __all__ = ["ROWS"]
 
 _WEIGHTS = "base/model.safetensors"
+_COUNT = (2**60).to_bytes(8, "little")
 _INDEX = "base/model.safetensors.index.json"
 _NAME = "model.embed_tokens.weight"
 
@@ -126,6 +127,11 @@ ROWS = [
         ("an unknown key", _RECIPE + "tokensurgeon: {zzz: 1}"),
         ("k of 10^30", _RECIPE + f"tokensurgeon: {{k: {10**30}}}"),
         ("10,000 deep", "[" * 10_000), ("a model that is not there", _RECIPE.replace("base", "zzz")))),
+    *(Row(name, "model.gguf", raw(data), "align gguf", "model.gguf") for name, data in (
+        ("is empty", b""), ("is text", b"hello" * 100), ("is nothing but its name", b"GGUF"),
+        ("of another version", b"GGUF" + b"\xff" * 100), ("2^60 tensors", b"GGUF\3\0\0\0" + _COUNT * 2),
+        ("2^60 keys", b"GGUF\3\0\0\0" + bytes(8) + _COUNT), ("a key of 2^60 bytes", b"GGUF\3\0\0\0" + bytes(8)
+         + b"\1" + bytes(7) + _COUNT + b"abc"))),
     *(Row(name, "text.txt", raw(data), command, "text.txt") for command in ("trim", "extend") for name, data in (
         ("is empty", b""), ("is not UTF-8", b"\xff" * 30_000), ("is UTF-16", "hello ".encode("utf-16") * 5_000))),
 ]  # fmt: skip

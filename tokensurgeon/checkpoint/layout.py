@@ -31,7 +31,7 @@ __all__ = [
 
 _PACKED = 16
 """Numbers that a quantised checkpoint may hold in one."""
-_COMPUTED = 1 << 28
+_COMPUTED = 1 << 29
 """Numbers that a model may compute for itself, such as tables of positions and masks."""
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary.token import MOST_IDS
 
-__all__ = ["LONGEST_TEMPLATE", "LONGEST_TOKENIZER", "few_modules", "refuse_long", "refuse_odd_sizes"]
+__all__ = ["LONGEST_TEMPLATE", "LONGEST_TOKENIZER", "few_modules", "refuse_charsmap", "refuse_long", "refuse_odd_sizes"]
 
 LONGEST_JSON = 1 << 26
 """Bytes of settings and indexes. The largest index known, of 200,000 tensors, has 25 MB."""
@@ -43,6 +43,20 @@ def refuse_long(path: Path, limit: int = LONGEST_JSON) -> None:
     """
     if (size := path.stat().st_size) > limit:
         raise InputError(f"{path} has {size:,} bytes, and no honest one more than {limit:,}. Fetch it again")
+
+
+def refuse_charsmap(path: Path, table: bytes) -> None:
+    """Refuse SentencePiece's table of characters if it says that it is longer than it is: so much memory is asked for.
+
+    Raises:
+        InputError: With both lengths.
+    """
+    size = int.from_bytes(table[:4], "little")
+    if table and size > len(table) - 4:
+        raise InputError(
+            f"{path}: its precompiled_charsmap has {len(table):,} bytes, and says that a table of {size:,} follows. "
+            "Fetch it again"
+        )
 
 
 def refuse_odd_sizes(path: Path, config: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
+from tokensurgeon.checkpoint.limits import refuse_charsmap
 from tokensurgeon.errors import InputError
 
 __all__ = ["begin_with", "every_merge", "is_readable", "refuse_long_pieces", "sentencepiece_tokenizer"]
@@ -74,7 +75,9 @@ def sentencepiece_tokenizer(path: Path, *, bos: bool = True) -> tuple[Tokenizer,
 def _read(path: Path) -> Any:
     from sentencepiece import sentencepiece_model_pb2 as protocol
 
-    return protocol.ModelProto.FromString(path.read_bytes())
+    model = protocol.ModelProto.FromString(path.read_bytes())
+    refuse_charsmap(path, model.normalizer_spec.precompiled_charsmap)
+    return model
 
 
 def refuse_long_pieces(path: Path, pieces: Iterable[str]) -> None:

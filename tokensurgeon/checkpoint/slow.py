@@ -39,7 +39,8 @@ def convert_slow(directory: Path, declared: Mapping[str, Any]) -> Any:
             return _from_tekken(path)
         if path.suffix == ".tiktoken":
             return _from_tiktoken(path)
-        if path.match(_VERSIONED) or (path.name == "tokenizer.model" and is_readable(path)):
+        readable = path.match("*.model*") and is_readable(path)
+        if path.match(_VERSIONED) or (path.name == "tokenizer.model" and readable):
             return _from_sentencepiece(path, declared)
         return _auto(directory)
     except InputError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tokensurgeon.checkpoint.limits import LONGEST_TOKENIZER, refuse_long
+from tokensurgeon.checkpoint.limits import LONGEST_TOKENIZER, refuse_charsmap, refuse_long
 from tokensurgeon.checkpoint.text import refuse_lfs_pointer
 from tokensurgeon.errors import InputError, gave_up
 from tokensurgeon.vocabulary.vocabulary import refuse_far_ids
@@ -70,7 +70,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _refuse_charsmaps(path: Path, data: bytes) -> None:
-    """Refuse a table of characters that says it is longer than it is: tokenizers would ask for that much memory."""
+    """Refuse tables of characters that would take all memory, before tokenizers reads them."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
@@ -83,12 +83,7 @@ def _refuse_charsmaps(path: Path, data: bytes) -> None:
             table = base64.b64decode(charsmap)
         except (binascii.Error, ValueError):
             continue
-        size = int.from_bytes(table[:4], "little")
-        if len(table) < 4 or size > len(table) - 4:
-            raise InputError(
-                f"{path}: its precompiled_charsmap has {len(table):,} bytes, and says that a table of {size:,} "
-                "follows. Fetch it again"
-            )
+        refuse_charsmap(path, table)
 
 
 def _refuse_growth(part: str, steps: Any) -> None:
