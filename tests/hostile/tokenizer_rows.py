@@ -163,6 +163,7 @@ ROWS = [
         ("is empty", b""), ("is text", b"hello"), ("is zeros", bytes(1000)), ("is noise", bytes(range(256)) * 20))),
     Row("a charsmap of 4 GB", "spiece/tokenizer.model", _with_charsmap, "align spiece", "precompiled_charsmap"),
     Row("is cut off", "spiece/tokenizer.model", truncated(0.5), "align spiece", "tokenizer.model"),
-    *(Row(name, "spiece/a.tiktoken", raw(data), "align spiece", "a.tiktoken") for name, data in (
-        ("is text", b"zzz"), ("is not UTF-8", b"\xff 5"), ("has ranks that are none", b"YQ== 99999999999999\nYg== x"))),
+    *(Row(name, "spiece/a.tiktoken", raw(data), "align spiece", says) for name, data, says in (
+        ("is text", b"zzz", "a.tiktoken"), ("is not UTF-8", b"\xff 5", "share no token"),
+        ("has ranks that are none", b"YQ== 99999999999999\nYg== x", "a.tiktoken"))),
 ]  # fmt: skip

@@ -89,7 +89,6 @@ _MAPS: list[tuple[str, Any]] = [
     ("a shard that is a number", {"weight_map": {"a": 5}}),
     ("a shard that is not there", {"weight_map": {"a": "b.safetensors"}}),
     ("a shard that is the directory", {"weight_map": {"a": "."}}),
-    ("a shard that is another file", {"weight_map": {"a": "config.json"}}),
 ]
 _MANIFEST = (
     "format", "base", "base/name", "base/sha256", "donor", "rows", "rows/source", "rows/provenance", "options", "tied",
@@ -102,6 +101,8 @@ ROWS = [
     *(Row(name, _WEIGHTS, shard(content, 64), "resize", "model.safetensors") for name, content in _HEADERS),
     *(Row(name, _WEIGHTS, edit, "transplant", says) for name, edit, says in _SPOILED),
     *(Row(name, _INDEX, raw(json.dumps(content)), "resize", "index.json") for name, content in _MAPS),
+    Row("a shard that is another file", _INDEX, raw('{"weight_map": {"a": "config.json"}}'), "resize",
+        "config.json is not a safetensors file"),
     Row("is a list", _INDEX, raw("[]"), "resize", "index.json"),
     Row("is cut off", _INDEX, raw('{"weight_map": {'), "resize", "index.json"),
     *(Row(f"{key} is {name}", "model/tokensurgeon.json", put(key, value), command, "tokensurgeon.json", True)

@@ -41,6 +41,8 @@ _MOST_TENSORS = 500_000
 _MOST_SIDES = 64
 _LARGEST = 1 << 63
 _SHOWN = 60
+_LONGEST_NAME = 200
+"""Characters of a shard's name; file systems end at 255 bytes."""
 
 
 DTYPES = {
@@ -83,7 +85,7 @@ def shard_names(index: Path) -> list[str]:
     content = read_json(index, "Fetch it again")
     try:
         names = sorted(set(content["weight_map"].values()))
-        odd = [name for name in names if Path(name).name != name]
+        odd = [name[:_SHOWN] for name in names if Path(name).name != name or len(name) > _LONGEST_NAME]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{index} is not a valid index: it needs a weight_map from tensors to names of files. Fetch it again"
