@@ -38,7 +38,7 @@ def main(path: Path, results: Path = RESULTS) -> None:
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-hostile-") as work:
         world = build(Path(work) / "world")
         for row in ROWS:
-            if not any(part in row.title for part in only):
+            if not row.title.startswith(tuple(only)):
                 continue
             with tempfile.TemporaryDirectory(dir=work) as place:
                 outcome = attempt(row, world, Path(place))

@@ -59,9 +59,9 @@ def _crowded(tensors: int) -> Edit:
 
 
 def _bomb(data: bytes) -> bytes:
-    """Rows that unpack to 10 GB."""
+    """Rows that unpack to 300 MB."""
     packer = zlib.compressobj(9)
-    packed = b"".join(packer.compress(bytes(10**7)) for _ in range(1000)) + packer.flush()
+    packed = b"".join(packer.compress(bytes(10**7)) for _ in range(30)) + packer.flush()
     return put("rows/source", base64.b64encode(packed).decode())(data)
 
 
@@ -91,8 +91,8 @@ _MAPS: list[tuple[str, Any]] = [
     ("a shard that is the directory", {"weight_map": {"a": "."}}),
 ]
 _MANIFEST = (
-    "format", "base", "base/name", "base/sha256", "donor", "rows", "rows/source", "rows/provenance", "options", "tied",
-    "counts", "method",
+    "format", "base", "base/name", "donor", "rows", "rows/source", "rows/provenance", "options", "counts", "method",
+    "tokenizer_sha256",
 )  # fmt: skip
 _ADAPTER = ("peft_type", "base_model_name_or_path", "r", "target_modules", "trainable_token_indices")
 _RECIPE = "merge_method: linear\nmodels:\n  - model: WORLD/base\n    parameters: {weight: 0.5}\n"
@@ -110,7 +110,9 @@ ROWS = [
       for key, name, value in some(keys, 5)),
     *(Row(f"{key} is gone", "model/tokensurgeon.json", gone(key), command, "tokensurgeon.json", True)
       for command in ("revert", "verify", "adapter") for key in _MANIFEST),
-    Row("rows that unpack to 10 GB", "model/tokensurgeon.json", _bomb, "revert", "tokensurgeon.json"),
+    *(Row(f"base/sha256 is {name}", "model/tokensurgeon.json", put("base/sha256", value), "revert", "base", True)
+      for _, name, value in some([""])),
+    Row("rows that unpack to 300 MB", "model/tokensurgeon.json", _bomb, "revert", "tokensurgeon.json"),
     *(Row(f"{key} is {name}", "adapter/adapter_config.json", put(key, value), "adapter", "adapter", True)
       for key, name, value in some(_ADAPTER)),
     Row("is a list", "adapter/adapter_config.json", raw("[]"), "adapter", "adapter_config.json"),
