@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "MissingDependencyError", "VerificationError"]
+__all__ = ["InputError", "MissingDependencyError", "VerificationError", "gave_up"]
 
 
 class InputError(ValueError):
@@ -26,3 +26,11 @@ class MissingDependencyError(ImportError):
     def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
         """Pickle what it was made from, not the message: it must come out of a worker process."""
         return type(self), (self.package, self.extra, self.purpose)
+
+
+def gave_up(error: BaseException) -> bool:
+    """Whether an error is how tokenizers refuses an input: a bare ``Exception``, or a panic of its Rust code.
+
+    A panic is a ``BaseException`` whose class no module exports.
+    """
+    return type(error) is Exception or type(error).__name__ == "PanicException"

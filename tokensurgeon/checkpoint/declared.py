@@ -11,13 +11,14 @@ from tokenizers import AddedToken, Tokenizer
 
 from tokensurgeon.checkpoint.ids import SPECIAL
 from tokensurgeon.vocabulary.markers import MARKER
-from tokensurgeon.vocabulary.token import literal_of
+from tokensurgeon.vocabulary.token import MOST_IDS, literal_of
 
 __all__ = ["completed", "without_unknown"]
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _ENTRIES = "added_tokens_decoder"
+_DIGITS = len(str(MOST_IDS))
 _RESERVED = re.compile(r".*(unused|reserved).*", re.IGNORECASE)
 
 
@@ -90,8 +91,12 @@ def _entries(declared: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
     return {
         int(key): entry
         for key, entry in (entries.items() if isinstance(entries, Mapping) else ())
-        if key.isdecimal() and isinstance(entry, Mapping) and isinstance(entry.get("content"), str)
+        if _is_id(key) and isinstance(entry, Mapping) and isinstance(entry.get("content"), str)
     }
+
+
+def _is_id(key: str) -> bool:
+    return key.isdecimal() and len(key) <= _DIGITS
 
 
 def _renamed(tokenizer: Tokenizer, names: Mapping[str, str]) -> Tokenizer:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept, kept
+from tokensurgeon.checkpoint.layout import error_reason
 from tokensurgeon.errors import InputError, MissingDependencyError
 
 __all__ = ["convert"]
@@ -45,6 +46,7 @@ def convert(path: Path) -> Path:
             model.hf_quantizer = None
             model.save_pretrained(work)
             tokenizer.save_pretrained(work)
-        except (ValueError, KeyError, NotImplementedError) as error:
-            raise InputError(f"{path}: transformers cannot read this GGUF ({error})") from error
+        except Exception as error:  # whatever a reader raises at bytes that it did not expect
+            reason = error_reason(error)
+            raise InputError(f"{path}: transformers cannot read this GGUF ({reason}). Fetch it again") from error
     return out

@@ -36,6 +36,13 @@ SINGLE = "model.safetensors"
 
 _LONGEST_HEADER = 100_000_000
 """As safetensors has it."""
+_MOST_TENSORS = 500_000
+"""In a file. Kimi-K2 has 200,000 in 62 files."""
+_MOST_SIDES = 64
+_LARGEST = 1 << 63
+_SHOWN = 60
+_LONGEST_NAME = 200
+"""Characters of a shard's name; file systems end at 255 bytes."""
 
 
 DTYPES = {
@@ -45,6 +52,12 @@ DTYPES = {
     "BF16": torch.bfloat16,
 }
 """Floating dtypes that an embedding may have, by their name in a safetensors header."""
+_BITS = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+"""Of all dtypes that safetensors knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,7 @@ def shard_names(index: Path) -> list[str]:
     content = read_json(index, "Fetch it again")
     try:
         names = sorted(set(content["weight_map"].values()))
-        odd = [name for name in names if Path(name).name != name]
+        odd = [name[:_SHOWN] for name in names if Path(name).name != name or len(name) > _LONGEST_NAME]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{index} is not a valid index: it needs a weight_map from tensors to names of files. Fetch it again"
@@ -120,24 +133,70 @@ def parse_header(path: Path, data: bytes, size: int) -> tuple[dict[str, TensorIn
         raise InputError(f"{path} is not a safetensors file: its header would have {length} bytes. Fetch it again")
     if size < 8 or length > size - 8:
         raise InputError(f"{path} is truncated: its header needs {length + 8} bytes, it has {size}. Fetch it again")
+    if (count := data.count(b'"data_offsets"', 0, 8 + length)) > _MOST_TENSORS:
+        raise InputError(
+            f"{path} lists {count:,} tensors, and no honest file more than {_MOST_TENSORS:,}. Fetch it again"
+        )
     try:
-        header: dict[str, Any] = json.loads(data[8 : 8 + length])
-        if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
-        metadata = header.pop("__metadata__", {})
-        places = {}
-        for name, entry in header.items():
-            kind, shape, (begin, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            places[name] = (kind, shape, begin, last)
-            if not 0 <= begin <= last or (kind in DTYPES and last - begin != DTYPES[kind].itemsize * math.prod(shape)):
-                raise ValueError(f"{name} has shape {list(shape)} and bytes {begin} to {last}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        header, metadata = _parsed(data[8 : 8 + length])
+        found = {name: _place(name, entry) for name, entry in header.items()}
+        end = _end(found)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a safetensors file ({error}). Fetch it again") from error
     start = 8 + length
-    end = start + max((last for *_, last in places.values()), default=0)
-    if end > size:
-        raise InputError(f"{path} is truncated: it should have {end} bytes, it has {size}. Fetch it again")
-    return {n: TensorInfo(path, d, shape, start + b, start + e) for n, (d, shape, b, e) in places.items()}, metadata
+    if start + end > size:
+        raise InputError(f"{path} is truncated: it should have {start + end} bytes, it has {size}. Fetch it again")
+    if start + end < size:
+        raise InputError(f"{path} has {size - start - end} bytes behind its last tensor. Fetch it again")
+    return {n: TensorInfo(path, d, shape, start + b, start + e) for n, (d, shape, b, e) in found.items()}, metadata
+
+
+def _parsed(text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a header says of tensors and of the file."""
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            raise ValueError("it has a name twice")
+        return made
+
+    header = json.loads(text, object_pairs_hook=table)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    "".join(header).encode()  # raises where a name holds one half of a character
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its __metadata__ is no table of texts")
+    return header, metadata
+
+
+def _place(name: str, entry: Mapping[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    """A tensor's dtype, shape, begin and end, as far as these can be."""
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    fits = isinstance(kind, str) and _are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2
+    if fits and kind in _BITS:
+        fits = 8 * (offsets[1] - offsets[0]) == _BITS[kind] * math.prod(shape)
+    if not fits or offsets[0] > offsets[1]:
+        bytes_ = " to ".join(map(str, offsets)) if isinstance(offsets, list) else offsets
+        shown = (str(value)[:_SHOWN] for value in (name, kind, shape, bytes_))
+        raise ValueError("{} of dtype {} has shape {} and bytes {}".format(*shown))
+    return kind, tuple(shape), offsets[0], offsets[1]
+
+
+def _are_sizes(numbers: Any) -> bool:
+    """Whether these are sides of a tensor or places in a file."""
+    few = isinstance(numbers, list) and len(numbers) <= _MOST_SIDES
+    return few and all(type(number) is int and 0 <= number < _LARGEST for number in numbers)
+
+
+def _end(places: Mapping[str, tuple[str, tuple[int, ...], int, int]]) -> int:
+    """Where the last tensor ends; they lie side by side, each byte is of one."""
+    at = 0
+    for name, (_, _, begin, end) in sorted(places.items(), key=lambda place: place[1][2:]):
+        if begin != at:
+            raise ValueError(f"{name} begins at byte {begin}, and {at} bytes come before it")
+        at = end
+    return at
 
 
 def header_bytes(

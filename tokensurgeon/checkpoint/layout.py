@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from tokensurgeon.checkpoint.header import DTYPES, TensorInfo
+from tokensurgeon.checkpoint.limits import few_modules, refuse_odd_sizes
 from tokensurgeon.checkpoint.text import read_json
 from tokensurgeon.errors import InputError
 
@@ -22,8 +24,15 @@ __all__ = [
     "parameter_shapes",
     "read_config",
     "refuse_misfits",
+    "refuse_missing_body",
     "stored_name",
 ]
+
+
+_PACKED = 16
+"""Numbers that a quantised checkpoint may hold in one."""
+_COMPUTED = 1 << 29
+"""Numbers that a model may compute for itself, such as tables of positions and masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +85,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     text = config.get("text_config")
     if not isinstance(text, dict | None):
         raise InputError(f"{path}: text_config is {text!r}, and must be an object")
-    for place, part in (("", config), ("text_config.", text or {})):
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
-            size = part.get(name)
-            odd = not isinstance(size, int) or isinstance(size, bool) or size < 1
-            if size is not None and odd and (name == "vocab_size" or not isinstance(size, list)):
-                raise InputError(f"{path}: {place}{name} is {size!r}, and must be a whole number above 0")
+    refuse_odd_sizes(path, config)
     return config
 
 
@@ -173,6 +177,23 @@ def refuse_misfits(directory: Path, layout: VocabularyTensors, tensors: Mapping[
         )
 
 
+def refuse_missing_body(directory: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuse a ``config.json`` that asks for a much larger model than the files hold: the rest would be made up.
+
+    Raises:
+        InputError: With both sizes.
+    """
+    model, _, _ = _empty_model(directory)
+    asked = sum(part.numel() for part in (*model.parameters(), *model.buffers()))
+    stored = sum(math.prod(info.shape) for info in tensors.values())
+    packed = _PACKED if read_config(directory).get("quantization_config") else 2  # two, as a tied head may be left out
+    if asked > stored * packed + _COMPUTED:
+        raise InputError(
+            f"{directory}: config.json asks for {asked:,} numbers, and the files hold {stored:,}. One of the two is of "
+            "another model; mend config.json, or fetch both again"
+        )
+
+
 def _vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:
     """``vocab_size`` and its likes: Gemma-3n has a smaller one for its per-layer embeddings."""
     own = {value for name, value in config.items() if str(name).startswith("vocab_size") and isinstance(value, int)}
@@ -202,9 +223,11 @@ def _built(directory: Path, _config: str) -> tuple[Any, Any, Any]:
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
-        with torch.device("meta"):
+        with torch.device("meta"), few_modules(directory / "config.json"):
             model = kind.from_config(config, trust_remote_code=False)
         return model, model.get_input_embeddings(), model.get_output_embeddings()
+    except InputError:
+        raise
     except Exception as error:  # whatever a model class raises at values that it did not expect
         raise InputError(_why_not_built(directory, error)) from error
 
@@ -220,9 +243,10 @@ def _why_not_built(directory: Path, error: Exception) -> str:
         reason = "it has no language model of this type"
     elif not isinstance(error, ImportError | NotImplementedError):
         return f"{directory / 'config.json'}: transformers cannot build a model of type {name!r} by it ({reason})"
+    shown = "unknown" if name is None else repr(name)
     return (
-        f"{directory}: transformers cannot build a language model of type {'unknown' if name is None else repr(name)} "
-        f"({reason}). Only architectures that the installed transformers knows are supported"
+        f"{directory / 'config.json'}: transformers cannot build a language model of type {shown} ({reason}). Only "
+        "architectures that the installed transformers knows are supported"
     )
 
 

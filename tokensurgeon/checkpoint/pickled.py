@@ -90,7 +90,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is damaged or holds more than tensors, and loading that could run anything. Fetch it again, or "
             "convert it to safetensors where you trust it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, MemoryError) as error:
         said = "" if isinstance(error, LookupError) else str(error)
         reason = (said.splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is damaged ({reason}). Fetch it again") from error

@@ -9,12 +9,14 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
+from tokensurgeon.checkpoint.limits import refuse_charsmap
 from tokensurgeon.errors import InputError
 
-__all__ = ["begin_with", "every_merge", "is_readable", "sentencepiece_tokenizer"]
+__all__ = ["begin_with", "every_merge", "is_readable", "refuse_long_pieces", "sentencepiece_tokenizer"]
 
 _BPE, _CONTROL, _NAMED = 2, 3, 4
 """Kinds of models and of pieces, as in ``sentencepiece_model.proto``."""
+_LONGEST_PIECE = 4096
 
 
 def is_readable(path: Path) -> bool:
@@ -48,6 +50,7 @@ def sentencepiece_tokenizer(path: Path, *, bos: bool = True) -> tuple[Tokenizer,
     model = _read(path)
     trained = model.trainer_spec
     pieces = [piece.piece for piece in model.pieces]
+    refuse_long_pieces(path, pieces)
     scores = {piece.piece: piece.score for piece in model.pieces}
     unknown = pieces[trained.unk_id]
     vocab = {piece: i for i, piece in enumerate(pieces)}
@@ -72,7 +75,23 @@ def sentencepiece_tokenizer(path: Path, *, bos: bool = True) -> tuple[Tokenizer,
 def _read(path: Path) -> Any:
     from sentencepiece import sentencepiece_model_pb2 as protocol
 
-    return protocol.ModelProto.FromString(path.read_bytes())
+    model = protocol.ModelProto.FromString(path.read_bytes())
+    refuse_charsmap(path, model.normalizer_spec.precompiled_charsmap)
+    return model
+
+
+def refuse_long_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """Refuse pieces of which every split cannot be tried.
+
+    Raises:
+        InputError: With the first one's length.
+    """
+    longest = max(map(len, pieces), default=0)
+    if longest > _LONGEST_PIECE:
+        raise InputError(
+            f"{path} has a piece of {longest:,} characters, and no honest one has more than {_LONGEST_PIECE:,}. Fetch "
+            "it again"
+        )
 
 
 def every_merge(pieces: Iterable[str], rank: Mapping[str, int]) -> list[tuple[str, str]]:

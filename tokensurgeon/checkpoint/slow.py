@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint.declared import completed
+from tokensurgeon.checkpoint.limits import LONGEST_TOKENIZER, refuse_long
 from tokensurgeon.checkpoint.sentencepiece_bpe import is_readable, sentencepiece_tokenizer
 from tokensurgeon.checkpoint.tekken import ROLES, tekken_tokenizer
 from tokensurgeon.checkpoint.text import read_json_if_there, refuse_lfs_pointer
-from tokensurgeon.errors import InputError, MissingDependencyError
+from tokensurgeon.errors import InputError, MissingDependencyError, gave_up
 from tokensurgeon.vocabulary.token import literal_of
 
 __all__ = ["SLOW_FILES", "convert_slow"]
@@ -32,19 +33,23 @@ def convert_slow(directory: Path, declared: Mapping[str, Any]) -> Any:
     """
     path = _found(directory)
     refuse_lfs_pointer(path)
+    refuse_long(path, LONGEST_TOKENIZER)
     try:
         if path.match("tekken*.json"):
             return _from_tekken(path)
         if path.suffix == ".tiktoken":
             return _from_tiktoken(path)
-        if path.match(_VERSIONED) or (path.name == "tokenizer.model" and is_readable(path)):
+        readable = path.match("*.model*") and is_readable(path)
+        if path.match(_VERSIONED) or (path.name == "tokenizer.model" and readable):
             return _from_sentencepiece(path, declared)
         return _auto(directory)
     except InputError:
         raise
     except ImportError as error:
         raise MissingDependencyError("sentencepiece, protobuf and tiktoken", "slow", str(directory)) from error
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or gave_up(error)):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{path}: transformers cannot turn it into a fast tokenizer ({reason}). "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokensurgeon.checkpoint.limits import LONGEST_JSON, refuse_long
 from tokensurgeon.errors import InputError
 
 __all__ = [
@@ -27,6 +29,8 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _LONGEST_POINTER = 1024
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _LOOKED_AT = 1000
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""JSON can spell one half of a character, which no text can hold."""
 
 
 def decoded(data: bytes, name: str | Path, *, whole: bool = True) -> str:
@@ -103,20 +107,27 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "", limit: int = LONGEST_JSON) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Args:
         path: The file; it must be there.
         remedy: What to do where it is damaged, for the message.
+        limit: Bytes that it may have.
 
     Raises:
-        InputError: If it cannot be read, is not UTF-8, not valid JSON, no object, or a git-LFS pointer.
+        InputError: If it cannot be read, is too long, not UTF-8, not valid JSON, no object, or a git-LFS pointer.
         FileNotFoundError: If it is not there.
     """
     tail = f". {remedy}" if remedy else ""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        refuse_long(path, limit)
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if _HALF.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # raises a ValueError where a half stands alone
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         refuse_lfs_pointer(path)
         decoded(path.read_bytes(), path)  # raises where it is no UTF-8

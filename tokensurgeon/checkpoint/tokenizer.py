@@ -14,16 +14,17 @@ from tokenizers import Tokenizer
 from tokensurgeon.checkpoint.declared import completed
 from tokensurgeon.checkpoint.foreign import copy_if_there, taken_files
 from tokensurgeon.checkpoint.ids import SPECIAL
+from tokensurgeon.checkpoint.limits import LONGEST_TEMPLATE, refuse_long
 from tokensurgeon.checkpoint.names import TOKENIZER_FILES
 from tokensurgeon.checkpoint.slow import SLOW_FILES, convert_slow
 from tokensurgeon.checkpoint.text import (
     read_json,
     read_json_if_there,
     read_text,
-    refuse_lfs_pointer,
     write_json,
     write_text,
 )
+from tokensurgeon.checkpoint.tokenizer_json import load_tokenizer, naming
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.edit.digits import digitwise_spec
@@ -69,18 +70,10 @@ class TokenizerFiles:
             **read_json_if_there(directory / "special_tokens_map.json"),
             **read_json_if_there(directory / "tokenizer_config.json"),
         }
-        template = declared.get("chat_template")
-        if (directory / "chat_template.jinja").is_file():
-            template = read_text(directory / "chat_template.jinja")
-        if isinstance(template, list):  # several named templates
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+        template = _template(directory, declared.get("chat_template"))
         path = directory / "tokenizer.json"
         if path.is_file():
-            try:
-                tokenizer = Tokenizer.from_file(str(path))
-            except Exception as error:  # tokenizers raises bare Exception
-                refuse_lfs_pointer(path)
-                raise InputError(f"{path} cannot be read as a tokenizer ({error})") from error
+            tokenizer = load_tokenizer(path)
             whole = completed(tokenizer, declared)
             return cls(directory, whole or tokenizer, declared, template, completed=whole is not None)
         slow = convert_slow(directory, declared)
@@ -89,8 +82,14 @@ class TokenizerFiles:
         return cls(directory, slow.backend_tokenizer, own | declared, template, slow)
 
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary as bytes and roles."""
-        return Vocabulary.from_tokenizer(self.tokenizer, self.declared, self.chat_template)
+        """The vocabulary as bytes and roles.
+
+        Raises:
+            InputError: If the tokenizer cannot be read as such, or breaks on a text.
+        """
+        file = self.directory / "tokenizer.json"
+        with naming(file if file.is_file() else self.directory):
+            return Vocabulary.from_tokenizer(self.tokenizer, self.declared, self.chat_template)
 
     def plain(self) -> Tokenizer:
         """The fast tokenizer without the truncation, padding and dropout that its file may ask for."""
@@ -155,6 +154,25 @@ class TokenizerFiles:
     def digest(self) -> str:
         """SHA-256 of the fast tokenizer."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+
+def _template(directory: Path, declared: Any) -> str | None:
+    """The default chat template: that of a file of its own comes before what ``tokenizer_config.json`` declares."""
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        refuse_long(path, LONGEST_TEMPLATE)
+        return read_text(path)
+    if isinstance(declared, list):  # several named templates
+        named = (entry for entry in declared if isinstance(entry, dict) and entry.get("name") == "default")
+        declared = next((entry.get("template") for entry in named), None)
+    if not isinstance(declared, str):
+        return None
+    if len(declared) > LONGEST_TEMPLATE:
+        raise InputError(
+            f"{directory / 'tokenizer_config.json'}: its chat_template has {len(declared):,} characters, and no honest "
+            f"one more than {LONGEST_TEMPLATE:,}. Remove it, or fetch the file again"
+        )
+    return declared
 
 
 def _without_dropout(path: Path) -> None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
+from tokensurgeon.errors import gave_up
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -60,8 +62,8 @@ def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written
         raise typer.Exit(130) from None
     except typer.Exit:
         raise
-    except Exception as error:
-        if debug:
+    except BaseException as error:
+        if debug or not (isinstance(error, Exception) or gave_up(error)):
             raise
         rank = os.environ.get("RANK", "0")
         _say(f"error: {_one_line(error)}" + (f" (rank {rank})" if rank != "0" else ""))
@@ -85,6 +87,8 @@ def _one_line(error: BaseException) -> str:
     text = _joined(str(error)) or type(error).__name__
     if isinstance(error, InputError | MissingDependencyError | VerificationError):
         return text
+    if gave_up(error):
+        return f"a tokenizer cannot cut this text, or not give it back ({text}). Take another tokenizer, or other text"
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
 

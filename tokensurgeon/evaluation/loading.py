@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint.layout import error_reason, read_config
+from tokensurgeon.checkpoint import Checkpoint
+from tokensurgeon.checkpoint.layout import error_reason, read_config, refuse_missing_body
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
 
@@ -63,6 +64,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    refuse_missing_body(directory, Checkpoint.open(directory).tensors)
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)

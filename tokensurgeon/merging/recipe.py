@@ -100,7 +100,7 @@ def read_recipe(path: Path) -> Recipe:
         source = yaml.safe_load(text)
     except (OSError, InputError) as error:
         raise InputError(f"recipe {path} cannot be read ({error})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"recipe {path} is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(source, dict):
         raise InputError(f"recipe {path} must be a table, such as mergekit's recipes are")

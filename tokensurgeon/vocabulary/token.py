@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["NEVER_PREDICTED", "STRUCTURE", "TURNS", "Role", "TokenKey", "literal_of"]
+__all__ = ["MOST_IDS", "NEVER_PREDICTED", "STRUCTURE", "TURNS", "Role", "TokenKey", "literal_of"]
+
+
+MOST_IDS = 1 << 22
+"""Ids of a vocabulary. The largest that is known, XLM-V's, has 0.9 million; tables by id are made for all of them."""
 
 
 class Role(StrEnum):

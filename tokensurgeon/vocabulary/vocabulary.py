@@ -16,10 +16,10 @@ from tokensurgeon.vocabulary.markers import MARKER
 from tokensurgeon.vocabulary.plain import plain_tokenizer
 from tokensurgeon.vocabulary.roles import Roles, find_roles
 from tokensurgeon.vocabulary.spelling import piece_reader
-from tokensurgeon.vocabulary.token import NEVER_PREDICTED, STRUCTURE, Role, TokenKey
+from tokensurgeon.vocabulary.token import MOST_IDS, NEVER_PREDICTED, STRUCTURE, Role, TokenKey
 from tokensurgeon.vocabulary.visible import quoted, visible
 
-__all__ = ["Vocabulary"]
+__all__ = ["Vocabulary", "refuse_far_ids"]
 
 _SHOWN = 200
 """Characters of a token: longer ones are made to flood a screen."""
@@ -72,6 +72,7 @@ class Vocabulary:
             InputError: If the tokenizer's layout is not one that can be read as bytes.
         """
         tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        refuse_far_ids(tokenizer)
         spec = json.loads(tokenizer.to_str())
         read = piece_reader(spec)
         plain = plain_tokenizer(tokenizer)
@@ -82,6 +83,10 @@ class Vocabulary:
         roles = _with_unknown(find_roles(plain, declared or {}, chat_template), spec["model"])
         special = {i for i, t in added.items() if t["special"]}
         inserted = {*roles.of(*STRUCTURE, *NEVER_PREDICTED), *_inserted(spec.get("post_processor"))}
+        if beyond := [i for i in sorted(inserted) if i >= len(pieces)]:
+            raise InputError(
+                f"it puts id {beyond[0]} around texts, and has {len(pieces)} ids. Correct its tokenizer.json"
+            )
 
         role_of: dict[int, Role] = {}
         for role in Role:
@@ -158,6 +163,22 @@ class Vocabulary:
         return spelled + ("…" if len(text) > _SHOWN else "")
 
 
+def refuse_far_ids(tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer with an id so high that tables by id would take all memory.
+
+    Raises:
+        InputError: With the token and its id.
+    """
+    token, token_id = max(
+        tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1], default=("", -1)
+    )
+    if token_id >= MOST_IDS:
+        raise InputError(
+            f"its token {token[:40]!r} has id {token_id}, and no honest vocabulary has {MOST_IDS:,} ids. Correct its "
+            "tokenizer.json"
+        )
+
+
 def _own_entries(model: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
     """The model's own pieces and their ids. A list may hold a piece twice: one of both never comes out."""
     vocab = model["vocab"]
@@ -214,7 +235,9 @@ def _refuse_other_text(tokenizer: Tokenizer, keys: Sequence[TokenKey | None]) ->
     Raises:
         InputError: If the reading rule is not the tokenizer's.
     """
-    found = [keys[i] for i in tokenizer.encode(_PROBE, add_special_tokens=False).ids]
+    ids = tokenizer.encode(_PROBE, add_special_tokens=False).ids
+    tokenizer.decode(ids)  # raises what it has to say
+    found = [keys[i] for i in ids]
     text = b"".join(key.data for key in found if key and key.is_text).decode("utf-8", "replace").casefold()
     rest = iter(_PROBE)
     if not all(character in rest for character in text if not character.isspace()):
