@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance, RowPlan
+from tokensurgeon.alignment import Alignment, RowPlan
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.checkpoint.pinning import choose_class
-from tokensurgeon.checkpoint.settings import write_resized, write_settings
-from tokensurgeon.checkpoint.side_files import copy_side_files, fit_body
+from tokensurgeon.checkpoint.small_files import SmallFiles
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.running import Check
@@ -53,11 +51,18 @@ def write_output(
         The shards that are the base's own, cloned or linked.
     """
     directory, layout = base.directory, base.layout
-    copy_side_files(directory, work)
-    donor.tokenizer.write(work)
-    choose_class(donor.tokenizer, directory, foreign=alignment is not None).write(work)
-    if alignment is not None:
-        fit_body(work, directory, donor.tokenizer.tokenizer)
+    small = SmallFiles(
+        base=directory,
+        tokenizer=donor.tokenizer,
+        stops=donor.directory,
+        plan=plan,
+        alignment=alignment,
+        tied=matrices.head is None,
+        dtype=dtype,
+        resized=(layout.rows, len(base.vocabulary)) if donor is base else None,
+    )
+    small.write_others(work)
+    small.write_tokenizer(work)
     content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
     replaced = {layout.embedding: matrices.embedding}
     if matrices.head is not None and layout.head_name is not None:
@@ -68,27 +73,7 @@ def write_output(
     dropped = frozenset(layout.stale) - set(replaced)
     shared = base.checkpoint.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
     content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
-    if donor is base:
-        removed = write_resized(directory, work, layout.rows, plan.n_rows, len(base.vocabulary))
-    else:
-        new_ids: dict[int, list[int]] = {}
-        for token_id in plan.anchors.tolist():
-            new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
-        for token_id, blend in (alignment.roles if alignment else {}).items():
-            new_ids.setdefault(blend.head[0], []).append(token_id)
-        removed = write_settings(
-            directory,
-            donor.directory,
-            work,
-            donor.tokenizer,
-            new_ids,
-            plan.n_rows,
-            tied=matrices.head is None,
-            dtype=dtype,
-            padding=plan.ids(Provenance.PADDING).tolist(),
-            beginning=alignment.beginning if alignment else None,
-        )
-    content["removed_settings"] = removed
+    content["removed_settings"] = small.write_settings(work)
     Manifest(content, plan).write(work)
     return shared
 
