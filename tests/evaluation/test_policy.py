@@ -13,7 +13,7 @@ from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.report.card import warnings
 from tokensurgeon.transfer.silence import estimated_suppressing_row
-from tokensurgeon.verification.tensors import verify
+from tokensurgeon.verification.verify import verify
 
 K8 = TransplantOptions(k=8)
 

@@ -31,7 +31,7 @@ from tokensurgeon.healing.meeting import first_shared, meeting_points, numbered,
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.surgery.pair import align_models
-from tokensurgeon.verification.tensors import verify
+from tokensurgeon.verification.verify import verify
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -22,9 +22,9 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["OpenModel", "other_files"]
+__all__ = ["WEIGHTS", "OpenModel", "other_files"]
 
-_WEIGHTS = tuple(
+WEIGHTS = tuple(
     f"*.{kind}"
     for kind in (
         "safetensors", "safetensors.index.json", "bin", "bin.index.json", "gguf", "pth", "pt", "ckpt", "h5",
@@ -214,5 +214,5 @@ def other_files(directory: Path) -> list[Path]:
         if path.is_file()
         and not path.name.startswith(".")
         and path.name not in ("README.md", "report.html", MANIFEST)
-        and not any(path.match(pattern) for pattern in _WEIGHTS)
+        and not any(path.match(pattern) for pattern in WEIGHTS)
     ]

@@ -16,8 +16,9 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.small_files import SmallFiles
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.verification.digests import recorded_digests
 from tokensurgeon.verification.running import Check
-from tokensurgeon.verification.tensors import accepted, verify
+from tokensurgeon.verification.tensors import accepted, invariants
 
 __all__ = ["finish", "write_output"]
 
@@ -95,7 +96,8 @@ def finish(
         base: Whose body it is.
         donor: Whose tokenizer it is.
         plan: Provenance of every row.
-        content: The manifest's; ``not_run`` says why the model is not run; ``verified`` and ``seconds`` are added.
+        content: The manifest's; ``not_run`` says why the model is not run; ``verified``, ``sha256``
+            and ``seconds`` are added.
         shared: As `write_output` returned it.
         started: When the work began, by ``time.perf_counter``.
         progress: Called with (stage, done, total).
@@ -105,8 +107,9 @@ def finish(
     """
     if progress is not None:
         progress(Stage.VERIFY, 0, 1)
-    checks = verify(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
+    checks = invariants(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
     content["verified"] = accepted(checks)
+    content["sha256"] = recorded_digests(work, shared)
     content["seconds"] = round(time.perf_counter() - started, 1)
     Manifest(content, plan).write(work)
     return checks
