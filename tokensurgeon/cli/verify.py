@@ -18,6 +18,10 @@ def command(
         str | None,
         typer.Option("--donor", metavar="DONOR", help="The model whose tokenizer it has; its weights are used too."),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the sample of rows that are made again, to repeat one.  [default: drawn anew]", min=0),
+    ] = None,
     forward: o.Forward = None,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
@@ -32,7 +36,7 @@ def command(
     that a loader reads or runs; names and shapes fit the model class; dead ids take no probability.
 
     With --donor too: the tokenizer's files and stop tokens are DONOR's, and new rows are what the method makes of
-    DONOR's: all rows by a method that takes seconds, otherwise a sample, those of omp by scikit-learn.
+    DONOR's: all of them, or a sample where that would take long; a sample of omp's by scikit-learn.
 
     Digests in tokensurgeon.json show any change by somebody who did not change them as well. What cannot be proven:
     that DONOR is honest; what a healing run learnt; the tokenizer and the new rows without --donor. Such checks are
@@ -47,7 +51,8 @@ def command(
 
         files = Checkpoint.open(model)
         unrun = why_not_run(model, files, find_vocabulary_tensors(model, files.tensors), forward)
-        checks = verify(model, resolve(base), resolve(donor, weights="vocabulary") if donor else None, unrun=unrun)
+        given = resolve(donor, weights="vocabulary") if donor else None
+        checks = verify(model, resolve(base), given, unrun=unrun, seed=seed)
         if json_out:
             emit_json({c.name: {"ok": c.ok, "note": c.note, "detail": c.detail} for c in checks})
         elif not quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from tokensurgeon.verification.tensors import invariants
 __all__ = ["verify"]
 
 
-def verify(out: Path, base: Path, donor: Path | None = None, *, unrun: str | None = None) -> list[Check]:
+def verify(
+    out: Path, base: Path, donor: Path | None = None, *, unrun: str | None = None, seed: int | None = None
+) -> list[Check]:
     """Check an output against its base, and against its donor if that is given.
 
     Base and donor are trusted, the output and its manifest are not: what the manifest says of them is compared with
@@ -31,6 +34,8 @@ def verify(out: Path, base: Path, donor: Path | None = None, *, unrun: str | Non
         donor: The donor's directory. Without it, nothing shows whose tokenizer and whose rows an output has; with a
             directory that holds no weights, the tokenizer alone is compared.
         unrun: Why the model is not to be run, see `tokensurgeon.evaluation.policy`; None runs it.
+        seed: Of the sample of rows that are made again, where all would take long; drawn if it is not given, so that
+            nobody knows it before.
 
     Returns:
         All checks, failed ones included; what could not be checked is among them as a note.
@@ -46,7 +51,11 @@ def verify(out: Path, base: Path, donor: Path | None = None, *, unrun: str | Non
         []
     """
     evidence = Evidence.open(out, base, donor)
-    return [*_beside(evidence), *invariants(out, base, evidence.compared, unrun=unrun), *_made_again(evidence, unrun)]
+    checks = list(_beside(evidence))
+    if not all(check.ok for check in checks):
+        unrun = unrun or "what was checked before fails"
+    checks += invariants(out, base, evidence.compared, unrun=unrun)
+    return [*checks, *_made_again(evidence, unrun, secrets.randbelow(1 << 32) if seed is None else seed)]
 
 
 def _beside(evidence: Evidence) -> Iterator[Check]:
@@ -60,10 +69,10 @@ def _beside(evidence: Evidence) -> Iterator[Check]:
     yield from own_tokenizer_checks(evidence)
 
 
-def _made_again(evidence: Evidence, unrun: str | None) -> Iterator[Check]:
+def _made_again(evidence: Evidence, unrun: str | None, seed: int) -> Iterator[Check]:
     if unrun is not None:
         yield from fitting_checks(evidence)
     try:
-        yield from audit_checks(evidence)
+        yield from audit_checks(evidence, seed)
     except InputError as error:
         yield Check("rows made again", False, f"they cannot be: {error}")
