@@ -13,7 +13,8 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,25 +59,24 @@ def main(path: Path, results: Path = RESULTS) -> None:
 def measure(experiment: dict[str, Any], kinds: Iterable[str] | None = None) -> dict[str, Any]:
     """What is caught by kind of output, and which checks of honest outputs fail."""
     chosen = list(experiment["kinds"] if kinds is None else kinds)
-    with tempfile.TemporaryDirectory(prefix="tokensurgeon-sabotage-") as name:
+    with tempfile.TemporaryDirectory(prefix="tokensurgeon-sabotage-") as name, remembered_vocabularies():
         work = Path(name)
         models = build(experiment, work / "models")
-        _remember_vocabularies()
         found = {}
         for kind in chosen:
             made = make(experiment["kinds"][kind], models, work / kind)
-            found[kind] = {"honest": failing(made), "caught": caught(made, sabotages(), work / f"{kind}-changed")}
+            groups = experiment["groups"][experiment["kinds"][kind]["groups"]]
+            changes = [change for change in sabotages() if change.group.split(" of ")[0] in groups]
+            found[kind] = {"honest": failing(made), "caught": caught(made, changes, work / f"{kind}-changed")}
             print(kind, flush=True)
-        honest = {
-            f"{title}, onto {base}": failing(make({"base": base, "options": options}, models, work / "honest"))
-            for title, options in experiment["honest"].items()
-            for base in ("tied", "untied", "biased", "sharded")
-            if kinds is None and not (base == "biased" and options.get("dtype") == "float16")
-        }
+        honest = {}
+        for title, settings in experiment["honest"].items() if kinds is None else ():
+            honest[title] = failing(make(settings, models, work / "honest"))
     return {"kinds": found, "honest": honest}
 
 
-def _remember_vocabularies() -> None:
+@contextmanager
+def remembered_vocabularies() -> Iterator[None]:
     """Which tokens a tokenizer emits is found once for each tokenizer, and not for each of hundreds of models."""
     known: dict[str, Any] = {}
     find = TokenizerFiles.vocabulary
@@ -88,6 +88,10 @@ def _remember_vocabularies() -> None:
         return known[key]
 
     TokenizerFiles.vocabulary = vocabulary  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        TokenizerFiles.vocabulary = find  # type: ignore[method-assign]
 
 
 def build(experiment: dict[str, Any], place: Path) -> dict[str, Path]:
@@ -170,7 +174,7 @@ def failing(made: Made) -> list[str]:
 
 
 def caught(made: Made, changes: Iterable[Sabotage], place: Path) -> dict[str, dict[str, Any]]:
-    """By group and name of a change: whether digests show it, and else the checks that do."""
+    """By group and name of a change: whether it shows as it is, and which checks find it with new digests."""
     found: dict[str, dict[str, Any]] = {}
     for change in changes:
         copy = Path(shutil.copytree(made.out, place))
@@ -183,15 +187,17 @@ def caught(made: Made, changes: Iterable[Sabotage], place: Path) -> dict[str, di
 
 
 def _caught(copy: Path, made: Made) -> dict[str, Any]:
+    base_alone = made._replace(donor=None)
     try:
         manifest = Manifest.of_transplant(copy)
         assert manifest is not None
         shown = any(not check.ok for check in digest_checks(copy, Checkpoint.open(copy), manifest))
+        shown = shown or bool(_names(copy, base_alone))
         again = replace(manifest, content=manifest.content | {"sha256": recorded_digests(copy)})
         again.write(copy)
     except InputError:
         shown = True
-    by_base = _names(copy, made._replace(donor=None))
+    by_base = _names(copy, base_alone)
     by_donor = _names(copy, made) if made.donor is not None and not by_base else []
     return {"digests": shown, "base": by_base, "donor": by_donor}
 

@@ -14,7 +14,7 @@ import torch
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.ids import named_ids
-from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.layout import error_reason, read_config
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.checkpoint.text import read_json_if_there
@@ -130,6 +130,9 @@ def forward_checks(out: Path, manifest: Manifest) -> Iterator[Check]:
     transformers.logging.disable_default_handler()  # what is seen goes into the check, not to the terminal
     try:
         loaded = load_model(out)
+    except Exception as error:  # whatever a model class raises at files that were changed
+        yield Check("loads without a warning", False, f"it does not load: {error_reason(error)}")
+        return
     finally:
         transformers.logging.enable_default_handler()
         logger.removeHandler(handler)
@@ -147,14 +150,21 @@ def tokenizer_alone(out: Path, unrun: str) -> Iterator[Check]:
     """What can be seen of a model that is not run, see `tokensurgeon.evaluation.policy`."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
+    except Exception as error:  # whatever a class raises at files that were changed
+        yield Check("AutoTokenizer agrees", False, f"it does not load: {error_reason(error)}")
+        return
     yield _agrees(LoadedModel(None, tokenizer, None).encode, out)
     yield Check("forward pass", True, f"not run: {unrun}", note=True)
 
 
 def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
     raw = TokenizerFiles.open(out).plain()
-    same = all(encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
+    try:
+        same = all(encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
+    except Exception as error:  # tokenizers raises bare Exception
+        return Check("AutoTokenizer agrees", False, f"it cuts no text: {error_reason(error)}")
     return Check("AutoTokenizer agrees", same, "with tokenizer.json" if same else "it cuts text unlike tokenizer.json")
 
 
