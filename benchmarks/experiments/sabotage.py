@@ -48,31 +48,39 @@ class Made(NamedTuple):
 
 
 def main(path: Path, results: Path = RESULTS) -> None:
-    """Run the experiment file and write its result."""
+    """Run the experiment file and write its result, kind by kind."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     experiment = tomllib.loads(path.read_text())
-    result = provenance(path.stem) | {"settings": experiment} | measure(experiment)
-    (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "kinds": {}, "honest": {}}
 
+    def write() -> None:
+        (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
-def measure(experiment: dict[str, Any], kinds: Iterable[str] | None = None) -> dict[str, Any]:
-    """What is caught by kind of output, and which checks of honest outputs fail."""
-    chosen = list(experiment["kinds"] if kinds is None else kinds)
-    with tempfile.TemporaryDirectory(prefix="tokensurgeon-sabotage-") as name, remembered_vocabularies():
-        work = Path(name)
-        models = build(experiment, work / "models")
-        found = {}
-        for kind in chosen:
-            made = make(experiment["kinds"][kind], models, work / kind)
-            groups = experiment["groups"][experiment["kinds"][kind]["groups"]]
-            changes = [change for change in sabotages() if change.group.split(" of ")[0] in groups]
-            found[kind] = {"honest": failing(made), "caught": caught(made, changes, work / f"{kind}-changed")}
+    with prepared(experiment) as (models, work):
+        for title, settings in experiment["honest"].items():
+            result["honest"][title] = failing(make(settings, models, work / "honest"))
+            print(title, result["honest"][title], flush=True)
+        for kind in experiment["kinds"]:
+            result["kinds"][kind] = measured(experiment, kind, models, work)
             print(kind, flush=True)
-        honest = {}
-        for title, settings in experiment["honest"].items() if kinds is None else ():
-            honest[title] = failing(make(settings, models, work / "honest"))
-    return {"kinds": found, "honest": honest}
+            write()
+
+
+@contextmanager
+def prepared(experiment: dict[str, Any]) -> Iterator[tuple[dict[str, Path], Path]]:
+    """The tiny models, and room to work in."""
+    with tempfile.TemporaryDirectory(prefix="tokensurgeon-sabotage-") as name, remembered_vocabularies():
+        yield build(experiment, Path(name) / "models"), Path(name)
+
+
+def measured(experiment: dict[str, Any], kind: str, models: dict[str, Path], work: Path) -> dict[str, Any]:
+    """Which changes of a kind of output are found, and what is wrong with it unchanged."""
+    settings = experiment["kinds"][kind]
+    made = make(settings, models, work / kind)
+    groups = experiment["groups"][settings["groups"]]
+    changes = [change for change in sabotages() if change.group.split(" of ")[0] in groups]
+    return {"honest": failing(made), "caught": caught(made, changes, work / f"{kind}-changed")}
 
 
 @contextmanager
@@ -198,7 +206,7 @@ def _caught(copy: Path, made: Made) -> dict[str, Any]:
     except InputError:
         shown = True
     by_base = _names(copy, base_alone)
-    by_donor = _names(copy, made) if made.donor is not None and not by_base else []
+    by_donor = _names(copy, made._replace(unrun="run already")) if made.donor is not None and not by_base else []
     return {"digests": shown, "base": by_base, "donor": by_donor}
 
 
@@ -208,6 +216,8 @@ def _names(copy: Path, made: Made) -> list[str]:
         return [check.name for check in checks if not check.ok]
     except InputError as error:
         return [f"refused: {str(error).replace(str(copy), 'the model')[:100]}"]
+    except Exception as error:  # which must not be: a result to be seen
+        return [f"Error: {type(error).__name__}"]
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def _faults(directory: Path) -> set[str]:
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            trust_remote_code=False,
             use_safetensors=True,
+            trust_remote_code=False,
         )
     finally:
         logging.set_verbosity(level)
