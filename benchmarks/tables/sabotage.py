@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-__all__ = ["missed", "sabotage"]
+__all__ = ["missed", "sabotage", "why_harmless"]
 
 
 def missed(result: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -17,6 +17,12 @@ def missed(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         for name, found in changes.items()
         if not found["base"] and not found["donor"]
     ]
+
+
+def why_harmless(result: dict[str, Any], kind: str, _group: str, name: str) -> str | None:
+    """The reason for which a change that is not found does no harm; None if none is given."""
+    known = result["settings"]["harmless"]
+    return known.get(name) or known.get(f"{kind}, {name}")
 
 
 def sabotage(result: dict[str, Any]) -> str:
@@ -44,10 +50,8 @@ def sabotage(result: dict[str, Any]) -> str:
         lines.append(f"| {title} | {of['all']} | {of['digests']} | {of['base']} | {of['donor']} |")
     lines.append(f"| **all** | {total['all']} | {total['digests']} | {total['base']} | {total['donor']} |")
     honest = [*result["honest"].values(), *(of["honest"] for of in result["kinds"].values())]
-    left = {f"{group}: {name}" for _, group, name in missed(result)}
-    reasons = [
-        f"{key} ({why})" for key, why in result["settings"]["harmless"].items() if any(key in one for one in left)
-    ]
+    left = {found[2]: why_harmless(result, *found) for found in missed(result)}
+    reasons = [f"{name} ({why})" for name, why in sorted(left.items())]
     lines += [
         "",
         f"{len(result['kinds'])} kinds of tiny outputs; of {len(honest)} honest ones {sum(map(bool, honest))} fail a "

@@ -8,19 +8,15 @@ import tomllib
 import pytest
 
 from benchmarks.experiments import sabotage
-from benchmarks.tables.sabotage import missed
+from benchmarks.tables.sabotage import missed, why_harmless
 from benchmarks.tables.sabotage import sabotage as table
 
 EXPERIMENT = tomllib.loads((sabotage.RESULTS.parent / "experiments/sabotage.toml").read_text())
 RESULT = json.loads((sabotage.RESULTS / "sabotage.json").read_text())
 
 
-def harmless(name: str) -> bool:
-    return any(name == known for known in EXPERIMENT["harmless"])
-
-
 def test_all_that_matters_is_found_and_nothing_honest_is_refused():
-    assert not [found for found in missed(RESULT) if not harmless(found[2])]
+    assert not [found for found in missed(RESULT) if why_harmless(RESULT, *found) is None]
     assert not [f for of in RESULT["kinds"].values() for f in of["honest"]] and not any(RESULT["honest"].values())
     assert (
         RESULT["kinds"].keys() == EXPERIMENT["kinds"].keys() and RESULT["honest"].keys() == EXPERIMENT["honest"].keys()
@@ -36,7 +32,7 @@ def test_no_change_ends_in_an_error_of_another_kind():
 def test_the_table_counts_every_change():
     lines = table(RESULT).splitlines()
     assert lines[0].count("|") == lines[2].count("|") and "| **all** |" in table(RESULT)
-    assert "Not found: a bit of a new row (less than" in lines[-1]
+    assert "a bit of a new row (less than" in lines[-1]
 
 
 @pytest.mark.slow

@@ -351,7 +351,8 @@ def test_verify_sees_what_was_not_trained(healed_twice, zoo, tmp_path, damage):
         (tmp_path / "twice/tokensurgeon.json").write_text(json.dumps(manifest))
     save_file(tensors, path, metadata={"format": "pt"})
     failed = {check.name for check in verify(tmp_path / "twice", zoo["gpt"]) if not check.ok}
-    assert failed == ({f"{EMBEDDING} anchors"} if damage == "anchor" else {"body unchanged"})
+    changed = {f"{EMBEDDING} anchors"} if damage == "anchor" else {"body unchanged"}
+    assert failed == changed | (set() if damage == "projection" else {"tensors as written"})
 
 
 @pytest.mark.slow
