@@ -74,5 +74,5 @@ def _made_again(evidence: Evidence, unrun: str | None, seed: int) -> Iterator[Ch
         yield from fitting_checks(evidence)
     try:
         yield from audit_checks(evidence, seed)
-    except InputError as error:
+    except (InputError, IndexError) as error:  # fewer rows than the plan names
         yield Check("rows made again", False, f"they cannot be: {error}")
