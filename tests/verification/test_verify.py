@@ -244,7 +244,7 @@ def test_rows_that_unpack_to_too_much_are_refused(model, zoo):
     import base64
     import zlib
 
-    packed = base64.b64encode(zlib.compress(np.zeros(1 << 27, dtype=np.int8).tobytes(), 9)).decode()
+    packed = base64.b64encode(zlib.compress(np.zeros((1 << 24) + 1, dtype=np.int8).tobytes(), 9)).decode()
     change_json(model, "tokensurgeon.json", lambda content: content["rows"].update(provenance=packed))
     with pytest.raises(InputError, match="its rows are cut short, or more than 16,777,216"):
         checks_of(model, zoo)
@@ -270,3 +270,13 @@ def test_bodies_that_are_linked_have_no_digests_and_are_compared(zoo, tmp_path):
     change_tensor(tmp_path / "out", sorted(linked)[0], lambda t: t + 1)
     found = verify(tmp_path / "out", zoo["sharded"], unrun="not here")
     assert [check.name for check in found if not check.ok] == ["body unchanged"]
+
+
+def test_new_rows_said_to_be_padding_are_a_note_that_the_donor_settles(model, zoo):
+    """Without the donor's weights, nothing shows which of its tokens have no row."""
+    manifest = Manifest.read(model)
+    plan = manifest.plan.changed(Provenance.PADDING, manifest.plan.ids(Provenance.RECONSTRUCTED)[:1])
+    Manifest(manifest.content, plan).write(model)
+    alone = checks_of(model, zoo)["plan"]
+    assert alone.ok and alone.note and "if the donor has no row for 1 of them" in alone.detail
+    assert failing(model, zoo, "spm")["plan"].startswith("1 rows come from elsewhere")

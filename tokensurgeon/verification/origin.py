@@ -114,7 +114,8 @@ def plan_checks(evidence: Evidence) -> Iterator[tuple[Check, Alignment | None]]:
         what += ["other rows are means"] if blends != content["blends"] else []
         what += ["texts begin otherwise"] if content.get("beginning") != alignment.beginning else []
     detail = f"{plan.n_rows} rows come from where the base's and the {by} tokenizer say{dropped}"
-    yield Check("plan", not what, "; ".join(what) + _versions(content) if what else detail), alignment
+    shown = "; ".join(what) + _versions(content) if what else detail
+    yield Check("plan", not what, shown, note=bool(dropped) and not what), alignment
 
 
 def _by_donor(evidence: Evidence) -> bool:
@@ -123,7 +124,7 @@ def _by_donor(evidence: Evidence) -> bool:
 
 def _without(alignment: Alignment, said: RowPlan) -> tuple[Alignment, str]:
     """Rows that the manifest takes for padding may be so: only the donor's weights tell which tokens have no row."""
-    gone = (alignment.plan.provenance == Provenance.RECONSTRUCTED) & (said.provenance[: alignment.plan.n_rows] == 5)
+    gone = (alignment.plan.provenance == Provenance.RECONSTRUCTED) & (said.provenance == Provenance.PADDING)
     if not gone.any():
         return alignment, ""
     plan = alignment.plan.changed(Provenance.PADDING, np.flatnonzero(gone))
