@@ -142,8 +142,10 @@ def forward_checks(out: Path, manifest: Manifest) -> Iterator[Check]:
         not handler.seen,
         "; ".join(handler.seen[:2]) or "AutoModelForCausalLM, AutoTokenizer",
     )
-    yield _agrees(loaded.encode, out)
-    yield from _logits(loaded, manifest)
+    agrees = _agrees(loaded.encode, out)
+    yield agrees
+    if agrees.ok:
+        yield from _logits(loaded, manifest)
 
 
 def tokenizer_alone(out: Path, unrun: str) -> Iterator[Check]:
