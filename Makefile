@@ -7,7 +7,8 @@ WORKERS := 2
 
 .PHONY: demo install test test-slow lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
-	bench-extend bench-distil bench-architectures bench-pairs bench-drafts bench-llama-cpp bench-hostile authors tools clean
+	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-drafts bench-llama-cpp \
+	authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
 	$(VENV)/bin/python -m examples.demo
@@ -34,6 +35,9 @@ bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, trans
 
 bench-hostile: $(INSTALLED)  ## hostile files, each through the command that meets it first
 	$(VENV)/bin/python -m benchmarks.experiments.hostile benchmarks/experiments/hostile.toml
+
+bench-sabotage: $(INSTALLED)  ## outputs changed behind their author's back: which check of verify says so
+	$(VENV)/bin/python -m benchmarks.experiments.sabotage benchmarks/experiments/sabotage.toml
 
 bench-pairs: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## every tokenizer on every body, four real models on each other (hours)
 	$(VENV)/bin/python -m benchmarks.experiments.control_tokens benchmarks/experiments/control_tokens.toml

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tokensurgeon.surgery.transplant import transplant
     from tokensurgeon.surgery.trim import trim
     from tokensurgeon.transfer.rows import VocabularyMatrices, build_rows
-    from tokensurgeon.verification.tensors import verify
+    from tokensurgeon.verification.verify import verify
     from tokensurgeon.vocabulary import Vocabulary
 
 __all__ = [
@@ -111,7 +111,7 @@ _HOMES = {
     "train_dam": "merging.estimate.dam",
     "transplant": "surgery.transplant",
     "trim": "surgery.trim",
-    "verify": "verification.tensors",
+    "verify": "verification.verify",
 }
 
 

@@ -20,7 +20,7 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.report.card import warnings
 from tokensurgeon.surgery.pair import align_models
 from tokensurgeon.verification.running import DEAD_MASS_LIMIT
-from tokensurgeon.verification.tensors import verify
+from tokensurgeon.verification.verify import verify
 
 NUMBERS = "".join(f"{i} x{i}y {i}, " for i in range(1200))
 BASE = TransplantOptions(method="subtoken", numbers="base")

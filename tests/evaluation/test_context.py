@@ -18,7 +18,7 @@ from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.healing import HealOptions, heal
 from tokensurgeon.merging.estimate.fisher import estimate_fisher
 from tokensurgeon.verification.running import forward_checks
-from tokensurgeon.verification.tensors import verify
+from tokensurgeon.verification.verify import verify
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 

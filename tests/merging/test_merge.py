@@ -31,7 +31,7 @@ from tokensurgeon.merging.models import Model, open_model
 from tokensurgeon.merging.recipe import read_recipe
 from tokensurgeon.merging.rows import MEAN, METHOD, choose_rows, filled, kinds_of
 from tokensurgeon.surgery.revert import revert
-from tokensurgeon.verification.tensors import verify
+from tokensurgeon.verification.verify import verify
 
 WEIGHTS = {"parameters": {"weight": 0.5}}
 OPTIONS = {"k": 8}

@@ -79,7 +79,7 @@ def test_settings_stay_but_for_the_size(padded, tmp_path, monkeypatch):
     assert not (tmp_path / "out/generation_config.json").exists()
 
     monkeypatch.setattr(
-        "tokensurgeon.surgery.write.write_resized",
+        "tokensurgeon.checkpoint.small_files.write_resized",
         lambda _, work, *__: (work / "config.json").write_text(json.dumps(config | {"vocab_size": 1100})),
     )
     with pytest.raises(VerificationError, match="config suppress_tokens names id 5000, 1100 rows"):

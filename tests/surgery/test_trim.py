@@ -8,7 +8,7 @@ import processes
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TEXT, fast, llama, save, unigram, wordpiece
+from tiny import TEXT, byte_level, fast, llama, save, unigram, wordpiece
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -94,6 +94,20 @@ def test_size_and_keep(kinds, tmp_path, text):
     assert needed.after < filled.after <= needed.after + 40
     with pytest.raises(InputError, match=rf"--size 9: the text needs {needed.needed} tokens"):
         trim(str(kinds["gpt"]), [text], tmp_path / "d", size=9)
+
+
+def test_a_stop_token_keeps_its_meaning_where_its_id_changes(tmp_path, text):
+    """What has the old id of the stop token now is no stop."""
+    tokenizer = byte_level(600, specials=())
+    tokenizer.add_special_tokens(["<eos>", *(f"<mark {c}>" for c in "abcdefghijklmnopqrstuvwxyz")])
+    wrapped = fast(tokenizer, eos_token="<eos>")
+    model = save(tmp_path / "model", llama(len(wrapped)), wrapped)
+    trim(str(model), [text], tmp_path / "out", size=len(wrapped) - 15)
+    new = AutoTokenizer.from_pretrained(tmp_path / "out").eos_token_id
+    assert new < wrapped.eos_token_id < len(wrapped) - 15
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "out" / name).read_text())["eos_token_id"] == new
+    assert not Manifest.read(tmp_path / "out").content["removed_settings"]
 
 
 def test_added_tokens_of_the_template_stay(copy_of, tmp_path, text):

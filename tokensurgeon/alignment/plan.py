@@ -85,6 +85,25 @@ class RowPlan:
         n_rows += -n_rows % multiple
         return cls.kept(range(n_old), n_rows).changed(Provenance.RECONSTRUCTED, new)
 
+    def reverted(self, n_base: int) -> RowPlan:
+        """Provenance of the base's rows, made again from this output.
+
+        Of several copies of one row, a text token's counts, and of those the first.
+
+        Args:
+            n_base: Rows of the base.
+
+        Example:
+            >>> RowPlan.kept([2, 0]).reverted(3).source.tolist()
+            [1, -1, 0]
+        """
+        source: Ids = np.full(n_base, -1, dtype=np.int64)
+        copied = self.copied[::-1]
+        for kind in (Provenance.PADDING, Provenance.UNREACHABLE, Provenance.ROLE, Provenance.COPIED):
+            ids = copied[self.provenance[copied] == kind]
+            source[self.source[ids]] = ids
+        return RowPlan(np.where(source >= 0, Provenance.COPIED, Provenance.RESTORED).astype(np.int8), source)
+
     def changed(self, provenance: Provenance, ids: Sequence[int] | Ids) -> RowPlan:
         """The plan with another provenance of some rows, none of which is copied then."""
         kinds, source = self.provenance.copy(), self.source.copy()

@@ -21,6 +21,7 @@ __all__ = [
     "VocabularyTensors",
     "error_reason",
     "find_vocabulary_tensors",
+    "linear_weights",
     "parameter_shapes",
     "read_config",
     "refuse_misfits",
@@ -208,6 +209,20 @@ def parameter_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """
     model, _, _ = _empty_model(directory)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def linear_weights(directory: Path, tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """Names in the checkpoint of the weights of linear layers, all but the LM head's: what low-rank updates change.
+
+    Raises:
+        InputError: As `find_vocabulary_tensors` does for the architecture.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    model, _, head = _empty_model(directory)
+    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
+    found = (stored_name(f"{name}.weight", model.base_model_prefix, tensors) for name in linear)
+    return frozenset(name for name in found if name)
 
 
 def _empty_model(directory: Path) -> tuple[Any, Any, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint.layout import VocabularyTensors
+from tokensurgeon.checkpoint.manifest_kinds import wrongs
 from tokensurgeon.checkpoint.text import read_json, write_json
 from tokensurgeon.errors import InputError
 
@@ -19,6 +20,8 @@ __all__ = ["MANIFEST", "Manifest", "refuse_strangers"]
 
 MANIFEST = "tokensurgeon.json"
 _FORMAT = 1
+_MOST_ROWS = 1 << 24
+_NEEDED = ("base", "donor", "method", "options", "tokenizer_sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,10 @@ class Manifest:
                 raise InputError(f"{path} has format {content['format']}; this version reads {_FORMAT}")
             rows = content.pop("rows")
             source = _unpack(rows["source"], np.int32).astype(np.int64)
-            return cls(content, RowPlan(_unpack(rows["provenance"], np.int8), source))
+            plan = RowPlan(_unpack(rows["provenance"], np.int8), source)
+            if wrong := next(wrongs(content, plan), None):
+                raise ValueError(wrong)
+            return cls(content, plan)
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
@@ -67,6 +73,8 @@ class Manifest:
             raise InputError(
                 f"{directory} was written by tokensurgeon merge, and has no single base. Give a transplanted model"
             )
+        if manifest is not None and (missing := [name for name in _NEEDED if name not in manifest.content]):
+            raise InputError(f"{directory / MANIFEST} is damaged (it lacks {missing[0]}). Run the transplant again")
         return manifest
 
     def write(self, directory: Path) -> None:
@@ -86,7 +94,11 @@ def _pack(values: np.ndarray[Any, Any]) -> str:
 
 
 def _unpack(text: str, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.dtype(dtype).newbyteorder("<"))
+    unpacked = zlib.decompressobj()
+    found = unpacked.decompress(base64.b64decode(text), _MOST_ROWS * np.dtype(dtype).itemsize)
+    if not unpacked.eof:
+        raise ValueError(f"its rows are cut short, or more than {_MOST_ROWS:,}")
+    return np.frombuffer(found, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
 def refuse_strangers(

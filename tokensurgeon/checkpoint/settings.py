@@ -34,7 +34,7 @@ def vocab_size(directory: Path) -> int | None:
 
 def write_settings(
     base: Path,
-    donor: Path,
+    donor: Path | None,
     out: Path,
     tokenizer: TokenizerFiles,
     new_ids: Mapping[int, list[int]],
@@ -49,7 +49,7 @@ def write_settings(
 
     Args:
         base: The base's directory; everything that is not an id comes from there.
-        donor: The donor's directory, for its stop tokens.
+        donor: The donor's directory, for its stop tokens; None where only the base has such.
         out: Where to write.
         tokenizer: The donor's tokenizer.
         new_ids: Base id to the output ids that took its row.
@@ -92,7 +92,7 @@ def write_settings(
     generation, lost = carry_ids(read_json_if_there(base / GENERATION), ids, GENERATION)
     carried = [new for old in _stops(base) for new in counterparts.get(old, [])]
     own = [special["eos_token"]] if "eos_token" in special else []
-    theirs = _stops(donor)
+    theirs = [] if donor is None else _stops(donor)
     stops = {*own, *theirs, *carried}
     twins = [i for new in counterparts.values() if stops & {*new} for i in new]  # rows that are as likely as a stop's
     eos = list(dict.fromkeys([*own, *(i for i in theirs if i in usable), *carried, *twins]))

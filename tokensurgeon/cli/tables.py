@@ -65,9 +65,9 @@ def print_transplant(console: Console, report: TransplantReport) -> None:
 
 
 def print_checks(console: Console, checks: Sequence[Check]) -> None:
-    """One line a check."""
+    """One line a check; a note is what could not be checked, or only in part."""
     for check in checks:
-        mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]"
+        mark = "[red]FAIL[/red]" if not check.ok else "[yellow]note[/yellow]" if check.note else "[green]ok[/green]  "
         console.print(f"{mark} {escape(check.name)}: {escape(check.detail)}")
 
 

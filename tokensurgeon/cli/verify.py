@@ -12,33 +12,49 @@ from tokensurgeon.cli.common import console, emit_json, guarded
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A transplanted model's directory.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A directory that tokensurgeon wrote.")],
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The model whose body it has.")],
     donor: Annotated[
         str | None,
-        typer.Option("--donor", metavar="DONOR", help="The model whose tokenizer it has, to compare with."),
+        typer.Option("--donor", metavar="DONOR", help="The model whose tokenizer it has; its weights are used too."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the sample of rows that are made again, to repeat one.  [default: drawn anew]", min=0),
     ] = None,
     forward: o.Forward = None,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Check a transplanted model: body byte for byte, anchors bit for bit, ids, tokenizer, forward pass.
+    """Check a model that tokensurgeon wrote, and that may have been changed since. Exits with 2 if a check fails.
 
-    Runs after every transplant by itself. Exits with 2 if a check fails.
+    BASE and DONOR are trusted, MODEL is not, and neither is its tokensurgeon.json.
+
+    With --base: the body is BASE's byte for byte, copied rows bit for bit, in the places that both tokenizers say;
+    config.json, generation_config.json and other files are BASE's but for what a transplant changes; no file was added
+    that a loader reads or runs; names and shapes fit the model class; dead ids take no probability.
+
+    With --donor too: the tokenizer's files and stop tokens are DONOR's, and new rows are what the method makes of
+    DONOR's: all of them, or a sample where that would take long; a sample of omp's by scikit-learn.
+
+    Digests in tokensurgeon.json show any change by somebody who did not change them as well. What cannot be proven:
+    that DONOR is honest; what a healing run learnt; the tokenizer and the new rows without --donor. Such checks are
+    notes.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors, resolve
         from tokensurgeon.cli.tables import print_checks
         from tokensurgeon.errors import VerificationError
         from tokensurgeon.evaluation.policy import why_not_run
-        from tokensurgeon.verification.tensors import verify
+        from tokensurgeon.verification.verify import verify
 
         files = Checkpoint.open(model)
         unrun = why_not_run(model, files, find_vocabulary_tensors(model, files.tensors), forward)
-        checks = verify(model, resolve(base), resolve(donor, weights="none") if donor else None, unrun=unrun)
+        given = resolve(donor, weights="vocabulary") if donor else None
+        checks = verify(model, resolve(base), given, unrun=unrun, seed=seed)
         if json_out:
-            emit_json({c.name: {"ok": c.ok, "detail": c.detail} for c in checks})
+            emit_json({c.name: {"ok": c.ok, "note": c.note, "detail": c.detail} for c in checks})
         elif not quiet:
             print_checks(console(), checks)
         failed = [c for c in checks if not c.ok]

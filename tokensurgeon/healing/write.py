@@ -21,7 +21,8 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.healing.loop import HealReport
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.report.markdown import code, plain
-from tokensurgeon.verification.tensors import accepted, verify
+from tokensurgeon.verification.digests import recorded_digests
+from tokensurgeon.verification.tensors import accepted, invariants
 from tokensurgeon.vocabulary.visible import visible
 
 __all__ = ["Healed", "write_healed"]
@@ -87,7 +88,7 @@ def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
     model, run, before = healed.model, healed.run(), healed.report.curve[0]["held_out"]
     manifest = Manifest.read(model.directory)
     with staged(target, overwrite) as work:
-        model.checkpoint.write(work, healed.tensors(), frozenset(model.layout.stale))
+        shared = model.checkpoint.write(work, healed.tensors(), frozenset(model.layout.stale))
         model.tokenizer.write(work, code=True)
         for path in other_files(model.directory):
             if not (work / path.name).exists():
@@ -95,7 +96,8 @@ def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
         if manifest is not None:
             manifest = _with_run(manifest, run, healed.ids if healed.rows else healed.ids[:0], sorted(healed.body))
             manifest.write(work)
-            manifest.content["verified"] = accepted(verify(work, healed.teacher.directory))
+            manifest.content["verified"] = accepted(invariants(work, healed.teacher.directory))
+            manifest.content["sha256"] = recorded_digests(work, shared, manifest.content.get("sha256"))
         loaded = load_model(work)
         run["written"] = score_text(loaded.model, loaded.encode, loaded.prefix, healed.held_out).bits_per_byte
         if run["written"] > before + _ROUNDING:

@@ -24,8 +24,8 @@ from tokensurgeon.merging.models import Model, is_buffer
 from tokensurgeon.merging.rows import Kind, RowChoice, filled
 from tokensurgeon.merging.tokens import RowSource
 from tokensurgeon.solver.problem import damaged_rows
+from tokensurgeon.verification.rows import differing
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
-from tokensurgeon.verification.tensors import differing
 
 __all__ = [
     "Layer",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -78,7 +77,9 @@ def changed_model(
             _declare(others, special)
             write_json(place / "special_tokens_map.json", others)
     write_json(place / "tokenizer_config.json", settings)
-    shutil.copyfile(old.directory / "config.json", place / "config.json")
+    config = read_json(old.directory / "config.json")
+    config.pop("eos_token_id", None)  # an old id, which may be another token's now
+    write_json(place / "config.json", config)
     changed = replace(OpenModel.open(str(place), "none"), name=f"{old.name}, {what}")
     choose_class(changed.tokenizer, old.directory, foreign=False)  # raises what it has to say before rows are made
     return changed

@@ -12,8 +12,7 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.surgery.options import Numbers, TransplantOptions
 from tokensurgeon.transfer.rows import VocabularyMatrices
-from tokensurgeon.vocabulary import Vocabulary
-from tokensurgeon.vocabulary.edit.digits import PROBES, digit_tokens, is_digitwise
+from tokensurgeon.vocabulary.edit.digits import PROBES, digit_tokens, is_digitwise, spaced_digits
 from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
 
 __all__ = ["Pair", "align_models", "overrides_for", "summarise", "with_numbers"]
@@ -87,20 +86,8 @@ def with_numbers(base: OpenModel, donor: OpenModel, numbers: Numbers) -> OpenMod
 
 
 def overrides_for(donor: OpenModel, options: TransplantOptions) -> dict[str, str]:
-    """Donor token to the base text that it stands for: as the user said, and a word piece of a space and a digit.
-
-    Cut apart, most numbers begin with such a piece; left to the method, they gain little (``benchmarks/LOG.md``).
-    """
-    known = donor.vocabulary
-    first = {digit: known.encode(digit) for digit in "0123456789"} if donor.tokenizer.digitwise else {}
-    spaced = {digit: f" {digit}" for digit, ids in first.items() if _data(known, ids) == f" {digit}".encode()}
-    return {**spaced, **options.map}
-
-
-def _data(vocabulary: Vocabulary, ids: list[int]) -> bytes | None:
-    """What a single token stands for."""
-    key = vocabulary.keys[ids[0]] if len(ids) == 1 else None
-    return None if key is None else key.data
+    """Donor token to the base text that it stands for: as the user said, and a word piece of a space and a digit."""
+    return {**(spaced_digits(donor.vocabulary) if donor.tokenizer.digitwise else {}), **options.map}
 
 
 def _numbers_differ(base: OpenModel, donor: OpenModel) -> str | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from tokensurgeon.alignment import Ids, Provenance, RowPlan
+from tokensurgeon.alignment import RowPlan
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
@@ -71,7 +70,7 @@ def revert(
     base_layout, described = right.layout, right.described()
     refuse_strangers(model, layout, manifest, base, described["sha256"], base_layout)
     refuse_no_room(target, left, base_layout.rows)
-    plan = _plan(manifest, base_layout.rows)
+    plan = manifest.plan.reverted(base_layout.rows)
     matrices = _rows(left.matrices(), right.matrices(), plan)
     content = describe_run({}, {"name": "revert"}) | {
         "base": left.described(),
@@ -85,17 +84,6 @@ def revert(
         checks = finish(work, left, right, plan, content, shared, started, progress)
         write_text(work / "README.md", _card(left, right, plan))
     return checks
-
-
-def _plan(manifest: Manifest, n_rows: int) -> RowPlan:
-    """Provenance of the base's rows. Of several copies of one, a text token's counts, and of those the first."""
-    source: Ids = np.full(n_rows, -1, dtype=np.int64)
-    copied = manifest.plan.copied[::-1]
-    for kind in (Provenance.PADDING, Provenance.UNREACHABLE, Provenance.ROLE, Provenance.COPIED):
-        ids = copied[manifest.plan.provenance[copied] == kind]
-        source[manifest.plan.source[ids]] = ids
-    provenance = np.where(source >= 0, Provenance.COPIED, Provenance.RESTORED).astype(np.int8)
-    return RowPlan(provenance, source)
 
 
 def _rows(model: VocabularyMatrices, base: VocabularyMatrices, plan: RowPlan) -> VocabularyMatrices:

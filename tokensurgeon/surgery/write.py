@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance, RowPlan
+from tokensurgeon.alignment import Alignment, RowPlan
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.checkpoint.pinning import choose_class
-from tokensurgeon.checkpoint.settings import write_resized, write_settings
-from tokensurgeon.checkpoint.side_files import copy_side_files, describe_files, fit_body
+from tokensurgeon.checkpoint.side_files import describe_files
+from tokensurgeon.checkpoint.small_files import SmallFiles
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.verification.digests import recorded_digests
 from tokensurgeon.verification.running import Check
-from tokensurgeon.verification.tensors import accepted, verify
+from tokensurgeon.verification.tensors import accepted, invariants
 
 __all__ = ["finish", "write_output"]
 
@@ -54,11 +54,18 @@ def write_output(
         The shards that are the base's own, cloned or linked.
     """
     directory, layout = base.directory, base.layout
-    copy_side_files(directory, work)
-    donor.tokenizer.write(work, code=alignment is None)
-    choose_class(donor.tokenizer, directory, foreign=alignment is not None).write(work)
-    if alignment is not None:
-        fit_body(work, directory, donor.tokenizer.tokenizer)
+    small = SmallFiles(
+        base=directory,
+        tokenizer=donor.tokenizer,
+        stops=donor.directory,
+        plan=plan,
+        alignment=alignment,
+        tied=matrices.head is None,
+        dtype=dtype,
+        resized=(layout.rows, len(base.vocabulary)) if donor is base else None,
+    )
+    small.write_others(work)
+    small.write_tokenizer(work)
     content["tokenizer_sha256"] = TokenizerFiles.open(work).digest()
     replaced = {layout.embedding: matrices.embedding}
     if matrices.head is not None and layout.head_name is not None:
@@ -69,27 +76,7 @@ def write_output(
     dropped = frozenset(layout.stale) - set(replaced)
     shared = base.checkpoint.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
     content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
-    if donor is base:
-        removed = write_resized(directory, work, layout.rows, plan.n_rows, len(base.vocabulary))
-    else:
-        new_ids: dict[int, list[int]] = {}
-        for token_id in plan.anchors.tolist():
-            new_ids.setdefault(int(plan.source[token_id]), []).append(token_id)
-        for token_id, blend in (alignment.roles if alignment else {}).items():
-            new_ids.setdefault(blend.head[0], []).append(token_id)
-        removed = write_settings(
-            directory,
-            donor.directory,
-            work,
-            donor.tokenizer,
-            new_ids,
-            plan.n_rows,
-            tied=matrices.head is None,
-            dtype=dtype,
-            padding=plan.ids(Provenance.PADDING).tolist(),
-            beginning=alignment.beginning if alignment else None,
-        )
-    content["removed_settings"] = removed
+    content["removed_settings"] = small.write_settings(work)
     content |= describe_files(base, donor, work)
     Manifest(content, plan).write(work)
     return shared
@@ -112,7 +99,8 @@ def finish(
         base: Whose body it is.
         donor: Whose tokenizer it is.
         plan: Provenance of every row.
-        content: The manifest's; ``not_run`` says why the model is not run; ``verified`` and ``seconds`` are added.
+        content: The manifest's; ``not_run`` says why the model is not run; ``verified``, ``sha256``
+            and ``seconds`` are added.
         shared: As `write_output` returned it.
         started: When the work began, by ``time.perf_counter``.
         progress: Called with (stage, done, total).
@@ -122,8 +110,9 @@ def finish(
     """
     if progress is not None:
         progress(Stage.VERIFY, 0, 1)
-    checks = verify(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
+    checks = invariants(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
     content["verified"] = accepted(checks)
+    content["sha256"] = recorded_digests(work, shared)
     content["seconds"] = round(time.perf_counter() - started, 1)
     Manifest(content, plan).write(work)
     return checks

@@ -14,7 +14,7 @@ import torch
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.ids import named_ids
-from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.layout import error_reason, read_config
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.checkpoint.text import read_json_if_there
@@ -35,11 +35,19 @@ _SAMPLES = (
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One invariant: its name, whether it holds, and what was seen."""
+    """One invariant.
+
+    Attributes:
+        name: What is checked.
+        ok: Whether it holds, as far as it could be asked.
+        detail: What was seen.
+        note: Whether it could not be asked, or only in part: the detail says why, and people must judge.
+    """
 
     name: str
     ok: bool
     detail: str
+    note: bool = False
 
 
 def tokenizer_checks(out: Path, donor: Path | None, manifest: Manifest) -> Iterator[Check]:
@@ -122,6 +130,9 @@ def forward_checks(out: Path, manifest: Manifest) -> Iterator[Check]:
     transformers.logging.disable_default_handler()  # what is seen goes into the check, not to the terminal
     try:
         loaded = load_model(out)
+    except Exception as error:  # whatever a model class raises at files that were changed
+        yield Check("loads without a warning", False, f"it does not load: {error_reason(error)}")
+        return
     finally:
         transformers.logging.enable_default_handler()
         logger.removeHandler(handler)
@@ -131,22 +142,31 @@ def forward_checks(out: Path, manifest: Manifest) -> Iterator[Check]:
         not handler.seen,
         "; ".join(handler.seen[:2]) or "AutoModelForCausalLM, AutoTokenizer",
     )
-    yield _agrees(loaded.encode, out)
-    yield from _logits(loaded, manifest)
+    agrees = _agrees(loaded.encode, out)
+    yield agrees
+    if agrees.ok:
+        yield from _logits(loaded, manifest)
 
 
 def tokenizer_alone(out: Path, unrun: str) -> Iterator[Check]:
     """What can be seen of a model that is not run, see `tokensurgeon.evaluation.policy`."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False)
+    except Exception as error:  # whatever a class raises at files that were changed
+        yield Check("AutoTokenizer agrees", False, f"it does not load: {error_reason(error)}")
+        return
     yield _agrees(LoadedModel(None, tokenizer, None).encode, out)
-    yield Check("forward pass", True, f"not run: {unrun}")
+    yield Check("forward pass", True, f"not run: {unrun}", note=True)
 
 
 def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
     raw = TokenizerFiles.open(out).plain()
-    same = all(encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
+    try:
+        same = all(encode(t) == raw.encode(t, add_special_tokens=False).ids for t in _SAMPLES)
+    except Exception as error:  # tokenizers raises bare Exception
+        return Check("AutoTokenizer agrees", False, f"it cuts no text: {error_reason(error)}")
     return Check("AutoTokenizer agrees", same, "with tokenizer.json" if same else "it cuts text unlike tokenizer.json")
 
 

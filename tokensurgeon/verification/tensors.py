@@ -5,37 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from tokensurgeon.alignment import Blend, Ids
-from tokensurgeon.checkpoint import Checkpoint, VocabularyTensors, find_vocabulary_tensors
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError, VerificationError
-from tokensurgeon.solver.problem import damaged_rows
 from tokensurgeon.transfer.protocol import Use
-from tokensurgeon.transfer.rows import blended
+from tokensurgeon.transfer.rows import SUPPRESSED_BIAS, VocabularyMatrices
+from tokensurgeon.verification.rows import Matrix, row_checks
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
+from tokensurgeon.verification.trained import trained_checks, trained_tensors
 
-__all__ = ["accepted", "differing", "verify"]
-
-_BLOCK = 4096
+__all__ = ["accepted", "invariants"]
 
 
-def verify(
-    out: Path,
-    base: Path,
-    donor: Path | None = None,
-    *,
-    unrun: str | None = None,
-    shared: frozenset[str] = frozenset(),
+def invariants(
+    out: Path, base: Path, donor: Path | None = None, *, unrun: str | None = None, shared: frozenset[str] = frozenset()
 ) -> list[Check]:
-    """Check a transplanted model against its base (and its donor's tokenizer, if given).
+    """What must hold of an output by itself and beside its base, where the manifest is believed: it was just made.
 
     Args:
-        out: The transplanted model, with its manifest.
+        out: The output, with its manifest.
         base: The base's directory.
-        donor: The donor's directory; without it, the tokenizer is only checked against itself.
+        donor: A directory with the tokenizer; without it, the tokenizer is only checked against itself. Rows that were
+            restored are checked against its weights, if it has such.
         unrun: Why the model is not to be run, see `tokensurgeon.evaluation.policy`; None runs it.
         shared: Names of shards that were cloned a moment ago, and need not be read to know that they are the same.
 
@@ -44,13 +39,6 @@ def verify(
 
     Raises:
         InputError: If ``out`` has no manifest, or one of the directories is not a model.
-
-    Example:
-        >>> from pathlib import Path
-        >>> import tokensurgeon
-        >>> checks = tokensurgeon.verify(Path("transplanted"), Path("base"), Path("donor"))
-        >>> [check.name for check in checks if not check.ok]
-        []
     """
     manifest = Manifest.of_transplant(out)
     if manifest is None:
@@ -58,7 +46,10 @@ def verify(
     new, old = Checkpoint.open(out), Checkpoint.open(base)
     new_layout = find_vocabulary_tensors(out, new.tensors)
     old_layout = find_vocabulary_tensors(base, old.tensors)
-    checks = list(_tensors(new, old, new_layout, old_layout, manifest, shared))
+    theirs = None
+    if len(manifest.plan.ids(Provenance.RESTORED)) and donor is not None and any(donor.glob("*.safetensors")):
+        theirs = OpenModel(donor.name, donor, TokenizerFiles.open(donor)).matrices()
+    checks = list(_tensors(new, old, new_layout, old_layout, manifest, shared, theirs))
     checks += list(tokenizer_checks(out, donor, manifest))
     if all(check.ok for check in checks):
         checks += list(forward_checks(out, manifest) if unrun is None else tokenizer_alone(out, unrun))
@@ -86,6 +77,7 @@ def _tensors(
     old_layout: VocabularyTensors,
     manifest: Manifest,
     shared: frozenset[str],
+    donor: VocabularyMatrices | None,
 ) -> Iterator[Check]:
     vocabulary = {new_layout.embedding, new_layout.head, new_layout.bias} - {None}
     copies = {*new_layout.unclaimed, *old_layout.unclaimed}
@@ -94,12 +86,13 @@ def _tensors(
     yield Check("no stale head", not new_layout.stale, str(sorted(new_layout.stale) or "one matrix each"))
     yield Check("tensor names", body == old_body, _difference(body, old_body) or f"{len(body)} body tensors")
     cast = manifest.content["options"].get("dtype")
-    healed = manifest.content.get("healed") or {"tensors": [], "rows": []}
-    known = {name for name in body & old_body if new.tensors[name].file.name in shared} | {*healed["tensors"]}
+    trained = trained_tensors(new.directory, new, manifest)
+    known = {name for name in body & old_body if new.tensors[name].file.name in shared} | trained
     changed = [name for name in sorted((body & old_body) - known) if not _same(new, old, name, cast)]
     how = f"identical, cast to {cast}" if cast else "identical byte for byte"
-    how += f", but for {len(healed['tensors'])} that were trained" if healed["tensors"] else ""
+    how += f", but for {len(trained)} that were trained" if trained else ""
     yield Check("body unchanged", not changed, f"{changed[:3]} differ" if changed else how)
+    yield from trained_checks(new.directory, new, old, manifest)
 
     if copies:
         digests = {new.digest(name) for name in (new_layout.embedding, new_layout.head) if name}
@@ -119,53 +112,29 @@ def _tensors(
     yield Check("shapes", good, ", ".join(f"{n} {list(s)}" for n, s in shapes.items()))
     if not good:
         return
-    trained = np.array(healed["rows"], dtype=np.int64)
-    anchors = np.setdiff1d(manifest.plan.copied, trained)
-    blends = {
-        int(i): Blend(*map(tuple, ids))
-        for i, ids in manifest.content.get("blends", {}).items()
-        if int(i) not in trained
-    }
     for number, (name, old_name) in enumerate(pairs):
-        tensor, source = new.read(name).reshape(rows, -1), old.read(old_name)
-        bad = damaged_rows(tensor)
-        yield Check(f"{name} finite", not len(bad), f"row {int(bad[0])} is not" if len(bad) else f"{rows} rows")
-        wanted = getattr(torch, cast) if cast else source.dtype
-        if wanted != tensor.dtype:
-            yield Check(f"{name} anchors", False, f"stored as {tensor.dtype}, expected {wanted}")
-            continue
-        if (top := int(manifest.plan.source.max(initial=-1))) >= len(source):
-            yield Check(f"{name} anchors", False, f"the base has {len(source)} rows, and one is of its id {top}")
-            continue
-        differ = differing(tensor, source.reshape(len(source), -1), anchors, manifest.plan.source[anchors])
-        yield Check(
-            f"{name} anchors",
-            not len(differ),
-            f"{len(differ)} rows differ from the base's (first: id {differ[0]})"
-            if len(differ)
-            else f"{len(anchors)} rows bit-identical to the base's",
+        source = old.read(old_name)
+        use: Use = "head" if number else "both" if new_layout.head is None else "input"
+        quiet = SUPPRESSED_BIAS if name == new_layout.bias else 0.0 if use == "input" or old_layout.bias else None
+        theirs = None if donor is None else _counterpart(donor, number, name == new_layout.bias)
+        yield from row_checks(
+            Matrix(
+                name=name,
+                new=new.read(name).reshape(rows, -1),
+                old=source.reshape(len(source), -1),
+                use=use,
+                donor=None if theirs is None else theirs.reshape(len(theirs), -1),
+                quiet=quiet,
+                dtype=getattr(torch, cast) if cast else source.dtype,
+            ),
+            manifest,
         )
-        if blends:
-            use: Use = "head" if number else "both" if new_layout.head is None else "input"
-            matrix = source.reshape(len(source), -1)
-            wrong = [
-                i for i, blend in blends.items() if not torch.equal(tensor[i], blended(matrix, blend, use).to(wanted))
-            ]
-            yield Check(
-                f"{name} blends",
-                not wrong,
-                f"id {wrong[0]} is not" if wrong else f"{len(blends)} rows are means of the base's",
-            )
 
 
-def differing(new: torch.Tensor, old: torch.Tensor, ids: Ids, sources: Ids) -> Ids:
-    """Those ``ids`` whose rows in ``new`` are not, bit by bit, the ``sources`` of ``old``, cast to the same dtype."""
-    equal = np.ones(len(ids), dtype=bool)
-    for start in range(0, len(ids), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        got, wanted = new[torch.from_numpy(ids[part])], old[torch.from_numpy(sources[part])].to(new.dtype)
-        equal[part] = (got.view(torch.uint8) == wanted.view(torch.uint8)).all(dim=1).numpy()
-    return ids[~equal]
+def _counterpart(donor: VocabularyMatrices, number: int, is_bias: bool) -> torch.Tensor | None:
+    if is_bias:
+        return donor.bias
+    return donor.embedding if number == 0 or donor.head is None else donor.head
 
 
 def _same(new: Checkpoint, old: Checkpoint, name: str, cast: str | None) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tokensurgeon.vocabulary.vocabulary import Vocabulary
 
-__all__ = ["PROBES", "digit_tokens", "digitwise_spec", "is_digitwise"]
+__all__ = ["PROBES", "digit_tokens", "digitwise_spec", "is_digitwise", "spaced_digits"]
 
 PROBES = ("7", "42", "365", "1984", "31415", "1234567", " 2024", "3.14159", "12+345=357")
 """Numbers that show how a tokenizer cuts numbers."""
@@ -41,6 +41,23 @@ def digit_tokens(vocabulary: Vocabulary) -> list[int]:
         for i, key in enumerate(vocabulary.keys)
         if key is not None and key.is_text and vocabulary.canonical[i] and _DIGITS.search(key.data)
     ]
+
+
+def spaced_digits(vocabulary: Vocabulary) -> dict[str, str]:
+    """Digits that come out with a space before them, as text that each stands for.
+
+    Cut apart, most numbers begin with such a piece; left to a method, they gain little (``benchmarks/LOG.md``).
+
+    Args:
+        vocabulary: Of a tokenizer that cuts numbers digit by digit now, and did not.
+    """
+    found = {}
+    for digit in "0123456789":
+        ids = vocabulary.encode(digit)
+        key = vocabulary.keys[ids[0]] if len(ids) == 1 else None
+        if key is not None and key.data == f" {digit}".encode():
+            found[digit] = f" {digit}"
+    return found
 
 
 def digitwise_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

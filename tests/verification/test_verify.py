@@ -1,0 +1,282 @@
+"""Sabotage by somebody who wrote the digests again: base and donor must say so. The whole list is `slow`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from benchmarks.common.sabotages import change_json, change_tensor
+from benchmarks.experiments.sabotage import remembered_vocabularies
+from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.alignment import Provenance
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.cli.app import app
+from tokensurgeon.verification import audit
+from tokensurgeon.verification.digests import recorded_digests
+from tokensurgeon.verification.verify import verify
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _remembered():
+    with remembered_vocabularies():
+        yield
+
+
+@pytest.fixture(scope="module")
+def good(zoo, tmp_path_factory):
+    out = tmp_path_factory.mktemp("verify") / "good"
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), out, TransplantOptions(k=8))
+    return out
+
+
+@pytest.fixture
+def model(good, tmp_path):
+    return Path(shutil.copytree(good, tmp_path / "model"))
+
+
+def digests_again(model: Path) -> None:
+    manifest = Manifest.read(model)
+    replace(manifest, content=manifest.content | {"sha256": recorded_digests(model)}).write(model)
+
+
+def checks_of(model: Path, zoo, donor: str | None = None, **options):
+    found = verify(model, zoo["gpt"], zoo[donor] if donor else None, unrun="not here", **options)
+    return {check.name: check for check in found}
+
+
+def failing(model: Path, zoo, donor: str | None = None) -> dict[str, str]:
+    return {name: check.detail for name, check in checks_of(model, zoo, donor).items() if not check.ok}
+
+
+def test_an_honest_one_passes_and_says_what_only_the_donor_shows(good, zoo):
+    alone, both = checks_of(good, zoo), checks_of(good, zoo, "spm")
+    assert all(check.ok for check in (*alone.values(), *both.values()))
+    assert {name for name, check in alone.items() if check.note} == {"forward pass", "rows made again"}
+    assert {name for name, check in both.items() if check.note} == {"forward pass"}
+    assert "Give --donor" in alone["rows made again"].detail and "rows by scikit-learn" in both
+    assert both["rows made again"].detail.startswith("all ")
+
+
+def test_digests_show_what_changed(model, zoo):
+    new = Manifest.read(model).plan.ids(Provenance.RECONSTRUCTED)
+    change_tensor(model, EMBEDDING, lambda t: t.index_fill(0, torch.tensor(new[:1]), 0.0))
+    change_json(model, "tokenizer_config.json", lambda content: content.update(padding_side="left"))
+    assert failing(model, zoo) == {
+        "tensors as written": f"{EMBEDDING} changed since", "files as written": "tokenizer_config.json changed since",
+    }  # fmt: skip
+
+
+def test_an_output_without_digests_gets_a_note(model, zoo):
+    manifest = Manifest.read(model)
+    del manifest.content["sha256"]
+    manifest.write(model)
+    found = checks_of(model, zoo)
+    assert found["as written"].note and all(check.ok for check in found.values())
+
+
+@pytest.mark.parametrize("rows", [1, 2, None])
+def test_new_rows_are_made_again(model, zoo, rows):
+    """Of one row, or two that changed places, or all: the digests are written again."""
+    ids = torch.from_numpy(Manifest.read(model).plan.ids(Provenance.RECONSTRUCTED)[:rows])
+
+    def edit(tensor):
+        tensor[ids] = tensor[ids].flip(0) if rows == 2 else tensor[ids] * 1.01
+        return tensor
+
+    change_tensor(model, EMBEDDING, edit)
+    digests_again(model)
+    assert not failing(model, zoo)
+    assert "rows made again" in failing(model, zoo, "spm")
+
+
+def test_scikit_learn_does_not_believe_our_solver(zoo, tmp_path, monkeypatch):
+    """Rows that are written and made again by the same wrong solver."""
+    from tokensurgeon.transfer import omp
+
+    solve = omp.solve_in_shares
+
+    def wrong(*args, **options):
+        found = solve(*args, **options)
+        return replace(found, values=found.values * 1.1)
+
+    monkeypatch.setattr(omp, "solve_in_shares", wrong)
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, forward=False))
+    assert set(failing(tmp_path / "out", zoo, "spm")) == {"rows by scikit-learn"}
+
+
+def test_a_sample_is_another_one_each_time(good, zoo, monkeypatch):
+    monkeypatch.setattr(audit, "_SECONDS", 0)
+    one, other = (checks_of(good, zoo, "spm")["rows made again"].detail for _ in range(2))
+    assert one.startswith("64 of ") and one != other
+    seven = checks_of(good, zoo, "spm", seed=7)
+    assert "(seed 7)" in seven["rows made again"].detail and "(seed 7)" in seven["rows by scikit-learn"].detail
+
+
+def test_settings_are_compared_with_the_bases_key_by_key(model, zoo):
+    change_json(model, "config.json", lambda content: content.update(rms_norm_eps=0.5, auto_map={"A": "x.B"}))
+    digests_again(model)
+    (detail,) = failing(model, zoo).values()
+    assert (
+        "rms_norm_eps is 0.5, and must be 1e-06" in detail and "auto_map is {'A': 'x.B'}, and must be missing" in detail
+    )
+
+
+def test_a_stop_token_that_the_donor_does_not_have(model, zoo):
+    stops = json.loads((model / "generation_config.json").read_text())["eos_token_id"]
+    stops = stops if isinstance(stops, list) else [stops]
+    change_json(model, "generation_config.json", lambda content: content.update(eos_token_id=[*stops, 99]))
+    digests_again(model)
+    assert set(failing(model, zoo, "spm")) == {"generation_config.json"}
+
+
+def test_planted_files_are_named_and_peoples_own_are_not_refused(model, zoo):
+    for name in ("modeling_x.py", "extra.safetensors", "additional_chat_templates/a.jinja", "state.pkl"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(b"x")
+    (model / "README.md").write_text("mine")
+    (model / ".gitattributes").write_text("mine")
+    (model / "photo.png").write_bytes(b"mine")
+    found = checks_of(model, zoo)
+    planted = found["nothing added"]
+    assert not planted.ok and all(
+        name in planted.detail for name in ("modeling_x.py", "extra.safetensors", "state.pkl")
+    )
+    assert found["added files"].note and found["added files"].detail.startswith("photo.png:")
+    digests_again(model)
+    assert "modeling_x.py" in failing(model, zoo)["nothing added"]
+
+
+def test_a_plan_that_does_not_follow_from_the_tokenizers(model, zoo):
+    manifest = Manifest.read(model)
+    a, b = manifest.plan.anchors[-2:]
+    manifest.plan.source.flags.writeable = True
+    manifest.plan.source[[a, b]] = manifest.plan.source[[b, a]]
+    manifest.write(model)
+    change_tensor(model, EMBEDDING, lambda t: t.index_copy(0, torch.tensor([a, b]), t[[b, a]]))
+    digests_again(model)
+    assert failing(model, zoo)["plan"].startswith(f"2 rows come from elsewhere (first: id {a})")
+
+
+@pytest.mark.parametrize("side", ["base", "donor"])
+def test_another_base_or_donor_than_the_recorded_one(model, zoo, side):
+    manifest = Manifest.read(model)
+    manifest.content[side]["sha256"]["config.json"] = "0" * 64
+    manifest.write(model)
+    assert failing(model, zoo, "spm") == {f"{side} as recorded": "config.json is not the one of the manifest"}
+
+
+def excuse(model: Path, **healed) -> None:
+    manifest = Manifest.read(model)
+    run = {"rows": "new", "lora": healed.pop("lora", None)}
+    manifest.content["healed"] = {"runs": [run], "rows": [], "tensors": []} | healed
+    manifest.write(model)
+    digests_again(model)
+
+
+def test_what_no_healing_run_trains_is_not_excused(model, zoo):
+    change_tensor(model, "model.norm.weight", lambda t: t * 2)
+    excuse(model, tensors=["model.norm.weight"], lora=4)
+    found = failing(model, zoo)
+    assert "model.norm.weight, which no run trains" in found["trained"] and "body unchanged" in found
+
+
+def test_copied_rows_are_not_excused_as_new_ones(model, zoo):
+    anchor = int(Manifest.read(model).plan.anchors[-1])
+    excuse(model, rows=[anchor])
+    assert failing(model, zoo) == {"trained": f"the manifest excuses row {anchor}, which no run trains"}
+
+
+@pytest.mark.parametrize(("rank", "ok"), [(2, True), (20, False)])
+def test_a_body_that_changed_by_more_than_the_rank_of_its_updates(model, zoo, rank, ok):
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_tensor(model, name, lambda t: t + torch.randn(len(t), rank) @ torch.randn(rank, t.shape[1]))
+    excuse(model, tensors=[name], lora=2)
+    check = checks_of(model, zoo)["trained"]
+    assert check.ok == ok and check.note == ok
+    assert ("1 body tensors, by updates of rank 2" if ok else "changed by more than rank 2") in check.detail
+
+
+def test_silent_rows_are_one_and_the_same(model, zoo):
+    silent = Manifest.read(model).plan.silenced
+    change_tensor(model, EMBEDDING, lambda t: t.index_fill(0, torch.tensor(silent[-1:]), 0.3))
+    digests_again(model)
+    assert failing(model, zoo) == {f"{EMBEDDING} silent rows": f"1 are not (first: id {silent[-1]})"}
+
+
+def test_a_model_that_is_not_run_must_fit_its_class(model, zoo):
+    change_json(model, "config.json", lambda content: content.update(intermediate_size=32))
+    digests_again(model)
+    found = failing(model, zoo)
+    assert found["fits its model class"].startswith("mismatched: model.layers.0.mlp") and "config.json" in found
+
+
+def test_a_row_that_was_estimated_is_estimated_again(zoo, tmp_path):
+    transplant(str(zoo["untied"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions("zero", forward=False))
+    silent = torch.from_numpy(Manifest.read(tmp_path / "out").plan.silenced)
+    assert all(c.ok for c in verify(tmp_path / "out", zoo["untied"], zoo["spm"], unrun="not here"))
+    change_tensor(tmp_path / "out", "lm_head.weight", lambda t: t.index_copy(0, silent, -t[silent]))
+    digests_again(tmp_path / "out")
+    found = verify(tmp_path / "out", zoo["untied"], zoo["spm"], unrun="not here")
+    assert [c.name for c in found if not c.ok] == ["silent row"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("healed", {"rows": "x"}), ("sha256", []), ("blends", {"a": 1}), ("options", {"dtype": "cuda"}), ("base", None)],
+)
+def test_a_manifest_whose_parts_are_of_another_kind_is_refused(model, zoo, name, value):
+    change_json(model, "tokensurgeon.json", lambda content: content.update({name: value}))
+    with pytest.raises(InputError, match=rf"tokensurgeon.json is damaged \((options.dtype|{name}) is not what"):
+        checks_of(model, zoo)
+
+
+def test_rows_that_unpack_to_too_much_are_refused(model, zoo):
+    import base64
+    import zlib
+
+    packed = base64.b64encode(zlib.compress(np.zeros((1 << 24) + 1, dtype=np.int8).tobytes(), 9)).decode()
+    change_json(model, "tokensurgeon.json", lambda content: content["rows"].update(provenance=packed))
+    with pytest.raises(InputError, match="its rows are cut short, or more than 16,777,216"):
+        checks_of(model, zoo)
+
+
+def test_the_command_prints_notes_and_exits_with_2(model, zoo):
+    options = ["verify", str(model), "--base", str(zoo["gpt"]), "--no-forward"]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0 and "note rows made again: not checked" in done.stdout
+    (model / "modeling_x.py").write_text("")
+    done = CliRunner().invoke(app, [*options, "--donor", str(zoo["spm"]), "--seed", "3", "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 2 and not found["nothing added"]["ok"] and found["forward pass"]["note"]
+    assert "nothing added: modeling_x.py" in done.stderr
+
+
+def test_bodies_that_are_linked_have_no_digests_and_are_compared(zoo, tmp_path):
+    """Nothing reads them while a model is written."""
+    transplant(str(zoo["sharded"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions("mean", forward=False))
+    content = Manifest.read(tmp_path / "out").content
+    linked = {n for shard in content["linked"] for n in load_file(tmp_path / "out" / shard)}
+    assert linked and not linked & set(content["sha256"]["tensors"]) and EMBEDDING in content["sha256"]["tensors"]
+    change_tensor(tmp_path / "out", sorted(linked)[0], lambda t: t + 1)
+    found = verify(tmp_path / "out", zoo["sharded"], unrun="not here")
+    assert [check.name for check in found if not check.ok] == ["body unchanged"]
+
+
+def test_new_rows_said_to_be_padding_are_a_note_that_the_donor_settles(model, zoo):
+    """Without the donor's weights, nothing shows which of its tokens have no row."""
+    manifest = Manifest.read(model)
+    plan = manifest.plan.changed(Provenance.PADDING, manifest.plan.ids(Provenance.RECONSTRUCTED)[:1])
+    Manifest(manifest.content, plan).write(model)
+    alone = checks_of(model, zoo)["plan"]
+    assert alone.ok and alone.note and "if the donor has no row for 1 of them" in alone.detail
+    assert failing(model, zoo, "spm")["plan"].startswith("1 rows come from elsewhere")
