@@ -18,8 +18,9 @@ from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import ExtendOptions
 from tokensurgeon.surgery.special_rows import control_ids, word_ids
 from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
+from tokensurgeon.transfer.learnt import LearntRows, RowMaker
 from tokensurgeon.transfer.protocol import DonorSpace, Method, Pieces, Resources, Use
-from tokensurgeon.transfer.rows import LearntRows, RowMaker, VocabularyMatrices
+from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["ExtendedRows", "learn_rows"]

@@ -12,10 +12,10 @@ from tokensurgeon.solver.omp import SparseCoefficients
 from tokensurgeon.transfer.protocol import Pieces
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices
 from tokensurgeon.transfer.states import HeadStates
-from tokensurgeon.transfer.statistics import mean_row
+from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["doubtful_tokens", "histogram", "reconstructions", "row_norms"]
+__all__ = ["doubtful_tokens", "histogram", "reconstructions"]
 
 _BINS = 20
 _LEADING = 5
@@ -135,11 +135,6 @@ def _listed(donor: Vocabulary, targets: torch.Tensor, measure: torch.Tensor, fla
     }
 
 
-def row_norms(rows: torch.Tensor) -> torch.Tensor:
-    """(n,) float32, without a float32 copy of all rows."""
-    return torch.cat([torch.linalg.vector_norm(some.float(), dim=1) for some in torch.split(rows, _CHUNK)])
-
-
 def _agreement(
     rows: torch.Tensor, targets: torch.Tensor, base: torch.Tensor, pieces: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,12 +146,12 @@ def _agreement(
     n = len(pieces)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # neighbours by id can be of one kind
     agreement, other = torch.ones(n), -torch.ones(n)
-    before = _piece_mean(base, [pieces[int(order[-1])]]) - centre
+    before = piece_means(base, Pieces.of([pieces[int(order[-1])]])) - centre
     spelled = bool(pieces[int(order[-1])])
     for some in torch.split(order, _CHUNK // 4):
         cut = [pieces[i] for i in some.tolist()]
         real = torch.tensor([bool(p) for p in cut])
-        own, row = _piece_mean(base, cut) - centre, rows[targets[some]].float() - centre
+        own, row = piece_means(base, Pieces.of(cut)) - centre, rows[targets[some]].float() - centre
         theirs, known = torch.cat([before, own[:-1]]), torch.cat([torch.tensor([spelled]), real[:-1]])
         near = torch.nn.functional.cosine_similarity(row, own)
         far = torch.nn.functional.cosine_similarity(row, theirs)
@@ -164,12 +159,6 @@ def _agreement(
         other[some] = torch.where(real & known & (n > 1), far, -1.0)
         before, spelled = own[-1:], bool(real[-1])
     return agreement, other
-
-
-def _piece_mean(base: torch.Tensor, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(n, dim) float32; zeros where there is no piece."""
-    cut = Pieces.of(pieces)
-    return torch.nn.functional.embedding_bag(torch.arange(len(cut.ids)), base[cut.ids].float(), cut.starts, mode="mean")
 
 
 def _mean_probability(
