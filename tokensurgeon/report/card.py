@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["choice_in_words", "described", "model_card", "warnings"]
+__all__ = ["choice_in_words", "described", "model_card", "outliers_in_words", "warnings"]
 
 
 def model_card(content: dict[str, Any]) -> str:
@@ -74,6 +74,35 @@ def choice_in_words(choice: dict[str, Any]) -> str:
     )
 
 
+def outliers_in_words(outliers: dict[str, Any]) -> list[str]:
+    """Which new rows and anchors were not as honest donors have them, and what was done; nothing where none was.
+
+    Args:
+        outliers: As `tokensurgeon.transfer.diagnose.describe_outliers` gives it.
+    """
+    found = []
+    if outliers["count"]:
+        signs = {
+            "norm": "too long", "distance": "too far from the base's rows", "weight": "one anchor weighs too much",
+            "weights": "anchors that cancel each other", "loud": "likely everywhere",
+        }  # fmt: skip
+        why = ", ".join(f"{count:,} {signs[sign]}" for sign, count in outliers["signs"].items())
+        shown = ", ".join(f"`{token}` ({times:,.3g} times the limit)" for token, _, times in outliers["tokens"][:6])
+        more = outliers["count"] - len(outliers["tokens"][:6])
+        found.append(
+            f"{outliers['count']:,} of {outliers['of']:,} new rows are such as no honest donor gives ({why}); they "
+            f"were made of the base's rows of their own text instead: {shown}{f' and {more:,} more' if more else ''}."
+        )
+    if odd := outliers["anchors"]["count"]:
+        shown = ", ".join(f"`{token}`" for token in outliers["anchors"]["tokens"][:6])
+        more = odd - len(outliers["anchors"]["tokens"][:6])
+        found.append(
+            f"{odd:,} shared tokens have rows of unusual length in the donor, and no new row is made of them: {shown}"
+            f"{f' and {more:,} more' if more else ''}."
+        )
+    return found
+
+
 def warnings(content: dict[str, Any]) -> list[str]:
     """What a user should know before trusting the model."""
     found = []
@@ -102,6 +131,8 @@ def warnings(content: dict[str, Any]) -> list[str]:
         found.append(
             f"The base was not trained on turns like the donor's: {shown}. Expect little of chat before some training."
         )
+    if content.get("outliers"):
+        found += outliers_in_words(content["outliers"])
     if content.get("unmapped"):
         shown = ", ".join(f"`{name}`" for name in content["unmapped"][:12])
         more = len(content["unmapped"]) - 12

@@ -20,6 +20,7 @@ from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.evaluation.texts import load_texts, split_bytes
 from tokensurgeon.progress import Progress
+from tokensurgeon.report.card import outliers_in_words
 from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.extend_rows import learn_rows
 from tokensurgeon.surgery.options import ExtendOptions
@@ -179,7 +180,7 @@ def grow(
         before, after = (_tokens_per_byte(side, measured) for side in (left, right))
         content = describe_asked(options) | {
             "base": left.described(), "donor": made.donor or left.described() | {"name": right.name},
-            "held_out": None, "not_run": unrun,
+            "held_out": None, "not_run": unrun, "outliers": made.outliers(right.vocabulary),
             "extended": {
                 "tokens": added, "never_emitted": len(dead), "by_donor": made.by_donor,
                 "special": [
@@ -193,6 +194,7 @@ def grow(
         shared = write_output(work, left, right, matrices, plan, content)
         finish(work, left, right, plan, content, shared, started, progress)
         what = _sentences(left.name, added, options.method, before, after)
+        what += "".join(f" {sentence}" for sentence in outliers_in_words(content["outliers"]))
         became = [{"token": t["token"], "roles": "", "became": t["row"]} for t in content["extended"]["special"]]
         what += "".join(f" `{token['token']}` is special: {token['became']}." for token in became)
         write_pages(work, content, summary, f"{left.name} with more tokens", what, became)

@@ -133,12 +133,15 @@ def make_rows(
         auxiliary=auxiliary,
         untie=options.untie,
         suppressing=quiet,
+        states=states,
         resources=resources,
         progress=progress,
     )
     calibrated = False
     if picked.calibrated and asked is not None and len(plan.ids(Provenance.RECONSTRUCTED)):
-        calibrate(made.matrices, base, donor, plan, asked.states, asked.prior)
+        calibrate(
+            made.matrices, base, donor, plan, asked.states, asked.prior, {outlier.id for outlier in made.outliers}
+        )
         calibrated = True
     held_out = None
     if method.needs != "text" and len(plan.ids(Provenance.RECONSTRUCTED)):  # an anchor's text is the anchor

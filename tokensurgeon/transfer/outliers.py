@@ -7,9 +7,12 @@ measure. A new row is an outlier by the first of these signs that is beyond its 
 * ``norm``: it is longer than the base's rows;
 * ``distance``: it lies farther from the base's mean row, in units of the base's deviation in each direction;
 * ``weight``: one anchor alone contributes more than a long row;
-* ``weights``: the anchors' contributions together exceed √k long rows, so that most of them cancel.
+* ``weights``: the anchors' contributions together exceed √k long rows, so that most of them cancel;
+* ``loud``: on average over states that the base's head sees on text, it is likelier than any token of the base.
 
-Limits are three times the median of the base's rows, or six robust deviations of their logarithm where that is more.
+Limits of the first four are three times the median of the base's rows, or six robust deviations of their logarithm
+where that is more. They need no forward pass, and a row that keeps to them can still be loud: an ordinary row turned
+towards what all states have in common takes half of the probability. So the last is asked wherever the base is run.
 How many rows of honest donors are beyond, and which attacks are not, is measured in ``benchmarks/RESULTS.md``.
 """
 
@@ -26,11 +29,12 @@ from tokensurgeon.alignment import Ids
 from tokensurgeon.transfer.combine import Weights
 from tokensurgeon.transfer.learnt import LearntRows
 from tokensurgeon.transfer.protocol import Fitted, Pieces, Use, parts
+from tokensurgeon.transfer.states import HeadStates
 from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
 
 __all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors"]
 
-SIGNS = ("norm", "distance", "weight", "weights")
+SIGNS = ("norm", "distance", "weight", "weights", "loud")
 _TIMES, _ANCHOR_TIMES, _DEVIATIONS = 3.0, 4.0, 6.0
 _SAMPLE = 32_768
 _ENOUGH = 4
@@ -125,15 +129,18 @@ class Guarded:
         signs: (n_targets,) int64: places in `SIGNS` of what exceeds it.
     """
 
-    def __init__(self, learnt: LearntRows, n_targets: int, pieces: Pieces | None) -> None:
+    def __init__(
+        self, learnt: LearntRows, n_targets: int, pieces: Pieces | None, states: HeadStates | None = None
+    ) -> None:
         """Of a method's rows.
 
         Args:
             learnt: What it learnt.
             n_targets: How many tokens it makes rows for.
             pieces: The tokens' texts in base tokens; without them outliers become the mean of all rows.
+            states: What the base's head sees on text; without them it is not asked which rows are loud.
         """
-        self._learnt, self._n, self._pieces = learnt, n_targets, pieces
+        self._learnt, self._n, self._pieces, self._states = learnt, n_targets, pieces, states
         self.times = torch.zeros(n_targets, dtype=torch.float64)
         self.signs = torch.zeros(n_targets, dtype=torch.int64)
 
@@ -155,9 +162,13 @@ class Guarded:
         judged = dim > 1  # a bias alone says too little; it goes with its head's row
         if judged:
             scale, norms = Scale.of(matrix[known] if len(known) >= _ENOUGH * dim else matrix), row_norms(matrix)
+            states = None if use == "input" else self._states
+            loudest = 1.0 if states is None else float(states.mean_probability(matrix).max())
         for part, rows in zip(parts(self._n), self._learnt.blocks(matrix, use), strict=True):
             if judged:
-                excess = torch.cat([scale.excess(rows), self._contributions(part, norms, use) / scale.norm], dim=1)
+                loud = torch.zeros(len(rows)) if states is None else states.mean_probability(rows) / loudest
+                terms = self._contributions(part, norms, use) / scale.norm
+                excess = torch.cat([scale.excess(rows), terms, loud[:, None]], dim=1)
                 worst, sign = torch.where(excess.isnan(), torch.inf, excess).max(dim=1)
                 self.signs[part] = torch.where(worst > self.times[part], sign, self.signs[part])
                 self.times[part] = torch.maximum(worst, self.times[part])

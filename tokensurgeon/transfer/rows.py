@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from tokensurgeon.alignment import Alignment, Blend, Ids, Provenance, RowPlan
@@ -15,11 +16,12 @@ from tokensurgeon.transfer.learnt import LearntRows, RowMaker
 from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.outliers import Guarded, Outlier, sound_anchors
 from tokensurgeon.transfer.protocol import Auxiliary, DonorSpace, Method, Pieces, Resources, Use
+from tokensurgeon.transfer.states import HeadStates
 from tokensurgeon.transfer.statistics import row_norms
 
 __all__ = [
     "SUPPRESSED_BIAS", "NewRows", "VocabularyMatrices", "assemble", "atom_ids", "blended", "build_rows",
-    "drop_rowless",
+    "drop_rowless", "odd_anchors", "sound_ids",
 ]  # fmt: skip
 
 SUPPRESSED_BIAS = -1e4
@@ -68,6 +70,7 @@ def build_rows(
     auxiliary: Auxiliary | None = None,
     untie: bool = False,
     suppressing: torch.Tensor | None = None,
+    states: HeadStates | None = None,
     resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> NewRows:
@@ -88,6 +91,7 @@ def build_rows(
         auxiliary: Vectors by which a method compares tokens instead of the donor's.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
+        states: What the base's head sees on text, to find rows that are likely everywhere.
         resources: Device, memory, exactness and seed of the reconstruction.
         progress: Called with (stage, rows done, rows in all).
 
@@ -126,7 +130,7 @@ def build_rows(
         progress,
     )
     rows: RowMaker = learnt
-    guarded = Guarded(learnt, len(targets), cut)
+    guarded = Guarded(learnt, len(targets), cut, states)
     if method.needs not in ("nothing", "text"):  # the others ask no donor
         rows = guarded
     matrices = assemble(base, plan, rows, blends=alignment.blends, untie=untie, suppressing=suppressing)
@@ -176,11 +180,20 @@ def assemble(
 
 def atom_ids(plan: RowPlan, donor: VocabularyMatrices) -> Ids:
     """Anchors for which the donor has a row of usual length. Added tokens may lie beyond its embedding."""
-    ids = plan.anchors[plan.anchors < len(donor.embedding)]
+    return sound_ids(donor, plan.anchors[plan.anchors < len(donor.embedding)])
+
+
+def sound_ids(donor: VocabularyMatrices, ids: Ids) -> Ids:
+    """Those of some of the donor's ids whose rows are about as long as the others', in each of its matrices."""
     for matrix in (donor.embedding, donor.head):
         if matrix is not None:
             ids = ids[sound_anchors(row_norms(matrix)[torch.from_numpy(ids)]).numpy()]
     return ids
+
+
+def odd_anchors(plan: RowPlan, donor: VocabularyMatrices) -> Ids:
+    """Anchors that `atom_ids` leaves out for the length of their rows."""
+    return np.setdiff1d(plan.anchors[plan.anchors < len(donor.embedding)], atom_ids(plan, donor))
 
 
 def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:
