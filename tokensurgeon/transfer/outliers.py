@@ -95,8 +95,8 @@ class Scale:
         centred = (some - mean).double()
         values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(some)))
         least = _FLOOR * values.mean()
-        whitening = (vectors / values.clamp(min=least).sqrt()).float() if least > 0 else torch.zeros_like(vectors)
-        return cls(mean, whitening.float(), highest(row_norms(rows)), highest(row_norms(centred.float() @ whitening)))
+        whitening = (vectors / values.clamp(min=least).sqrt() if least > 0 else torch.zeros_like(vectors)).float()
+        return cls(mean, whitening, highest(row_norms(rows)), highest(row_norms(centred.float() @ whitening)))
 
     def excess(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, 2) float64: norm and distance of (n, dim) rows as multiples of their limits."""

@@ -11,7 +11,7 @@ import torch
 from tokensurgeon.alignment import Alignment, Blend, Ids, Provenance, RowPlan
 from tokensurgeon.progress import Progress
 from tokensurgeon.solver.omp import SparseCoefficients
-from tokensurgeon.transfer.damage import refuse_damaged
+from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
 from tokensurgeon.transfer.learnt import LearntRows, RowMaker
 from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.outliers import Guarded, Outlier, sound_anchors
@@ -118,9 +118,14 @@ def build_rows(
     atoms = torch.from_numpy(atom_ids(plan, donor))
     known = torch.from_numpy(plan.source)[atoms]
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
+    method = method or Omp()
+    if method.needs == "donor" and len(targets):
+        refuse_uniform("the donor", donor.embedding, torch.cat([atoms, targets]).numpy())
+        for matrix in (base.embedding, base.head):
+            if matrix is not None and len(known) > 1:
+                refuse_uniform("the base", matrix, known.numpy())
     cut = Pieces.of(pieces) if pieces is not None else None
     own = donor.head if (base.head is not None or untie) and auxiliary is None else None
-    method = method or Omp()
     learnt = LearntRows.of(
         method,
         known,
@@ -162,8 +167,9 @@ def assemble(
 
     def filled(source: torch.Tensor, use: Use, quiet: torch.Tensor) -> torch.Tensor:
         rows, start = _known(source, plan, quiet, blends or {}, use), 0
+        limits = torch.finfo(rows.dtype).min, torch.finfo(rows.dtype).max  # float16 has 65,504
         for block in new.blocks(source, use):
-            rows[targets[start : start + len(block)]] = block.to(rows.dtype)
+            rows[targets[start : start + len(block)]] = block.clamp(*limits).to(rows.dtype)
             start += len(block)
         return rows
 
