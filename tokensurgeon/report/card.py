@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["choice_in_words", "described", "model_card", "outliers_in_words", "warnings"]
+__all__ = ["choice_in_words", "described", "few_anchors", "model_card", "outliers_in_words", "warnings"]
 
 
 def model_card(content: dict[str, Any]) -> str:
@@ -39,7 +40,8 @@ def model_card(content: dict[str, Any]) -> str:
     if held:
         lines += [
             f"{held['anchors']} anchors, held out and reconstructed as if they were new: cosine "
-            f"{held['cosine']:.2f} with the true row, {held['unexplained']:.2f} of the variance unexplained, "
+            f"{held['cosine']:.2f} with the true row ({held['correlation']:.2f} without the mean row in both), "
+            f"{held['unexplained']:.2f} of the variance unexplained, "
             f"norm {held['norm_ratio']:.2f} of the true one.",
             "",
         ]
@@ -71,6 +73,21 @@ def choice_in_words(choice: dict[str, Any]) -> str:
     return (
         f"Chosen by bits per byte on {choice['n_bytes']:,} bytes of text, with {choice['held_out']:,} known tokens "
         f"reconstructed as if they were new, beside {choice['new']:,} that are: {'; '.join(shown)}."
+    )
+
+
+def few_anchors(content: Mapping[str, Any]) -> tuple[str, str] | None:
+    """``watch`` or ``bad`` and a sentence, where a donor and a base share too few tokens to learn from.
+
+    On real models (`benchmarks/LOG.md`), OMP, ridge and FOCUS predict a row's own part with 0.15 to 0.33 from as many
+    anchors as the donor has dimensions, with 0.35 to 0.45 from four times as many, with 0.6 from seventy times.
+    """
+    learnt = content.get("learnt_from")
+    if not learnt or learnt["anchors"] >= 4 * learnt["dim"]:
+        return None
+    return "bad" if learnt["anchors"] < learnt["dim"] else "watch", (
+        f"New rows are learnt from {learnt['anchors']:,} shared tokens, few for rows of {learnt['dim']:,} dimensions: "
+        f"expect little below {4 * learnt['dim']:,}. `--method subtoken` needs none."
     )
 
 
@@ -131,6 +148,8 @@ def warnings(content: dict[str, Any]) -> list[str]:
         found.append(
             f"The base was not trained on turns like the donor's: {shown}. Expect little of chat before some training."
         )
+    if few := few_anchors(content):
+        found.append(few[1])
     if content.get("outliers"):
         found += outliers_in_words(content["outliers"])
     if content.get("unmapped"):

@@ -27,7 +27,7 @@ from tokensurgeon.surgery.body import ask_base
 from tokensurgeon.surgery.new_rows import make_rows, pick_method
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair, overrides_for, summarise, with_numbers
-from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution
+from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution, learnt_from
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
 from tokensurgeon.transfer.diagnose import describe_outliers
@@ -177,6 +177,7 @@ def transplant(
     content |= {
         "method": describe_method(picked.method),
         "calibrated": made.calibrated,
+        "learnt_from": learnt_from(picked.method, alignment.plan, pair.donor_matrices),
         "outliers": describe_outliers(right.vocabulary, summary["counts"]["reconstructed"], made.rows.outliers, odd),
         "choice": picked.choice.as_dict() if picked.choice else None,
     }

@@ -2,7 +2,7 @@
 
 Whoever makes a donor chooses its rows, and with them the coefficients that are reused in the base: a token that is
 harmless in the donor can be salient in the base (arXiv 2601.00065). The base is trusted, so its own rows are the
-measure. A new row is an outlier by the first of these signs that is beyond its limit:
+measure. A new row is an outlier by that of these signs which exceeds its limit most:
 
 * ``norm``: it is longer than the base's rows;
 * ``distance``: it lies farther from the base's mean row, in units of the base's deviation in each direction;
