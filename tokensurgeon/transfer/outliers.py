@@ -58,7 +58,8 @@ def sound_anchors(norms: torch.Tensor) -> torch.Tensor:
     middle, deviation = _middle(norms)
     if math.isnan(middle):
         return torch.ones(len(norms), dtype=torch.bool)
-    return (norms.log() - math.log(middle)).abs() <= max(_DEVIATIONS * deviation, math.log(_ANCHOR_TIMES))
+    sound = (norms.log() - math.log(middle)).abs() <= max(_DEVIATIONS * deviation, math.log(_ANCHOR_TIMES))
+    return sound | ~norms.isfinite()  # NaN and infinity are damage, which is refused
 
 
 def _middle(measures: torch.Tensor) -> tuple[float, float]:
