@@ -240,9 +240,10 @@ def main(path: Path) -> None:
     """Run the experiment file and write its result."""
     experiment = tomllib.loads(path.read_text())
     begun = provenance(path.stem)
-    pairs = {name: one_pair(pair, experiment) for name, pair in experiment["pairs"].items()}
-    result = begun | {"settings": experiment, "pairs": pairs}
-    (RESULTS / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    result: dict[str, Any] = begun | {"settings": experiment, "pairs": {}}
+    for name, pair in experiment["pairs"].items():
+        result["pairs"][name] = one_pair(pair, experiment)
+        (RESULTS / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
