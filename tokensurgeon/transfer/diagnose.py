@@ -28,6 +28,7 @@ _LEADING = 5
 _WORST, _TYPICAL, _LISTED = 20, 10, 12
 DEVIATIONS = 6.0
 LOUD = 1e-3
+_ENDLESS = 1e9  # JSON has no infinity
 _CHUNK = 4096
 
 
@@ -142,7 +143,9 @@ def describe_outliers(donor: Vocabulary, n_targets: int, rows: Sequence[Outlier]
         "count": len(rows),
         "of": n_targets,
         "signs": dict(sorted(Counter(row.sign for row in rows).items())),
-        "tokens": [[donor.describe(row.id), row.sign, float(f"{row.times:.3g}")] for row in rows[:_LISTED]],
+        "tokens": [
+            [donor.describe(row.id), row.sign, float(f"{min(row.times, _ENDLESS):.3g}")] for row in rows[:_LISTED]
+        ],
         "ids": sorted(row.id for row in rows),
         "anchors": {
             "count": len(anchors),

@@ -8,7 +8,7 @@ measure. A new row is an outlier by that of these signs which exceeds its limit 
 * ``distance``: it lies farther from the base's mean row, in units of the base's deviation in each direction;
 * ``weight``: one anchor alone contributes more than a long row;
 * ``weights``: the anchors' contributions together exceed √k long rows, so that most of them cancel;
-* ``loud``: on average over states that the base's head sees on text, it is likelier than any token of the base.
+* ``loud``: on average over states that the base's head sees on text, it is likelier than any anchor.
 
 Limits of the first four are three times the median of the base's rows, or six robust deviations of their logarithm
 where that is more. They need no forward pass, and a row that keeps to them can still be loud: an ordinary row turned
@@ -28,7 +28,7 @@ import torch
 from tokensurgeon.alignment import Ids
 from tokensurgeon.transfer.combine import Weights
 from tokensurgeon.transfer.learnt import LearntRows
-from tokensurgeon.transfer.protocol import Fitted, Pieces, Use, parts
+from tokensurgeon.transfer.protocol import Pieces, Use, parts
 from tokensurgeon.transfer.states import HeadStates
 from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
 
@@ -162,9 +162,10 @@ class Guarded:
         known, dim = self._learnt.known, matrix.shape[1]
         judged = dim > 1  # a bias alone says too little; it goes with its head's row
         if judged:
-            scale, norms = Scale.of(matrix[known] if len(known) >= _ENOUGH * dim else matrix), row_norms(matrix)
+            own = matrix[known] if len(known) >= _ENOUGH * dim else matrix
+            scale, norms = Scale.of(own), row_norms(matrix)
             states = None if use == "input" else self._states
-            loudest = 1.0 if states is None else float(states.mean_probability(matrix).max())
+            loudest = 1.0 if states is None else float(states.mean_probability(own).max())
         for part, rows in zip(parts(self._n), self._learnt.blocks(matrix, use), strict=True):
             if judged:
                 loud = torch.zeros(len(rows)) if states is None else states.mean_probability(rows) / loudest
@@ -180,14 +181,11 @@ class Guarded:
             yield rows
 
     def _contributions(self, part: slice, norms: torch.Tensor, use: Use) -> torch.Tensor:
-        """(n, 2) float64: the norm of the largest term of each combination, and all norms over √k."""
-        learnt = self._learnt
-        found = self._terms(learnt.shared, part, norms)
-        if use == "head" and learnt.head is not None and learnt.empty is not None:
-            found = torch.where(learnt.empty[part, None], found, self._terms(learnt.head, part, norms))
-        return found
+        """(n, 2) float64: the norm of the largest term of each combination, and all norms over √k.
 
-    def _terms(self, fitted: Fitted, part: slice, norms: torch.Tensor) -> torch.Tensor:
+        Rows of the head that are made by what was learnt for the input were judged there.
+        """
+        fitted = self._learnt.shared if use != "head" or self._learnt.head is None else self._learnt.head
         if not isinstance(fitted, Weights):
             return torch.zeros(part.stop - part.start, 2, dtype=torch.float64)
         some = fitted.coefficients[part]

@@ -8,7 +8,7 @@ import torch
 
 __all__ = ["HeadStates"]
 
-_STATES, _CHUNK = 1024, 4096
+_STATES, _CHUNK = 512, 4096
 
 
 @dataclass(frozen=True, slots=True)
