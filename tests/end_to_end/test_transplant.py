@@ -619,5 +619,5 @@ def test_a_hostile_donor_is_named_wherever_the_model_is_described(zoo, tmp_path)
     assert outliers["ids"] == [victim] and outliers["anchors"]["ids"] == [anchor]
     shown = [done.stdout, *((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))]
     for text in map(html.unescape, shown):
-        assert "1 of " in text and "such as no honest donor gives" in text and names.describe(victim) in text
+        assert "1 of " in text and "unlike rows of the base" in text and names.describe(victim) in text
         assert "1 shared tokens have rows of unusual length" in text and names.describe(anchor) in text

@@ -92,7 +92,7 @@ def few_anchors(content: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def outliers_in_words(outliers: dict[str, Any]) -> list[str]:
-    """Which new rows and anchors were not as honest donors have them, and what was done; nothing where none was.
+    """Which new rows and anchors were unlike the others, and what was done; nothing where none was.
 
     Args:
         outliers: As `tokensurgeon.transfer.diagnose.describe_outliers` gives it.
@@ -107,7 +107,7 @@ def outliers_in_words(outliers: dict[str, Any]) -> list[str]:
         shown = ", ".join(f"`{token}` ({times:,.3g} times the limit)" for token, _, times in outliers["tokens"][:6])
         more = outliers["count"] - len(outliers["tokens"][:6])
         found.append(
-            f"{outliers['count']:,} of {outliers['of']:,} new rows are such as no honest donor gives ({why}); they "
+            f"{outliers['count']:,} of {outliers['of']:,} new rows are unlike rows of the base ({why}); they "
             f"were made of the base's rows of their own text instead: {shown}{f' and {more:,} more' if more else ''}."
         )
     if odd := outliers["anchors"]["count"]:

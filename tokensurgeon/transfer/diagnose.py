@@ -131,7 +131,7 @@ def doubtful_tokens(
 
 
 def describe_outliers(donor: Vocabulary, n_targets: int, rows: Sequence[Outlier], anchors: Ids) -> dict[str, Any]:
-    """What was not as honest donors have it, for the manifest.
+    """Rows and anchors that were unlike the others, for the manifest.
 
     Args:
         donor: Names the tokens.

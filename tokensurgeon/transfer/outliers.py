@@ -1,4 +1,4 @@
-"""Find new rows and anchors such as no honest donor gives, and make such rows of their own text instead.
+"""Find anchors unlike the donor's others and new rows unlike the base's, and make such rows of their own text instead.
 
 Whoever makes a donor chooses its rows, and with them the coefficients that are reused in the base: a token that is
 harmless in the donor can be salient in the base (arXiv 2601.00065). The base is trusted, so its own rows are the
