@@ -20,6 +20,7 @@ from benchmarks.tables.merge import merge
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
 from benchmarks.tables.tables import auto, distil, numbers, trimming
 from benchmarks.tables.tools import drafts, llama_cpp
+from benchmarks.tables.trojan import trojan
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
@@ -290,6 +291,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "distil": distil,
     "drafts": drafts,
     "llama_cpp": llama_cpp,
+    "trojan": trojan,
 }
 
 

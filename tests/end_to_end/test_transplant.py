@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import shutil
@@ -14,15 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import llama, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 import tokensurgeon.checkpoint.model as opened
 import tokensurgeon.surgery.new_rows as new_rows
 import tokensurgeon.surgery.write as output
-from tokensurgeon import InputError, RowPlan, TransplantOptions, VerificationError, transplant
+from tokensurgeon import InputError, RowPlan, TransplantOptions, VerificationError, transplant, verify
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.baselines import METHODS
-from tokensurgeon.checkpoint import Checkpoint
+from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.transfer.calibrate import counted_prior
 
@@ -569,3 +573,41 @@ def test_what_was_cloned_is_not_read_again(zoo, tmp_path, monkeypatch, link):
 def test_links_are_spoken_of(zoo, tmp_path):
     report = run(zoo, tmp_path, "sharded", "spm", TransplantOptions(k=8, link="hard"))
     assert len(report.content["linked"]) == 1 and "hard links" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_hostile_donor_is_named_wherever_the_model_is_described(zoo, tmp_path):
+    """One anchor's row is a hundredth as long, another token's forty times as long as others."""
+    donor = tmp_path / "donor"
+    shutil.copytree(zoo["spm"], donor)
+    tensors = load_file(donor / "model.safetensors")
+    plan = run(zoo, tmp_path, "gpt", "spm", dry_run=True).alignment.plan
+    anchor, victim = int(plan.ids(Provenance.COPIED)[50]), int(plan.ids(Provenance.RECONSTRUCTED)[3])
+    tensors["model.embed_tokens.weight"][anchor] *= 0.01
+    tensors["model.embed_tokens.weight"][victim] *= 40
+    save_file(tensors, donor / "model.safetensors", {"format": "pt"})
+    done = CliRunner(env={"COLUMNS": "2000"}).invoke(
+        app, [str(zoo["gpt"]), str(donor), "--k", "8", "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0
+    manifest = json.loads((tmp_path / "out" / "tokensurgeon.json").read_text())
+    outliers, names = manifest["outliers"], OpenModel.open(str(donor)).vocabulary
+    assert outliers["ids"] == [victim] and outliers["anchors"]["ids"] == [anchor]
+    shown = [done.stdout, *((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))]
+    for text in map(html.unescape, shown):
+        assert "1 of " in text and "unlike rows of the base" in text and names.describe(victim) in text
+        assert "1 shared tokens have rows of unusual length" in text and names.describe(anchor) in text
+    checks = {check.name: check for check in verify(tmp_path / "out", zoo["gpt"], donor)}
+    assert all(check.ok for check in checks.values())
+    assert checks["replaced rows"].detail == "1 are the mean of the base's rows of their pieces"
+    _scale_row(tmp_path / "out", victim, 1.01)
+    checks = {check.name: check for check in verify(tmp_path / "out", zoo["gpt"], donor)}
+    assert not checks["replaced rows"].ok
+
+
+def _scale_row(model, row, times):
+    files = Checkpoint.open(model)
+    name = find_vocabulary_tensors(model, files.tensors).embedding
+    path = files.tensors[name].file
+    tensors = load_file(path)
+    tensors[name][row] *= times
+    save_file(tensors, path, {"format": "pt"})

@@ -81,8 +81,16 @@ def test_the_verdict_follows_the_figures():
 
     assert levels() == ["good", "good", "good"]
     assert levels(cover=0.9)[0] == "watch" and levels(cover=0.5)[0] == "bad"
-    held = {"anchors": 9, "cosine": 0.2, "unexplained": 1.0, "norm_ratio": 1.0, "rank": 3.0}
-    assert levels({"held_out": held})[1] == "bad" and levels({"held_out": held | {"cosine": 0.9}})[1] == "good"
+    held = {"anchors": 90, "cosine": 0.97, "correlation": 0.1, "unexplained": 1.7, "norm_ratio": 1.0, "rank": 3.0}
+    assert levels({"held_out": held})[1] == "bad" and levels({"held_out": held | {"correlation": 0.6}})[1] == "good"
+    assert levels({"held_out": held | {"correlation": 0.6, "anchors": 9}})[1] == "watch"  # nine say little
+    few = {"learnt_from": {"anchors": 100, "dim": 64}}
+    assert levels(few)[1] == "watch" and levels({"learnt_from": {"anchors": 10, "dim": 64}})[1] == "bad"
+    assert levels({"learnt_from": {"anchors": 256, "dim": 64}}) == levels()
+    odd = {"count": 1, "of": 900, "signs": {"loud": 1}, "tokens": [["'x'", "loud", 7.0]], "ids": [5],
+           "anchors": {"count": 0, "tokens": [], "ids": []}}  # fmt: skip
+    assert levels({"outliers": odd})[2] == "watch" and levels({"outliers": odd | {"of": 9}})[2] == "bad"
+    assert levels({"outliers": odd | {"count": 0}}) == levels()
     scheme = {"kind": "numbers", "differing": 3, "probes": 9, "examples": [["4 2", "42"]]}
     assert levels({"scheme_differences": [scheme]})[1] == "bad"
     assert levels({"numbers": CONTENT["numbers"] | {"changed": True}}).count("good") == 4

@@ -23,8 +23,9 @@ from tokensurgeon.surgery.extend import extend
 from tokensurgeon.surgery.own_tokenizer import read_lines
 from tokensurgeon.surgery.revert import revert
 from tokensurgeon.surgery.trim import trim
+from tokensurgeon.transfer.learnt import LearntRows
 from tokensurgeon.transfer.protocol import DonorSpace, Resources
-from tokensurgeon.transfer.rows import LearntRows, assemble
+from tokensurgeon.transfer.rows import assemble
 from tokensurgeon.vocabulary.edit.add import extended_spec, given_tokens, learnt_tokens
 
 OTHER = python_text(60_000, part=1)

@@ -58,6 +58,7 @@ _KINDS: Mapping[str, _Kind] = {
     "not_run": _or_none(_text),
     "linked": _list(_text),
     "beginning": _or_none(_whole),
+    "outliers": _having(ids=_list(_whole)),
     "blends": _blends,
     "numbers": _table(_ANYTHING),
     "sha256": _having(tensors=_table(_text), files=_table(_text)),

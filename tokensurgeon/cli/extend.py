@@ -68,6 +68,7 @@ def command(
     bit. [bold]tokensurgeon revert[/bold] takes the new ones away.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.report.card import outliers_in_words
         from tokensurgeon.surgery.extend import extend
         from tokensurgeon.surgery.options import ExtendOptions
 
@@ -94,5 +95,7 @@ def command(
                 else ""
             )
             print_output(report.out, f": {report.added:,} tokens more, {report.rows:,} rows{gain}")
+            for sentence in outliers_in_words(report.content["outliers"]):
+                console().print(f"! {sentence}", markup=False)
             for token in report.content["extended"]["special"]:
                 console().print(f"{token['token']} is {token['id']}; row: {token['row']}", markup=False)

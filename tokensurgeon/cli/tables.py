@@ -57,7 +57,8 @@ def print_transplant(console: Console, report: TransplantReport) -> None:
             )
     if held:
         console.print(
-            f"held-out anchors: cosine {held['cosine']:.2f}, unexplained variance {held['unexplained']:.2f}, "
+            f"held-out anchors: cosine {held['cosine']:.2f} ({held['correlation']:.2f} without the mean), "
+            f"unexplained variance {held['unexplained']:.2f}, "
             f"norm ratio {held['norm_ratio']:.2f}"
         )
     console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")

@@ -7,7 +7,9 @@ from typing import Any
 
 from tokensurgeon.report.markdown import code, escaped, front_matter, plain
 
-__all__ = ["choice_in_words", "described", "file_notes", "model_card", "warnings"]
+__all__ = [
+    "choice_in_words", "described", "few_anchors", "file_notes", "model_card", "outliers_in_words", "warnings",
+]  # fmt: skip
 
 
 def model_card(content: dict[str, Any]) -> str:
@@ -38,7 +40,8 @@ def model_card(content: dict[str, Any]) -> str:
     if held:
         lines += [
             f"{held['anchors']} anchors, held out and reconstructed as if they were new: cosine "
-            f"{held['cosine']:.2f} with the true row, {held['unexplained']:.2f} of the variance unexplained, "
+            f"{held['cosine']:.2f} with the true row ({held['correlation']:.2f} without the mean row in both), "
+            f"{held['unexplained']:.2f} of the variance unexplained, "
             f"norm {held['norm_ratio']:.2f} of the true one.",
             "",
         ]
@@ -71,6 +74,50 @@ def choice_in_words(choice: dict[str, Any]) -> str:
         f"Chosen by bits per byte on {choice['n_bytes']:,} bytes of text, with {choice['held_out']:,} known tokens "
         f"reconstructed as if they were new, beside {choice['new']:,} that are: {'; '.join(shown)}."
     )
+
+
+def few_anchors(content: Mapping[str, Any]) -> tuple[str, str] | None:
+    """``watch`` or ``bad`` and a sentence, where a donor and a base share too few tokens to learn from.
+
+    On real models (`benchmarks/LOG.md`), OMP, ridge and FOCUS predict a row's own part with 0.15 to 0.33 from as many
+    anchors as the donor has dimensions, with 0.35 to 0.45 from four times as many, with 0.6 from seventy times.
+    """
+    learnt = content.get("learnt_from")
+    if not learnt or learnt["anchors"] >= 4 * learnt["dim"]:
+        return None
+    return "bad" if learnt["anchors"] < learnt["dim"] else "watch", (
+        f"New rows are learnt from {learnt['anchors']:,} shared tokens, few for rows of {learnt['dim']:,} dimensions: "
+        f"expect little below {4 * learnt['dim']:,}. `--method subtoken` needs none."
+    )
+
+
+def outliers_in_words(outliers: dict[str, Any]) -> list[str]:
+    """Which new rows and anchors were unlike the others, and what was done; nothing where none was.
+
+    Args:
+        outliers: As `tokensurgeon.transfer.diagnose.describe_outliers` gives it.
+    """
+    found = []
+    if outliers["count"]:
+        signs = {
+            "norm": "too long", "distance": "too far from the base's rows", "weight": "one anchor weighs too much",
+            "weights": "anchors that cancel each other", "loud": "likely everywhere",
+        }  # fmt: skip
+        why = ", ".join(f"{count:,} {signs[sign]}" for sign, count in outliers["signs"].items())
+        shown = ", ".join(f"{code(token)} ({times:,.3g} times the limit)" for token, _, times in outliers["tokens"][:6])
+        more = outliers["count"] - len(outliers["tokens"][:6])
+        found.append(
+            f"{outliers['count']:,} of {outliers['of']:,} new rows are unlike rows of the base ({why}); they "
+            f"were made of the base's rows of their own text instead: {shown}{f' and {more:,} more' if more else ''}."
+        )
+    if odd := outliers["anchors"]["count"]:
+        shown = ", ".join(code(token) for token in outliers["anchors"]["tokens"][:6])
+        more = odd - len(outliers["anchors"]["tokens"][:6])
+        found.append(
+            f"{odd:,} shared tokens have rows of unusual length in the donor, and no new row is made of them: {shown}"
+            f"{f' and {more:,} more' if more else ''}."
+        )
+    return found
 
 
 def warnings(content: dict[str, Any]) -> list[str]:
@@ -106,6 +153,10 @@ def warnings(content: dict[str, Any]) -> list[str]:
         "names of tokens."
         for name, problem in content.get("templates", [])
     ]
+    if few := few_anchors(content):
+        found.append(few[1])
+    if content.get("outliers"):
+        found += outliers_in_words(content["outliers"])
     if content.get("unmapped"):
         shown = ", ".join(code(name) for name in content["unmapped"][:12])
         more = len(content["unmapped"]) - 12

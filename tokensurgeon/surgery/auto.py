@@ -151,7 +151,9 @@ def choose(
 
     def made_by(method: Method) -> tuple[NewRows, float]:
         started = time.perf_counter()
-        made = build_rows(base, donor, small.alignment, method=method, untie=options.untie, resources=resources)
+        made = build_rows(
+            base, donor, small.alignment, method=method, untie=options.untie, states=asked.states, resources=resources
+        )
         return made, (time.perf_counter() - started) / 60
 
     fixed = made_by(make_method("zero"))[1]  # whatever the method

@@ -21,6 +21,7 @@ from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.evaluation.texts import Text, TextPieces, open_texts
 from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.report.card import outliers_in_words
 from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.extend_rows import learn_rows
@@ -183,7 +184,7 @@ def grow(
         before, after = compared.tokens_per_byte
         content = describe_asked(options) | {
             "base": left.described(), "donor": made.donor or left.described() | {"name": right.name},
-            "held_out": None, "not_run": unrun,
+            "held_out": None, "not_run": unrun, "outliers": made.outliers(right.vocabulary),
             "extended": {
                 "tokens": added, "never_emitted": len(dead), "by_donor": made.by_donor,
                 "special": [
@@ -197,6 +198,7 @@ def grow(
         shared = write_output(work, left, right, matrices, plan, content)
         finish(work, left, right, plan, content, shared, started, progress)
         what = _sentences(left.name, added, options.method, before, after)
+        what += "".join(f" {sentence}" for sentence in outliers_in_words(content["outliers"]))
         became = [{"token": t["token"], "roles": "", "became": t["row"]} for t in content["extended"]["special"]]
         what += "".join(f" {code(token['token'])} is special: {token['became']}." for token in became)
         write_pages(work, content, summary, f"{left.name} with more tokens", what, became)

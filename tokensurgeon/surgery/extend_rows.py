@@ -18,8 +18,12 @@ from tokensurgeon.progress import Progress
 from tokensurgeon.surgery.options import ExtendOptions
 from tokensurgeon.surgery.special_rows import control_ids, word_ids
 from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
+from tokensurgeon.transfer.diagnose import describe_outliers
+from tokensurgeon.transfer.learnt import LearntRows, RowMaker
+from tokensurgeon.transfer.outliers import Guarded
 from tokensurgeon.transfer.protocol import DonorSpace, Method, Pieces, Resources, Use
-from tokensurgeon.transfer.rows import LearntRows, RowMaker, VocabularyMatrices
+from tokensurgeon.transfer.rows import VocabularyMatrices, sound_ids
+from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["ExtendedRows", "learn_rows"]
@@ -37,12 +41,23 @@ class ExtendedRows:
         by_donor: How many of them the donor has.
         donor: What the manifest says of the donor; None without one.
         special: What the row of each special token was made of, by id.
+        guarded: The rows by the donor, with what is found in them; None without one.
+        by_donor_ids: (by_donor,) ids of these rows.
+        odd: (n,) ids of tokens that both models have and that are no atoms, for the length of the donor's rows.
     """
 
     rows: RowMaker
     by_donor: int
     donor: dict[str, Any] | None
     special: dict[int, str]
+    guarded: Guarded | None
+    by_donor_ids: Ids
+    odd: Ids
+
+    def outliers(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """For the manifest, once the rows are made."""
+        found = () if self.guarded is None else self.guarded.outliers(self.by_donor_ids)
+        return describe_outliers(vocabulary, self.by_donor, found, self.odd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +108,15 @@ def learn_rows(
     n_text = len(new) - len(special)
     method, by_donor, donor = options.reconstruction(), np.zeros(len(new), dtype=bool), None
     groups: list[tuple[torch.Tensor, RowMaker]] = []
+    guarded, odd = None, np.zeros(0, dtype=np.int64)
     if options.donor is not None:
         donor = OpenModel.open(options.donor, "vocabulary")
         donor.refuse_misfit()
         first = len(base.vocabulary)
-        maker, by_donor = _by_donor(donor, old, extended, first, new, special, options, progress)
-        groups.append((torch.from_numpy(by_donor), maker))
+        learnt, by_donor, odd = _by_donor(donor, old, extended, first, new, special, options, progress)
+        cut = base_pieces(base.vocabulary, extended.vocabulary, new[by_donor].tolist(), base.layout.rows)
+        guarded = Guarded(learnt, len(cut), Pieces.of(cut))
+        groups.append((torch.from_numpy(by_donor), guarded))
         method = make_method("subtoken")
     is_text = np.arange(len(new)) < n_text
     if (rest := is_text & ~by_donor).any():
@@ -112,7 +130,8 @@ def learn_rows(
         )
     described = None if donor is None else donor.described()
     named = {special[literal]: how for literal, how in said.items()}
-    return ExtendedRows(_Grouped(len(new), groups), int(by_donor.sum()), described, named)
+    rows = _Grouped(len(new), groups)
+    return ExtendedRows(rows, int(by_donor.sum()), described, named, guarded, new[by_donor], odd)
 
 
 def _special_pieces(
@@ -146,8 +165,8 @@ def _by_donor(
     special: Mapping[str, int],
     options: ExtendOptions,
     progress: Progress | None,
-) -> tuple[LearntRows, Flags]:
-    """Rows of the new tokens that the donor has, and (n,) bool which these are."""
+) -> tuple[LearntRows, Flags, Ids]:
+    """Rows of the new tokens that the donor has, (n,) bool which these are, and shared ids that are no atoms."""
     plan = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan
     source = np.full(plan.n_rows, -1, dtype=np.int64)
     source[plan.anchors] = plan.source[plan.anchors]  # dead rows say nothing
@@ -157,10 +176,11 @@ def _by_donor(
     anchors, known = np.flatnonzero(source[:first] >= 0), source[new] >= 0
     if not known.any():
         raise InputError(f"{options.donor} has none of the {len(new)} new tokens. Leave out --donor")
-    method = options.reconstruction()
+    theirs, method = donor.matrices(), options.reconstruction()
+    sound = np.isin(source[anchors], sound_ids(theirs, source[anchors]))
+    anchors, odd = anchors[sound], anchors[~sound]
     if (k := getattr(method, "k", 1)) > len(anchors):
         raise InputError(f"k={k} exceeds the {len(anchors)} tokens that both models have. Choose a smaller --k")
-    theirs = donor.matrices()
     needed = source[np.concatenate([anchors, new[known]])]
     refuse_damaged("donor", theirs if old.head is not None else replace(theirs, head=None), needed)
     refuse_uniform(donor.name, theirs.embedding, needed)
@@ -176,7 +196,7 @@ def _by_donor(
         options.resources(pick_device(options.device)),
         progress,
     )
-    return rows, known
+    return rows, known, odd
 
 
 def _by_text(base: OpenModel, extended: OpenModel, new: Ids, method: Method, seed: int) -> LearntRows:

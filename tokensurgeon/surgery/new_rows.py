@@ -21,11 +21,12 @@ from tokensurgeon.surgery.body import Asked, calibrates, silent_rows
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
-from tokensurgeon.transfer.diagnose import doubtful_tokens, reconstructions, row_norms
+from tokensurgeon.transfer.diagnose import doubtful_tokens, reconstructions
 from tokensurgeon.transfer.heldout import HeldOutScore, score_held_out
 from tokensurgeon.transfer.protocol import Auxiliary, Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.transfer.statistics import row_norms
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["MadeRows", "PickedMethod", "make_rows", "pick_method"]
@@ -129,16 +130,19 @@ def make_rows(
         donor,
         pair.alignment,
         method=method,
-        pieces=pieces if method.needs == "text" else None,
+        pieces=pieces,
         auxiliary=auxiliary,
         untie=options.untie,
         suppressing=quiet,
+        states=states,
         resources=resources,
         progress=progress,
     )
     calibrated = False
     if picked.calibrated and asked is not None and len(plan.ids(Provenance.RECONSTRUCTED)):
-        calibrate(made.matrices, base, donor, plan, asked.states, asked.prior)
+        calibrate(
+            made.matrices, base, donor, plan, asked.states, asked.prior, {outlier.id for outlier in made.outliers}
+        )
         calibrated = True
     held_out = None
     if method.needs != "text" and len(plan.ids(Provenance.RECONSTRUCTED)):  # an anchor's text is the anchor

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.solver.omp import SparseCoefficients
 from tokensurgeon.surgery.options import MethodOptions
 from tokensurgeon.transfer.heldout import HeldOutScore
 from tokensurgeon.transfer.protocol import Method
-from tokensurgeon.transfer.rows import NewRows
+from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids
 
-__all__ = ["describe_asked", "describe_method", "describe_run", "describe_solution"]
+__all__ = ["describe_asked", "describe_method", "describe_run", "describe_solution", "learnt_from"]
 
 
 def describe_run(options: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +36,13 @@ def describe_asked(options: MethodOptions) -> dict[str, Any]:
 def describe_method(method: Method) -> dict[str, Any]:
     """A method's name and options."""
     return {"name": method.name, **asdict(method)}
+
+
+def learnt_from(method: Method, plan: RowPlan, donor: VocabularyMatrices) -> dict[str, int] | None:
+    """How many anchors there are to learn from, of how many dimensions; None for methods that ask no donor."""
+    if method.needs != "donor" or not len(plan.ids(Provenance.RECONSTRUCTED)):
+        return None
+    return {"anchors": len(atom_ids(plan, donor)), "dim": donor.embedding.shape[1]}
 
 
 def describe_solution(summary: Mapping[str, Any], rows: NewRows, held_out: HeldOutScore | None) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from tokensurgeon.surgery.body import ask_base
 from tokensurgeon.surgery.new_rows import make_rows, pick_method
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair, overrides_for, summarise, with_numbers
-from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution
+from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution, learnt_from
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
+from tokensurgeon.transfer.diagnose import describe_outliers
 from tokensurgeon.transfer.protocol import Method
-from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids, drop_rowless
+from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids, drop_rowless, odd_anchors
 from tokensurgeon.transfer.untrained import untrained_ids
 from tokensurgeon.verification.running import Check
 from tokensurgeon.vocabulary.schemes import compare_schemes
@@ -176,7 +177,7 @@ def transplant(
     made = make_rows(pair, picked, asked, options, texts, progress)
     if rank() > 0:
         return TransplantReport(None, left, right, alignment, {}, content, [])
-    plan, details = alignment.plan, made.details
+    plan, details, odd = alignment.plan, made.details, odd_anchors(alignment.plan, pair.donor_matrices)
     sides = left.vocabulary, right.vocabulary
     counted = {name: CountedText.of(*sides, [text.beginning(_SHOWN)]) for name, text in texts.items()}
     summary = summarise(left, right, alignment, schemes, counted)
@@ -184,6 +185,8 @@ def transplant(
     content |= {
         "method": describe_method(picked.method),
         "calibrated": made.calibrated,
+        "learnt_from": learnt_from(picked.method, alignment.plan, pair.donor_matrices),
+        "outliers": describe_outliers(right.vocabulary, summary["counts"]["reconstructed"], made.rows.outliers, odd),
         "choice": picked.choice.as_dict() if picked.choice else None,
     }
     with staged(target, overwrite) as work:

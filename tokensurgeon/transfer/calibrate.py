@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import numpy as np
 import torch
 
 from tokensurgeon.alignment import Provenance, RowPlan
@@ -23,6 +26,7 @@ def calibrate(
     plan: RowPlan,
     states: HeadStates,
     log_prior: torch.Tensor | None = None,
+    kept: Collection[int] = (),
 ) -> None:
     """Shift the reconstructed rows of the head (of the one matrix, where it is tied) in place.
 
@@ -33,8 +37,10 @@ def calibrate(
         plan: Which rows were reconstructed, and which are anchors.
         states: What the base's head sees on text.
         log_prior: (n_rows,) as `counted_prior` gives it; by default what the anchors suggest.
+        kept: Ids of reconstructed rows to leave as they are: those whose donor rows are not to be believed.
     """
-    targets, atoms = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED)), torch.from_numpy(atom_ids(plan, donor))
+    new_ids = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED), np.array(sorted(kept), dtype=np.int64))
+    targets, atoms = torch.from_numpy(new_ids), torch.from_numpy(atom_ids(plan, donor))
     head = _with_bias(new.embedding if new.head is None else new.head, new.bias)
     known = _with_bias(base.embedding if base.head is None else base.head, base.bias)
     own = donor.embedding if donor.head is None or new.head is None else donor.head

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Provenance, RowPlan
+from tokensurgeon.alignment import Ids, Provenance, RowPlan
 from tokensurgeon.solver.omp import SparseCoefficients
+from tokensurgeon.transfer.outliers import Outlier
 from tokensurgeon.transfer.protocol import Pieces
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices
 from tokensurgeon.transfer.states import HeadStates
-from tokensurgeon.transfer.statistics import mean_row
+from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["doubtful_tokens", "histogram", "reconstructions", "row_norms"]
+__all__ = [
+    "DEVIATIONS", "LOUD", "agreement", "describe_outliers", "doubtful_tokens", "histogram", "norm_deviations",
+    "reconstructions",
+]  # fmt: skip
 
 _BINS = 20
 _LEADING = 5
 _WORST, _TYPICAL, _LISTED = 20, 10, 12
-_DEVIATIONS = 6.0
-_LOUD = 1e-3
-_STATES = 2048
+DEVIATIONS = 6.0
+LOUD = 1e-3
+_ENDLESS = 1e9  # JSON has no infinity
 _CHUNK = 4096
 
 
@@ -110,19 +116,54 @@ def doubtful_tokens(
     if not len(targets):
         return {}
     norms = row_norms(donor_matrices.embedding)
-    logs, usual = norms[targets].clamp(min=1e-12).log(), norms[norms > 0].log()
-    spread = 1.4826 * (usual - usual.median()).abs().median()
-    deviation = (logs - usual.median()).abs() / spread.clamp(min=1e-6)
-    found: dict[str, Any] = {"norm": _listed(donor, targets, deviation, deviation > _DEVIATIONS)}
-    agreement, other = _agreement(rows.matrices.embedding, targets, base_matrices.embedding, pieces)
-    astray = agreement <= other
-    found["pieces"] = _listed(donor, targets, other - agreement, astray) | {"share": float(astray.float().mean())}
+    deviation = norm_deviations(norms[targets], norms)
+    found: dict[str, Any] = {"norm": _listed(donor, targets, deviation, deviation > DEVIATIONS)}
+    own, other = agreement(rows.matrices.embedding, targets, base_matrices.embedding, pieces)
+    astray = own <= other
+    found["pieces"] = _listed(donor, targets, other - own, astray) | {"share": float(astray.float().mean())}
     if states is not None:
-        head = rows.matrices.embedding if rows.matrices.head is None else rows.matrices.head
-        bias = rows.matrices.bias[targets].float() if rows.matrices.bias is not None else torch.zeros(len(targets))
-        mean = _mean_probability(head, targets, bias, states)
-        found["loud"] = _listed(donor, targets, mean, mean > _LOUD)
+        head = (rows.matrices.embedding if rows.matrices.head is None else rows.matrices.head)[targets]
+        if rows.matrices.bias is not None:
+            head, states = torch.cat([head, rows.matrices.bias[targets, None]], dim=1), states.with_constant()
+        mean = states.mean_probability(head)
+        found["loud"] = _listed(donor, targets, mean, mean > LOUD)
     return found
+
+
+def describe_outliers(donor: Vocabulary, n_targets: int, rows: Sequence[Outlier], anchors: Ids) -> dict[str, Any]:
+    """Rows and anchors that were unlike the others, for the manifest.
+
+    Args:
+        donor: Names the tokens.
+        n_targets: How many tokens were reconstructed.
+        rows: Those whose rows were made of their pieces instead, the worst first.
+        anchors: (n,) ids of anchors that were no atoms, for the length of their rows in the donor.
+    """
+    return {
+        "count": len(rows),
+        "of": n_targets,
+        "signs": dict(sorted(Counter(row.sign for row in rows).items())),
+        "tokens": [
+            [donor.describe(row.id), row.sign, float(f"{min(row.times, _ENDLESS):.3g}")] for row in rows[:_LISTED]
+        ],
+        "ids": sorted(row.id for row in rows),
+        "anchors": {
+            "count": len(anchors),
+            "tokens": [donor.describe(i) for i in anchors[:_LISTED].tolist()],
+            "ids": anchors.tolist(),
+        },
+    }
+
+
+def norm_deviations(norms: torch.Tensor, every: torch.Tensor) -> torch.Tensor:
+    """(n,) how many robust deviations the logarithms of (n,) norms are from the median of ``every`` of the donor's.
+
+    Where all norms are nearly one (Gemma-3 has 1.0003 at most), six deviations count as no less than twice the length.
+    """
+    usual = every[every > 0].log()
+    middle = usual.median() if len(usual) else torch.zeros(())
+    spread = 1.4826 * (usual - middle).abs().median() if len(usual) else torch.zeros(())
+    return (norms.clamp(min=1e-38).log() - middle).abs() / spread.clamp(min=math.log(2) / DEVIATIONS)
 
 
 def _listed(donor: Vocabulary, targets: torch.Tensor, measure: torch.Tensor, flagged: torch.Tensor) -> dict[str, Any]:
@@ -135,12 +176,7 @@ def _listed(donor: Vocabulary, targets: torch.Tensor, measure: torch.Tensor, fla
     }
 
 
-def row_norms(rows: torch.Tensor) -> torch.Tensor:
-    """(n,) float32, without a float32 copy of all rows."""
-    return torch.cat([torch.linalg.vector_norm(some.float(), dim=1) for some in torch.split(rows, _CHUNK)])
-
-
-def _agreement(
+def agreement(
     rows: torch.Tensor, targets: torch.Tensor, base: torch.Tensor, pieces: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine of every new row with the mean of its own text's pieces, and with that of another token.
@@ -150,39 +186,17 @@ def _agreement(
     centre = mean_row(base)
     n = len(pieces)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # neighbours by id can be of one kind
-    agreement, other = torch.ones(n), -torch.ones(n)
-    before = _piece_mean(base, [pieces[int(order[-1])]]) - centre
+    nearness, other = torch.ones(n), -torch.ones(n)
+    before = piece_means(base, Pieces.of([pieces[int(order[-1])]])) - centre
     spelled = bool(pieces[int(order[-1])])
     for some in torch.split(order, _CHUNK // 4):
         cut = [pieces[i] for i in some.tolist()]
         real = torch.tensor([bool(p) for p in cut])
-        own, row = _piece_mean(base, cut) - centre, rows[targets[some]].float() - centre
+        own, row = piece_means(base, Pieces.of(cut)) - centre, rows[targets[some]].float() - centre
         theirs, known = torch.cat([before, own[:-1]]), torch.cat([torch.tensor([spelled]), real[:-1]])
         near = torch.nn.functional.cosine_similarity(row, own)
         far = torch.nn.functional.cosine_similarity(row, theirs)
-        agreement[some] = torch.where(real, near, 1.0)
+        nearness[some] = torch.where(real, near, 1.0)
         other[some] = torch.where(real & known & (n > 1), far, -1.0)
         before, spelled = own[-1:], bool(real[-1])
-    return agreement, other
-
-
-def _piece_mean(base: torch.Tensor, pieces: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(n, dim) float32; zeros where there is no piece."""
-    cut = Pieces.of(pieces)
-    return torch.nn.functional.embedding_bag(torch.arange(len(cut.ids)), base[cut.ids].float(), cut.starts, mode="mean")
-
-
-def _mean_probability(
-    head: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor, states: HeadStates
-) -> torch.Tensor:
-    """(n,) mean over some of the states. The normaliser is the base's; what is loud changes it, but stays loud."""
-    seen = states.states[:: max(1, len(states.states) // _STATES)]
-    normaliser = states.log_normaliser[:: max(1, len(states.states) // _STATES)]
-    parts = [
-        (seen @ head[targets[i : i + _CHUNK]].float().T + bias[i : i + _CHUNK] - normaliser[:, None])
-        .exp()
-        .clamp(max=1.0)
-        .mean(dim=0)
-        for i in range(0, len(targets), _CHUNK)
-    ]
-    return torch.cat(parts)
+    return nearness, other

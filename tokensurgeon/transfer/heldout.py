@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Method, Resources, all_rows
+from tokensurgeon.transfer.statistics import mean_row
 
 __all__ = ["HeldOutScore", "score_held_out"]
 
@@ -19,7 +20,9 @@ class HeldOutScore:
 
     Attributes:
         anchors: How many were held out.
-        cosine: Mean cosine between reconstructed and true base row.
+        cosine: Mean cosine between reconstructed and true base row. What all rows have in common is in it.
+        correlation: The same after the base's mean row is taken from both: about 0 for a donor whose rows say nothing,
+            whatever the rows have in common.
         unexplained: Squared error over the variance of the true rows; 1 is as bad as their mean.
         norm_ratio: Median of reconstructed over true norm.
         rank: Median place of the true row among all of the base's by cosine with the reconstructed one; 1 is best.
@@ -27,6 +30,7 @@ class HeldOutScore:
 
     anchors: int
     cosine: float
+    correlation: float
     unexplained: float
     norm_ratio: float
     rank: float
@@ -75,11 +79,13 @@ def score_held_out(
     fitted = method.fit(space, replace(resources, progress=None))
     guess = all_rows(fitted, BaseRows(base_rows, base_rows[ids[kept]], "input"))
     truth = base_rows[ids[held]].float()
+    middle = mean_row(base_rows)
     spread = (truth - truth.mean(dim=0)).square().sum().clamp(min=1e-12)
     cosines = torch.nn.functional.cosine_similarity(guess, truth)
     return HeldOutScore(
         anchors=len(held),
         cosine=float(cosines.mean()),
+        correlation=float(torch.nn.functional.cosine_similarity(guess - middle, truth - middle, dim=1).mean()),
         unexplained=float((guess - truth).square().sum() / spread),
         norm_ratio=float((guess.norm(dim=1) / truth.norm(dim=1).clamp(min=1e-12)).median()),
         rank=float(_ranks(guess, cosines, base_rows).median()),

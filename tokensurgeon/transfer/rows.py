@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+import numpy as np
 import torch
 
 from tokensurgeon.alignment import Alignment, Blend, Ids, Provenance, RowPlan
-from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.progress import Progress
 from tokensurgeon.solver.omp import SparseCoefficients
-from tokensurgeon.transfer.combine import Weights
-from tokensurgeon.transfer.damage import refuse_damaged
+from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
+from tokensurgeon.transfer.learnt import LearntRows, RowMaker
 from tokensurgeon.transfer.omp import Omp
-from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Fitted, Method, Pieces, Resources, Use
+from tokensurgeon.transfer.outliers import Guarded, Outlier, sound_anchors
+from tokensurgeon.transfer.protocol import Auxiliary, DonorSpace, Method, Pieces, Resources, Use
+from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.transfer.statistics import row_norms
 
 __all__ = [
-    "SUPPRESSED_BIAS", "LearntRows", "NewRows", "RowMaker", "VocabularyMatrices", "assemble", "atom_ids", "blended",
-    "build_rows", "drop_rowless",
+    "SUPPRESSED_BIAS", "NewRows", "VocabularyMatrices", "assemble", "atom_ids", "blended", "build_rows",
+    "drop_rowless", "odd_anchors", "sound_ids",
 ]  # fmt: skip
 
 SUPPRESSED_BIAS = -1e4
@@ -48,85 +51,13 @@ class NewRows:
         coefficients: What the reconstructed rows are made of, by tensor (``embedding``, ``head``);
             atoms are positions in ``atoms``. Empty for methods that do not combine tokens of the base.
         atoms: (n_atoms,) int64 base ids.
+        outliers: Tokens whose rows are none of the method's, the worst first.
     """
 
     matrices: VocabularyMatrices
     coefficients: dict[str, SparseCoefficients]
     atoms: torch.Tensor
-
-
-class RowMaker(Protocol):
-    """What gives the rows of the reconstructed tokens."""
-
-    def blocks(self, matrix: torch.Tensor, use: Use) -> Iterator[torch.Tensor]:
-        """(some targets, dim) float32 at a time, in their order, for one of the base's matrices."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LearntRows:
-    """What a method learnt for the input embedding and for the LM head.
-
-    Attributes:
-        known: (n_anchors,) int64 base ids of the anchors.
-        shared: For the input; for the head too, where the donor has none of its own.
-        head: For the head, from the donor's own.
-        empty: (n_targets,) bool, tokens whose row in the donor's head is zero and says nothing: `shared` makes theirs.
-    """
-
-    known: torch.Tensor
-    shared: Fitted
-    head: Fitted | None = None
-    empty: torch.Tensor | None = None
-
-    @classmethod
-    def of(
-        cls,
-        method: Method,
-        known: torch.Tensor,
-        embedding: DonorSpace,
-        head: DonorSpace | None,
-        resources: Resources,
-        progress: Progress | None = None,
-    ) -> LearntRows:
-        """Fit a method on the donor's input embedding, and on its head if it is given.
-
-        Args:
-            method: How tokens are reconstructed.
-            known: (n_anchors,) int64 base ids of the anchors.
-            embedding: Targets and anchors in the donor's input embedding.
-            head: The same tokens in its LM head; None where the head's rows come from ``embedding`` too.
-            resources: Device, memory, exactness and seed.
-            progress: Called with (stage, rows done, rows in all).
-        """
-
-        def fit(space: DonorSpace, stage: Stage) -> Fitted:
-            tell = None if progress is None else (lambda done, total: progress(stage, done, total))
-            return method.fit(space, replace(resources, progress=tell))
-
-        shared = fit(embedding, Stage.EMBEDDING)
-        if head is None:
-            return cls(known, shared)
-        return cls(known, shared, fit(head, Stage.HEAD), head.targets.abs().amax(dim=1) == 0)
-
-    @property
-    def coefficients(self) -> dict[str, SparseCoefficients]:
-        """By tensor, for methods that combine tokens of the base."""
-        fitted = {"embedding": self.shared, "head": self.head}
-        return {name: one.coefficients for name, one in fitted.items() if isinstance(one, Weights)}
-
-    def blocks(self, matrix: torch.Tensor, use: Use) -> Iterator[torch.Tensor]:
-        """See `RowMaker`."""
-        side = BaseRows(matrix, matrix[self.known], use)
-        if use != "head" or self.head is None or self.empty is None:
-            yield from self.shared.blocks(side)
-        elif not bool(self.empty.any()):
-            yield from self.head.blocks(side)
-        else:
-            start = 0
-            for own, other in zip(self.head.blocks(side), self.shared.blocks(side), strict=True):
-                yield torch.where(self.empty[start : start + len(own), None], other, own)
-                start += len(own)
+    outliers: tuple[Outlier, ...] = ()
 
 
 def build_rows(
@@ -139,23 +70,28 @@ def build_rows(
     auxiliary: Auxiliary | None = None,
     untie: bool = False,
     suppressing: torch.Tensor | None = None,
+    states: HeadStates | None = None,
     resources: Resources | None = None,
     progress: Progress | None = None,
 ) -> NewRows:
     """Copy the anchors, reconstruct the new tokens, silence the rest.
 
     A tied base gets one matrix, from the donor's input embedding. An untied one gets both: the head
-    from the donor's own head, or from what was learnt for the input where the donor is tied.
+    from the donor's own head, or from what was learnt for the input where the donor is tied. Rows by a donor that
+    are beyond what the base's rows are like are made of the token's pieces instead, see
+    `tokensurgeon.transfer.outliers`.
 
     Args:
         base: Tensors of the model that keeps its body.
         donor: Tensors of the model that gives the tokenizer; its dim may differ.
         alignment: Provenance of every output row.
         method: How tokens are reconstructed; by default OMP with k=64.
-        pieces: Base ids of every reconstructed token's text, for methods that go by text.
+        pieces: Base ids of every reconstructed token's text, for methods that go by text, and for outliers, which
+            become the mean of all rows without it.
         auxiliary: Vectors by which a method compares tokens instead of the donor's.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.
+        states: What the base's head sees on text, to find rows that are likely everywhere.
         resources: Device, memory, exactness and seed of the reconstruction.
         progress: Called with (stage, rows done, rows in all).
 
@@ -182,18 +118,29 @@ def build_rows(
     atoms = torch.from_numpy(atom_ids(plan, donor))
     known = torch.from_numpy(plan.source)[atoms]
     targets = torch.from_numpy(plan.ids(Provenance.RECONSTRUCTED))
+    method = method or Omp()
+    if method.needs == "donor" and len(targets):
+        refuse_uniform("the donor", donor.embedding, torch.cat([atoms, targets]).numpy())
+        for matrix in (base.embedding, base.head):
+            if matrix is not None and len(known) > 1:
+                refuse_uniform("the base", matrix, known.numpy())
     cut = Pieces.of(pieces) if pieces is not None else None
     own = donor.head if (base.head is not None or untie) and auxiliary is None else None
     learnt = LearntRows.of(
-        method or Omp(),
+        method,
         known,
         DonorSpace(donor.embedding[targets], donor.embedding[atoms], cut, auxiliary),
         None if own is None else DonorSpace(own[targets], own[atoms], cut),
         resources or Resources(),
         progress,
     )
-    matrices = assemble(base, plan, learnt, blends=alignment.blends, untie=untie, suppressing=suppressing)
-    return NewRows(matrices, learnt.coefficients, known if auxiliary is None else auxiliary.ids)
+    rows: RowMaker = learnt
+    guarded = Guarded(learnt, len(targets), cut, states)
+    if method.needs not in ("nothing", "text"):  # the others ask no donor
+        rows = guarded
+    matrices = assemble(base, plan, rows, blends=alignment.blends, untie=untie, suppressing=suppressing)
+    known = known if auxiliary is None else auxiliary.ids
+    return NewRows(matrices, learnt.coefficients, known, guarded.outliers(targets.numpy()))
 
 
 def assemble(
@@ -220,8 +167,9 @@ def assemble(
 
     def filled(source: torch.Tensor, use: Use, quiet: torch.Tensor) -> torch.Tensor:
         rows, start = _known(source, plan, quiet, blends or {}, use), 0
+        limits = torch.finfo(rows.dtype).min, torch.finfo(rows.dtype).max  # float16 has 65,504
         for block in new.blocks(source, use):
-            rows[targets[start : start + len(block)]] = block.to(rows.dtype)
+            rows[targets[start : start + len(block)]] = block.clamp(*limits).to(rows.dtype)
             start += len(block)
         return rows
 
@@ -237,8 +185,21 @@ def assemble(
 
 
 def atom_ids(plan: RowPlan, donor: VocabularyMatrices) -> Ids:
-    """Anchors for which the donor has a row. Added tokens may lie beyond its embedding."""
-    return plan.anchors[plan.anchors < len(donor.embedding)]
+    """Anchors for which the donor has a row of usual length. Added tokens may lie beyond its embedding."""
+    return sound_ids(donor, plan.anchors[plan.anchors < len(donor.embedding)])
+
+
+def sound_ids(donor: VocabularyMatrices, ids: Ids) -> Ids:
+    """Those of some of the donor's ids whose rows are about as long as the others', in each of its matrices."""
+    for matrix in (donor.embedding, donor.head):
+        if matrix is not None:
+            ids = ids[sound_anchors(row_norms(matrix)[torch.from_numpy(ids)]).numpy()]
+    return ids
+
+
+def odd_anchors(plan: RowPlan, donor: VocabularyMatrices) -> Ids:
+    """Anchors that `atom_ids` leaves out for the length of their rows."""
+    return np.setdiff1d(plan.anchors[plan.anchors < len(donor.embedding)], atom_ids(plan, donor))
 
 
 def drop_rowless(alignment: Alignment, donor: VocabularyMatrices) -> Alignment:

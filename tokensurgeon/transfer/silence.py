@@ -94,7 +94,7 @@ def calibrating_shifts(
     """How far each new token's logit has to move for its mean probability to be the expected one.
 
     Expected is what ``log_prior`` says, and for other tokens what a ridge regression of the anchors' own mean
-    log-probability on their donor rows predicts from the new token's donor row.
+    log-probability on their donor rows predicts from the new token's donor row, at most that of the likeliest anchor.
 
     Args:
         states: What the LM head sees on text.
@@ -117,6 +117,7 @@ def calibrating_shifts(
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
     weights = torch.linalg.solve(gram, product)
     expected = torch.cat([_with_constant(rows) @ weights for rows in torch.split(donor_new, _CHUNK)]).float()
+    expected = expected.clamp(max=float(known.max()))  # a donor row ten times as long is no reason to expect more
     if log_prior is not None:
         expected = torch.where(log_prior.isnan(), expected, log_prior)
     return expected - _mean_log_probability(states, new)

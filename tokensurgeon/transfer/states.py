@@ -8,6 +8,8 @@ import torch
 
 __all__ = ["HeadStates"]
 
+_STATES, _CHUNK = 512, 4096
+
 
 @dataclass(frozen=True, slots=True)
 class HeadStates:
@@ -25,3 +27,10 @@ class HeadStates:
     def with_constant(self) -> HeadStates:
         """The states with a last coordinate of 1, to go with a head whose last column is its bias."""
         return HeadStates(torch.nn.functional.pad(self.states, (0, 1), value=1.0), self.log_normaliser)
+
+    def mean_probability(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n,) float32 mean over some states of the probability of each of (n, dim) rows, were it the only new one."""
+        step = max(1, len(self.states) // _STATES)
+        states, normaliser = self.states[::step], self.log_normaliser[::step, None]
+        found = [torch.sigmoid(states @ some.float().T - normaliser).mean(dim=0) for some in torch.split(rows, _CHUNK)]
+        return torch.cat(found) if found else torch.zeros(0)

@@ -1,4 +1,4 @@
-"""Compute mean and covariance of a base's rows, damaged ones left out."""
+"""Compute means, norms and covariance of rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from tokensurgeon.transfer.protocol import BaseRows, parts
+from tokensurgeon.transfer.protocol import BaseRows, Pieces, parts
 
-__all__ = ["mean_row", "normal_rows"]
+__all__ = ["mean_row", "normal_rows", "piece_means", "row_norms"]
 
 
 def mean_row(rows: torch.Tensor) -> torch.Tensor:
@@ -17,6 +17,17 @@ def mean_row(rows: torch.Tensor) -> torch.Tensor:
     for some in _finite(rows):
         total, n = total + some.sum(dim=0, dtype=torch.float64), n + len(some)
     return (total / max(1, n)).float()
+
+
+def row_norms(rows: torch.Tensor) -> torch.Tensor:
+    """(n,) float64, exact where squares would overflow float32, and without a copy of all rows."""
+    return torch.cat([torch.linalg.vector_norm(rows[part], dim=1, dtype=torch.float64) for part in parts(len(rows))])
+
+
+def piece_means(base: torch.Tensor, pieces: Pieces) -> torch.Tensor:
+    """(n, dim) float32 means of each target's pieces in the base; zeros where there is no piece."""
+    places = torch.arange(len(pieces.ids))
+    return torch.nn.functional.embedding_bag(places, base[pieces.ids].float(), pieces.starts, mode="mean")
 
 
 def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> Iterator[torch.Tensor]:

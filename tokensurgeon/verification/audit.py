@@ -13,9 +13,11 @@ from tokensurgeon.alignment import Ids, Provenance
 from tokensurgeon.baselines import Method
 from tokensurgeon.baselines.linear import Procrustes, Ridge
 from tokensurgeon.evaluation.states import quiet_row
+from tokensurgeon.transfer.learnt import LearntRows
 from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.protocol import DonorSpace, Pieces, Resources, Use
-from tokensurgeon.transfer.rows import LearntRows, VocabularyMatrices, atom_ids
+from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids
+from tokensurgeon.transfer.statistics import mean_row, piece_means
 from tokensurgeon.verification.evidence import Evidence
 from tokensurgeon.verification.reference import ReferenceOmp
 from tokensurgeon.verification.running import Check
@@ -77,6 +79,10 @@ def audit_checks(evidence: Evidence, seed: int) -> Iterator[Check]:
         if len(special):
             yield Check("special rows", True, f"{len(special)} rows of special tokens are not made again", note=True)
         targets = np.setdiff1d(targets, special)
+    replaced = np.intersect1d(targets, evidence.content.get("outliers", {}).get("ids", []))
+    if len(replaced):
+        yield _replaced_rows(evidence, replaced)
+        targets = np.setdiff1d(targets, replaced)
     if not len(targets):
         return
     if why := _why_not(evidence):
@@ -96,6 +102,19 @@ def audit_checks(evidence: Evidence, seed: int) -> Iterator[Check]:
         share = _agreeing(evidence, ReferenceOmp(method.k), few, _NEAR).mean()
         detail = f"{share:.0%} of {len(few)} new rows (seed {seed}) are what orthogonal_mp finds, the others near ties"
         yield Check("rows by scikit-learn", bool(share >= _BY_REFERENCE), detail)
+
+
+def _replaced_rows(evidence: Evidence, ids: Ids) -> Check:
+    """Rows that were unlike the base's are the mean of their pieces' in the head, or the mean row without any."""
+    *_, written = _matrices(evidence)
+    base = evidence.base
+    cut = Pieces.of(base_pieces(base.vocabulary, evidence.out.vocabulary, ids.tolist(), base.layout.rows))
+    wanted = torch.where(cut.lengths()[:, None] > 0, piece_means(written.old, cut), mean_row(written.old))
+    rows = written.new[torch.from_numpy(ids)].float()
+    allowed = _CLOSE + 2 * torch.finfo(written.new.dtype).eps
+    far = torch.linalg.vector_norm(rows - wanted, dim=1) > allowed * torch.linalg.vector_norm(wanted, dim=1) + 1e-6
+    wrong = f"{int(far.sum())} of {len(ids)} are not" if far.any() else f"{len(ids)} are"
+    return Check("replaced rows", not far.any(), f"{wrong} the mean of the base's rows of their pieces")
 
 
 def _sources(method: Method) -> str:
