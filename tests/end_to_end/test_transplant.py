@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 import tokensurgeon.checkpoint.model as opened
+import tokensurgeon.checkpoint.small_files as small_files
 import tokensurgeon.surgery.new_rows as new_rows
 import tokensurgeon.surgery.write as output
 from tokensurgeon import InputError, RowPlan, TransplantOptions, VerificationError, transplant, verify
@@ -266,7 +267,7 @@ def test_existing_output_is_kept_unless_told(zoo, tmp_path):
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize(("room", "when"), [(output, "write_settings"), (output, "verify")])
+@pytest.mark.parametrize(("room", "when"), [(small_files, "write_settings"), (output, "invariants")])
 def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, room, when):
     def fail(*_args, **_kwargs):
         raise failure
@@ -280,7 +281,7 @@ def test_a_failure_leaves_nothing_behind(zoo, tmp_path, monkeypatch, failure, ro
 def test_a_failure_keeps_the_old_output(zoo, shared, tmp_path, monkeypatch):
     shutil.copytree(shared().out, tmp_path / "out")
     before = (tmp_path / "out/model.safetensors").read_bytes()
-    monkeypatch.setattr(output, "verify", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(output, "invariants", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(zoo, tmp_path, "untied", "spm", overwrite=True)
     assert (tmp_path / "out/model.safetensors").read_bytes() == before

@@ -128,5 +128,5 @@ def test_evaluate_splits_by_provenance(zoo, tmp_path):
 def test_a_model_that_does_not_load(copy_of):
     broken = copy_of("gpt")
     (broken / "config.json").write_text('{"model_type": "martian"}')
-    with pytest.raises(InputError, match="cannot load"):
+    with pytest.raises(InputError, match="cannot build a language model of type 'martian'"):
         load_model(broken)

@@ -129,6 +129,14 @@ def test_a_body_that_gives_nan_is_refused_by_name(copy_of):
         read_states(OpenModel.open(str(model)), torch.device("cpu"), None)
 
 
+def test_a_body_that_gives_nothing_is_refused_by_name(copy_of):
+    model = copy_of("gpt")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": float("inf")}))
+    with pytest.raises(InputError, match="copy-of-gpt: its head sees nothing but zeros on plain text"):
+        read_states(OpenModel.open(str(model)), torch.device("cpu"), None)
+
+
 def test_weights_that_do_not_fit_the_body_are_called_so(copy_of):
     model = copy_of("gpt")
     settings(intermediate_size=48)(model)

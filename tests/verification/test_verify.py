@@ -244,9 +244,9 @@ def test_rows_that_unpack_to_too_much_are_refused(model, zoo):
     import base64
     import zlib
 
-    packed = base64.b64encode(zlib.compress(np.zeros((1 << 24) + 1, dtype=np.int8).tobytes(), 9)).decode()
+    packed = base64.b64encode(zlib.compress(np.zeros((1 << 22) + 1, dtype=np.int8).tobytes(), 9)).decode()
     change_json(model, "tokensurgeon.json", lambda content: content["rows"].update(provenance=packed))
-    with pytest.raises(InputError, match="its rows are cut short, or more than 16,777,216"):
+    with pytest.raises(InputError, match="its rows are cut short, or more than 4,194,304"):
         checks_of(model, zoo)
 
 

@@ -63,6 +63,11 @@ def read_states(
     states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
     if not bool(torch.isfinite(states.states).all()):
         raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")
+    if not bool(states.states.any()):
+        raise InputError(
+            f"{base.name}: its head sees nothing but zeros on plain text. config.json (norms, scales) or the checkpoint "
+            "is damaged; use another"
+        )
     return loaded, states
 
 
