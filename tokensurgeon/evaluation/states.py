@@ -65,8 +65,8 @@ def read_states(
         raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")
     if not bool(states.states.any()):
         raise InputError(
-            f"{base.name}: its head sees nothing but zeros on plain text. config.json (norms, scales) or the checkpoint "
-            "is damaged; use another"
+            f"{base.name}: its head sees nothing but zeros on plain text. config.json (norms, scales) or the "
+            "checkpoint is damaged; use another"
         )
     return loaded, states
 
