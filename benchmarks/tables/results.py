@@ -16,8 +16,10 @@ from typing import Any
 
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
+from benchmarks.tables.hostile import hostile
 from benchmarks.tables.merge import merge
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
+from benchmarks.tables.sabotage import sabotage
 from benchmarks.tables.tables import auto, distil, numbers, trimming
 from benchmarks.tables.tools import drafts, llama_cpp
 from benchmarks.tables.trojan import trojan
@@ -292,6 +294,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "drafts": drafts,
     "llama_cpp": llama_cpp,
     "trojan": trojan,
+    "sabotage": sabotage,
+    "hostile": hostile,
 }
 
 

@@ -64,6 +64,8 @@ def read_states(
     if not bool(torch.isfinite(states.states).all()):
         raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")
     if not bool(states.states.any()):
+        embedding = base.matrices().embedding
+        refuse_uniform(base.name, embedding, np.arange(len(embedding)))  # the likelier reason
         raise InputError(
             f"{base.name}: its head sees nothing but zeros on plain text. config.json (norms, scales) or the "
             "checkpoint is damaged; use another"
