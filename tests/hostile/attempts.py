@@ -90,12 +90,12 @@ def attempt(row: Row, world: Path, place: Path) -> Outcome:
         place: An empty directory.
     """
     shutil.copytree(world, place, dirs_exist_ok=True)
-    recipe = place / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("WORLD", str(place)))
     spoiled = place / row.file
     data = row.edit(spoiled.read_bytes() if spoiled.is_file() else b"")
     spoiled.parent.mkdir(exist_ok=True)
     spoiled.write_bytes(data)
+    recipe = place / "recipe.yaml"
+    recipe.write_bytes(recipe.read_bytes().replace(b"WORLD", str(place).encode()))
     before = _listed(place)
     names = {path.name for path in place.iterdir()} | {"out"}
     command, *words = COMMANDS[row.command].split()

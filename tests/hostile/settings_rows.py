@@ -36,7 +36,7 @@ ROWS = [
       for file, command in (("config.json", "check"), ("generation_config.json", "resize"),
                             ("tokenizer_config.json", "align"), ("special_tokens_map.json", "align"))
       for name, data in _SPOILED),
-    Row("is cut off", _CONFIG_FILE, truncated(0.5), "align", "config.json"),
+    Row("is cut off", _CONFIG_FILE, truncated(0.5), "resize", "config.json"),
     Row("is cut off", "base/generation_config.json", truncated(0.5), "trim", "generation_config.json"),
     Row("is cut off", _TOKENIZER_FILE, truncated(0.5), "align", "tokenizer_config.json"),
     *(Row(f"{key} is gone", _CONFIG_FILE, gone(key), "transplant", "config.json", True)
@@ -48,7 +48,7 @@ ROWS = [
     Row("vocab_size is 10^12", "donor/config.json", put("vocab_size", 10**12), "align", "vocab_size is 1000000000000"),
     Row("layers of a part", _CONFIG_FILE, put("vision_config", {"num_layers": _MANY}), "resize",
         "vision_config.num_layers is"),
-    Row("100 MB of settings", _CONFIG_FILE, padded(100_000_000), "align", "config.json has"),
+    Row("100 MB of settings", _CONFIG_FILE, padded(100_000_000), "resize", "config.json has"),
     Row("a template of 10 MB", _TEMPLATE, raw("{{ 1 }}" * 1_500_000), "align", "chat_template.jinja has"),
     Row("a template of 10 MB", _TOKENIZER_FILE, put("chat_template", "x" * 10_000_000), "align", "its chat_template"),
     Row("templates without names", _TOKENIZER_FILE, put("chat_template", [1, {}, {"name": "default"}]), "align", None),

@@ -40,7 +40,7 @@ def tekken_tokenizer(path: Path) -> Tokenizer:
         control = _control_tokens(content, config)
         size = config.get("default_vocab_size")
         entries = content["vocab"][: None if size is None else size - len(control)]
-        ranked = [base64.b64decode(entry["token_bytes"]) for entry in entries]
+        ranked = [base64.b64decode(entry["token_bytes"], validate=True) for entry in entries]
         pattern = Regex(config["pattern"])
     except Exception as error:  # a pattern that is none raises a bare one
         if not (isinstance(error, KeyError | TypeError | ValueError | AttributeError) or gave_up(error)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,24 @@ class LoadedModel:
         return context_of(self.model)
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids, without special tokens."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        """Text to ids, without special tokens.
+
+        Raises:
+            InputError: If the tokenizer's settings let transformers stumble, or give ids that have no row.
+        """
+        try:
+            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        except Exception as error:  # whatever is raised at settings that nobody expected
+            where = self.tokenizer.name_or_path
+            raise InputError(f"{where}: transformers cannot cut text ({error_reason(error)})") from error
+        rows = math.inf if self.model is None else len(self.model.get_input_embeddings().weight)
+        if (top := max(ids, default=-1)) >= rows:
+            what = self.tokenizer.convert_ids_to_tokens(top)
+            raise InputError(
+                f"{self.tokenizer.name_or_path}: text has token {what!r}, id {top}, and the embedding has {rows} rows. "
+                "Mend tokenizer_config.json, or fetch it again"
+            )
+        return ids
 
 
 def pick_device(name: str) -> torch.device:
