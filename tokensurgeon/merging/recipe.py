@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         parsed = MergeConfiguration.model_validate(theirs)
         _refuse_unknown(theirs, parsed, "")
+        json.dumps(parsed.model_dump(), default=str, allow_nan=False)  # raises at weights that are no finite numbers
         tokenizer, embeddings, options = _ours(block or {})
         named = _their_tokenizer(parsed)
     except (ValueError, RuntimeError, TypeError) as error:  # pydantic's are ValueErrors; mergekit raises RuntimeError

@@ -200,8 +200,8 @@ def _refuse_shared_ids(tokenizer: Tokenizer, vocab: Mapping[str, int] | Sequence
     for piece, token_id in sorted(tokenizer.get_vocab(with_added_tokens=False).items()):
         if token_id in seen:
             raise InputError(
-                f"pieces {seen[token_id][:40]!r} and {piece[:40]!r} of the tokenizer both have id {token_id}; an id stands "
-                "for one piece. Correct its tokenizer.json"
+                f"pieces {seen[token_id][:40]!r} and {piece[:40]!r} of the tokenizer both have id {token_id}; an id "
+                "stands for one piece. Correct its tokenizer.json"
             )
         seen[token_id] = piece
 
