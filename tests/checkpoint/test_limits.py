@@ -10,7 +10,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from tokensurgeon import InputError, Vocabulary
 from tokensurgeon.checkpoint import Checkpoint, limits
+from tokensurgeon.checkpoint.header import read_header
 from tokensurgeon.checkpoint.layout import parameter_shapes, refuse_missing_body
+from tokensurgeon.checkpoint.tokenizer_json import load_tokenizer
 from tokensurgeon.cli.common import guarded
 
 LARGEST = {
@@ -68,3 +70,30 @@ def test_a_panic_is_one_line_wherever_text_is_cut(gpt, capsys):
         broken.encode("text")
     assert left.value.exit_code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: a tokenizer cannot cut this text")
+
+
+def test_a_header_is_not_read_beyond_the_longest(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write((6 << 30).to_bytes(8, "little"))
+        file.truncate((6 << 30) + 8)  # sparse: it takes no room
+    with pytest.raises(InputError, match="its header would have 6442450944 bytes"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("affix", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_a_model_that_puts_much_around_each_piece_is_refused(gpt, tmp_path, affix):
+    spec = json.loads(gpt.backend_tokenizer.to_str())
+    spec["model"] = {"type": "BPE", "vocab": {"a": 0}, "merges": [], affix: "x" * 101}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(InputError, match=rf"tokenizer\.json: its {affix} has 101 characters"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_steps_that_cannot_follow_each_other_do_not_multiply(gpt, tmp_path):
+    spec = json.loads(gpt.backend_tokenizer.to_str())
+    pairs = {"…": "...", "½": "1/2", "¼": "1/4", "\t": "    ", "ﷲ": "الله"}
+    steps = [{"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in pairs.items()]
+    spec["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    assert load_tokenizer(tmp_path / "tokenizer.json").normalizer.normalize_str("½…") == "1/2..."

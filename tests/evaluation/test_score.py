@@ -13,7 +13,7 @@ from tokensurgeon.evaluation.evaluate import evaluate
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.states import collect_states
-from tokensurgeon.evaluation.texts import load_texts, python_text, split_bytes
+from tokensurgeon.evaluation.texts import open_texts, python_text, split_bytes
 
 TEXT = "The value of the object is 42.\nNaïve café, 日本."
 
@@ -101,17 +101,17 @@ def test_python_text_is_as_long_as_asked():
 def test_text_files(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("é" * 100)
-    assert load_texts([path])["a.txt"] == "é" * 100
-    assert load_texts([path], 51)["a.txt"] == "é" * 25  # a character cut by the limit is left out
+    assert "".join(open_texts([path])["a.txt"]) == "é" * 100
+    assert "".join(open_texts([path], 51)["a.txt"]) == "é" * 25  # a character cut by the limit is left out
     path.write_bytes("\ufeffa\r\n".encode())
-    assert load_texts([path], 5)["a.txt"] == "a\r"  # a byte order mark is no text
-    assert list(load_texts([])) == ["python-topics"]
+    assert "".join(open_texts([path], 5)["a.txt"]) == "a\r"  # a byte order mark is no text
+    assert list(open_texts([])) == ["python-topics"]
     for content, message in ((b"", "empty"), (b"\xff", "not UTF-8"), (b"\xff\xfea\0", "looks like UTF-16")):
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
-            load_texts([path])
+            open_texts([path])
     with pytest.raises(InputError, match="cannot be read"):
-        load_texts([Path("/no/such/file")])
+        open_texts([Path("/no/such/file")])
 
 
 def test_evaluate_splits_by_provenance(zoo, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tokensurgeon import Alignment, RowPlan, build_rows
+from tokensurgeon.alignment import Provenance
 from tokensurgeon.baselines import make_method
 from tokensurgeon.transfer.calibrate import calibrate
 from tokensurgeon.transfer.learnt import LearntRows
@@ -182,3 +183,28 @@ def test_nothing_is_written_into_what_a_method_gives(base):
     (rows,) = guard.blocks(base.embedding, "both")
     assert torch.equal(rows[2], base.embedding[2])
     torch.testing.assert_close(rows[1], base.embedding.mean(dim=0))
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_a_row_that_is_loud_by_its_bias_is_an_outlier(run):
+    """The donor makes a token of the eight anchors of highest bias, whose head rows cancel each other."""
+    random = torch.Generator().manual_seed(0)
+    n, dim, axes = 400, 32, torch.eye(24) * 5
+    embedding, head, bias = (torch.randn(*shape, generator=random) for shape in ((n, dim), (n, dim), (n,)))
+    head, bias = head * 0.3, bias * 2
+    top = bias.topk(8).indices
+    head[top[1::2]] = -head[top[::2]]
+    seen = torch.randn(300, dim, generator=random)
+    states = HeadStates(seen, (seen @ head.T + bias).logsumexp(1))
+    donor = torch.randn(n + 1, 24, generator=random)
+    donor[:, :8] = 0
+    donor = torch.nn.functional.normalize(donor, dim=1) * 5
+    donor[top], donor[n] = axes[:8], axes[:8].sum(dim=0)
+    provenance = np.array([Provenance.COPIED] * n + [Provenance.RECONSTRUCTED], dtype=np.int8)
+    plan = RowPlan(provenance, np.array([*range(n), -1]))
+    made = build_rows(
+        VocabularyMatrices(embedding, head, bias), VocabularyMatrices(torch.randn(n + 1, 24, generator=random), donor),
+        Alignment(plan, {}, ()), method=Omp(k=8), pieces=[[1, 2]], states=states if run else None,
+    )  # fmt: skip
+    assert [(row.id, row.sign) for row in made.outliers] == [(n, "loud")]
+    assert made.matrices.bias[n] == pytest.approx(float(bias[[1, 2]].mean()))

@@ -36,12 +36,12 @@ def test_letters_of_scripts_and_emoji_stay(text):
     "character",
     ["\x00", "\t", "\n", "\r", "\x1b", "\x7f", "\x85", "\x9b", "\u00ad", "\u061c", "\u200b", "\u200c", "\u200d",
      "\u200e", "\u200f", "\u2028", "\u2029", "\u202a", "\u202e", "\u2066", "\u2069", "\ufeff", "\ud800", "\ue000",
-     "\u0378", "\U000e0041", "\u3000"],
+     "\u0378", "\U000e0041", "\u3000", "\ufe0f", "\U000e0101", "\u3164", "\u2800"],
 )  # fmt: skip
 def test_what_steers_reorders_or_hides_is_spelled(character):
     found = visible(f"a{character}b")
     assert found.isprintable() and found == f"a{character.encode('unicode_escape').decode()}b"
-    assert quoted(character) == repr(character)
+    assert quoted(character) == f"'{character.encode('unicode_escape').decode()}'"
 
 
 def test_quotes_are_those_of_python():

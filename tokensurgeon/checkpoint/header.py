@@ -224,4 +224,4 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(8)
-        return parse_header(path, first + file.read(min(int.from_bytes(first, "little"), size)), size)
+        return parse_header(path, first + file.read(min(int.from_bytes(first, "little"), size, _LONGEST_HEADER)), size)

@@ -46,6 +46,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
             refuse_far_ids(tokenizer)
         for part in ("normalizer", "decoder"):
             _refuse_growth(part, getattr(tokenizer, part))
+        _refuse_long_affixes(tokenizer.model)
         _refuse_crowd(tokenizer.post_processor)
     return tokenizer
 
@@ -87,17 +88,28 @@ def _refuse_charsmaps(path: Path, data: bytes) -> None:
 
 
 def _refuse_growth(part: str, steps: Any) -> None:
-    growth, before = 1, 0
+    growth, before, written = 1, 0, ""
     for step in _walk(_parsed(steps)):
         if step.get("type") == "Replace":
-            found = step["pattern"].get("String") or "."  # a regular expression may match one character
-            growth *= max(1, len(step["content"]) // len(found))
+            literal = step["pattern"].get("String")
+            times = max(1, len(step["content"]) // len(literal or "."))  # a regular expression may match one character
+            growth = growth * times if literal is None or literal in written else max(growth, times)
+            written += step["content"]
         before += len(step.get("prepend") or "")
     if max(growth, before) > _MOST_GROWTH:
         raise InputError(
             f"its {part} can make {max(growth, before):,} characters of one, and no honest one more than "
             f"{_MOST_GROWTH}. Fetch it again"
         )
+
+
+def _refuse_long_affixes(model: Any) -> None:
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        affix = getattr(model, name, None) or ""
+        if len(affix) > _MOST_GROWTH:
+            raise InputError(
+                f"its {name} has {len(affix):,} characters, and no honest one more than {_MOST_GROWTH}. Fetch it again"
+            )
 
 
 def _refuse_crowd(processor: Any) -> None:

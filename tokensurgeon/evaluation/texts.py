@@ -18,7 +18,7 @@ from tokensurgeon.checkpoint.text import decoded_parts
 from tokensurgeon.errors import InputError
 from tokensurgeon.progress import Progress, Stage
 
-__all__ = ["CHUNK_BYTES", "Text", "TextPieces", "cut_bytes", "load_texts", "open_texts", "python_text", "split_bytes"]
+__all__ = ["CHUNK_BYTES", "Text", "TextPieces", "cut_bytes", "open_texts", "python_text", "split_bytes"]
 
 CHUNK_BYTES = 2048
 _PART = 1 << 18
@@ -144,11 +144,6 @@ def open_texts(paths: Sequence[Path], limit: int | None = None) -> dict[str, Tex
         name = path.name if path.name not in texts else str(path)
         texts[name] = _checked(path, name, limit)
     return texts
-
-
-def load_texts(paths: Sequence[Path], limit: int | None = None) -> dict[str, str]:
-    """`open_texts`, in memory."""
-    return {name: "".join(text) for name, text in open_texts(paths, limit).items()}
 
 
 def _checked(path: Path, name: str, limit: int | None) -> Text:

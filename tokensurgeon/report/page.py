@@ -109,7 +109,8 @@ def verdict(
         level = "good" if share < 0.05 else "watch" if share < 0.2 else "bad"
         found.append((level, f"{share:.1%} of the new rows disagree with their own text."))
     if (outliers := content.get("outliers")) and (sentences := outliers_in_words(outliers)):
-        level = "bad" if outliers["count"] > _MANY * outliers["of"] or outliers["anchors"]["count"] else "watch"
+        odd, anchors = outliers["anchors"]["count"], (content.get("learnt_from") or {}).get("anchors", 0)
+        level = "bad" if outliers["count"] > _MANY * outliers["of"] or odd > _MANY * anchors else "watch"
         found += [(level, sentence) for sentence in sentences]
     loud = doubtful.get("loud", {"count": 0})["count"]
     if loud:

@@ -29,7 +29,6 @@ from tokensurgeon.surgery.record import describe_run
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary.edit.drop import filled_ids, needed_ids, trimmed_spec
-from tokensurgeon.vocabulary.rendering import LONGEST_TEMPLATE
 from tokensurgeon.vocabulary.streams import Counts, encoded_parts
 
 __all__ = ["TrimReport", "trim"]
@@ -141,7 +140,6 @@ def trim(
 def _named(model: OpenModel) -> set[int]:
     """Ids that have a role, or that the chat template writes."""
     template, pieces = model.tokenizer.chat_template or "", model.vocabulary.pieces
-    template = template if isinstance(template, str) and len(template) <= LONGEST_TEMPLATE else ""
     named = {i for i in model.vocabulary.added if (pieces[i] or "").strip(" ▁\n\t") and (pieces[i] or "") in template}
     return named | model.vocabulary.roles.of() | set(model.tokenizer.special_ids().values())
 

@@ -51,7 +51,7 @@ def refuse_uniform(whose: str, matrix: torch.Tensor, ids: Ids) -> None:
     Raises:
         InputError: If all of these rows are so. A single one is nothing strange.
     """
-    if not len(ids):
+    if len(ids) < 2:
         return
     chosen = torch.from_numpy(ids)
     first, flat, alike, highest = matrix[chosen[0]], True, True, 0.0

@@ -62,7 +62,7 @@ def score_held_out(
         sample: Anchors to hold out.
 
     Returns:
-        The score, or None if fewer anchors are left than the method's k.
+        The score, or None if fewer anchors are left than the method's k, or those held out do not differ.
     """
     rows = donor_anchors
     if auxiliary is not None:
@@ -80,7 +80,9 @@ def score_held_out(
     guess = all_rows(fitted, BaseRows(base_rows, base_rows[ids[kept]], "input"))
     truth = base_rows[ids[held]].float()
     middle = mean_row(base_rows)
-    spread = (truth - truth.mean(dim=0)).square().sum().clamp(min=1e-12)
+    spread = (truth - truth.mean(dim=0)).square().sum()
+    if not spread:  # one anchor, or the same row for all
+        return None
     cosines = torch.nn.functional.cosine_similarity(guess, truth)
     return HeldOutScore(
         anchors=len(held),

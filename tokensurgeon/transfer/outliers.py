@@ -8,7 +8,8 @@ measure. A new row is an outlier by that of these signs which exceeds its limit 
 * ``distance``: it lies farther from the base's mean row, in units of the base's deviation in each direction;
 * ``weight``: one anchor alone contributes more than a long row;
 * ``weights``: the anchors' contributions together exceed √k long rows, so that most of them cancel;
-* ``loud``: on average over states that the base's head sees on text, it is likelier than any anchor.
+* ``loud``: on average over states that the base's head sees on text, it is likelier, its bias included, than any
+  anchor; where the base is not run, its bias is three times as far above the median as any anchor's.
 
 Limits of the first four are three times the median of the base's rows, or six robust deviations of their logarithm
 where that is more. They need no forward pass, and a row that keeps to them can still be loud: an ordinary row turned
@@ -36,11 +37,11 @@ __all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors"]
 
 SIGNS = ("norm", "distance", "weight", "weights", "loud")
 _TIMES, _ANCHOR_TIMES, _DEVIATIONS = 3.0, 4.0, 6.0
-_SAMPLE = 32_768
+_SAMPLE, _PART = 32_768, 4096
 _ENOUGH = 4
 """Rows per dimension from which the anchors alone say how rows vary; fewer are too few, and all rows say it."""
 _FLOOR = 1e-3
-"""Of the mean variance: the least that a direction counts with."""
+"""Of the mean variance: as much is added to that of each direction."""
 
 
 def highest(measures: torch.Tensor, times: float = _TIMES) -> float:
@@ -92,12 +93,17 @@ class Scale:
         """Of (n, dim) rows of any floating dtype; those that hold NaN or infinity do not count."""
         some = rows[:: -(-len(rows) // _SAMPLE) or 1].float()
         some = some[torch.isfinite(some.sum(dim=1))]
-        mean = mean_row(some)
-        centred = (some - mean).double()
-        values, vectors = torch.linalg.eigh(centred.T @ centred / max(1, len(some)))
-        least = _FLOOR * values.mean()
-        whitening = (vectors / values.clamp(min=least).sqrt() if least > 0 else torch.zeros_like(vectors)).float()
-        return cls(mean, whitening, highest(row_norms(rows)), highest(row_norms(centred.float() @ whitening)))
+        mean, dim = mean_row(some), rows.shape[1]
+        covariance = torch.zeros(dim, dim, dtype=torch.float64)
+        for part in torch.split(some, _PART):
+            centred = (part - mean).double()
+            covariance += centred.T @ centred / len(some)
+        least, whitening = _FLOOR * float(covariance.diagonal().mean()), torch.zeros(dim, dim)
+        if least > 0:
+            covariance.diagonal().add_(least)
+            root, one = torch.linalg.cholesky(covariance), torch.eye(dim, dtype=torch.float64)
+            whitening = torch.linalg.solve_triangular(root, one, upper=False).T.float()
+        return cls(mean, whitening, highest(row_norms(rows)), highest(row_norms((some - mean) @ whitening)))
 
     def excess(self, rows: torch.Tensor) -> torch.Tensor:
         """(n, 2) float64: norm and distance of (n, dim) rows as multiples of their limits."""
@@ -119,6 +125,42 @@ class Outlier(NamedTuple):
     times: float
 
 
+def _measure(learnt: LearntRows, matrix: torch.Tensor) -> torch.Tensor:
+    """Ids of the base whose rows say what rows are like: those of the anchors, or all where these are few."""
+    few = len(learnt.known) < _ENOUGH * matrix.shape[1]
+    return torch.arange(len(matrix)) if few else learnt.known
+
+
+class _Loudness:
+    """How likely new rows of the head, with their biases, are on average, as multiples of the likeliest anchor."""
+
+    def __init__(
+        self, learnt: LearntRows, matrix: torch.Tensor, bias: torch.Tensor | None, states: HeadStates | None, use: Use
+    ) -> None:
+        known = _measure(learnt, matrix)
+        self._states = None if use == "input" else states
+        self._biases = iter(()) if bias is None else learnt.blocks(bias[:, None], use)
+        self._biased, self._most = bias is not None, 1.0
+        own, beside = matrix[known].float(), None if bias is None else bias[known, None].float()
+        if self._states is not None:
+            self._states = self._states if beside is None else self._states.with_constant()
+            most = self._states.mean_probability(own if beside is None else torch.cat([own, beside], dim=1))
+            self._most = float(most.max())
+        elif beside is not None:
+            self._middle, self._most = float(beside.median()), _TIMES * float(beside.max() - beside.median())
+
+    def of(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n,) of the next (n, dim) rows; without states, of their biases alone."""
+        beside = next(self._biases) if self._biased else None
+        if self._states is not None:
+            return (
+                self._states.mean_probability(rows if beside is None else torch.cat([rows, beside], dim=1)) / self._most
+            )
+        if beside is None or self._most <= 0:
+            return torch.zeros(len(rows))
+        return (beside[:, 0] - self._middle).float() / self._most
+
+
 class Guarded:
     """Rows by what a method learnt from a donor, outliers replaced by the mean of the base's rows of their pieces.
 
@@ -131,7 +173,12 @@ class Guarded:
     """
 
     def __init__(
-        self, learnt: LearntRows, n_targets: int, pieces: Pieces | None, states: HeadStates | None = None
+        self,
+        learnt: LearntRows,
+        n_targets: int,
+        pieces: Pieces | None,
+        states: HeadStates | None = None,
+        bias: torch.Tensor | None = None,
     ) -> None:
         """Of a method's rows.
 
@@ -139,9 +186,10 @@ class Guarded:
             learnt: What it learnt.
             n_targets: How many tokens it makes rows for.
             pieces: The tokens' texts in base tokens; without them outliers become the mean of all rows.
-            states: What the base's head sees on text; without them it is not asked which rows are loud.
+            states: What the base's head sees on text; without them it is not asked which rows are loud, but for biases.
+            bias: (rows,) of the base's head.
         """
-        self._learnt, self._n, self._pieces, self._states = learnt, n_targets, pieces, states
+        self._learnt, self._n, self._pieces, self._states, self._bias = learnt, n_targets, pieces, states, bias
         self.times = torch.zeros(n_targets, dtype=torch.float64)
         self.signs = torch.zeros(n_targets, dtype=torch.int64)
 
@@ -159,16 +207,13 @@ class Guarded:
 
     def blocks(self, matrix: torch.Tensor, use: Use) -> Iterator[torch.Tensor]:
         """See `tokensurgeon.transfer.learnt.RowMaker`."""
-        known, dim = self._learnt.known, matrix.shape[1]
-        judged = dim > 1  # a bias alone says too little; it goes with its head's row
+        judged = matrix.shape[1] > 1  # a bias alone says too little; it goes with its head's row
         if judged:
-            own = matrix[known] if len(known) >= _ENOUGH * dim else matrix
-            scale, norms = Scale.of(own), row_norms(matrix)
-            states = None if use == "input" else self._states
-            loudest = 1.0 if states is None else float(states.mean_probability(own).max())
+            scale, norms = Scale.of(matrix[_measure(self._learnt, matrix)]), row_norms(matrix)
+            loudness = _Loudness(self._learnt, matrix, None if use == "input" else self._bias, self._states, use)
         for part, rows in zip(parts(self._n), self._learnt.blocks(matrix, use), strict=True):
             if judged:
-                loud = torch.zeros(len(rows)) if states is None else states.mean_probability(rows) / loudest
+                loud = loudness.of(rows)
                 terms = self._contributions(part, norms, use) / scale.norm
                 excess = torch.cat([scale.excess(rows), terms, loud[:, None]], dim=1)
                 worst, sign = torch.where(excess.isnan(), torch.inf, excess).max(dim=1)

@@ -122,7 +122,7 @@ def build_rows(
     if method.needs == "donor" and len(targets):
         refuse_uniform("the donor", donor.embedding, torch.cat([atoms, targets]).numpy())
         for matrix in (base.embedding, base.head):
-            if matrix is not None and len(known) > 1:
+            if matrix is not None:
                 refuse_uniform("the base", matrix, known.numpy())
     cut = Pieces.of(pieces) if pieces is not None else None
     own = donor.head if (base.head is not None or untie) and auxiliary is None else None
@@ -135,7 +135,7 @@ def build_rows(
         progress,
     )
     rows: RowMaker = learnt
-    guarded = Guarded(learnt, len(targets), cut, states)
+    guarded = Guarded(learnt, len(targets), cut, states, base.bias)
     if method.needs not in ("nothing", "text"):  # the others ask no donor
         rows = guarded
     matrices = assemble(base, plan, rows, blends=alignment.blends, untie=untie, suppressing=suppressing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,24 +13,33 @@ _JOINERS = "\u200c\u200d"
 _SIGNS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
 """Unicode counts these signs of Arabic and Syriac among what formats text, and they are seen."""
 
+_SELECTORS = r"\ufe00-\ufe0f\U000e0100-\U000e01ef"
+_UNSEEN = re.compile(f"[{_SELECTORS}\u115f\u1160\u3164\uffa0\u2800]")
+"""Unicode counts them among letters and marks, and nothing is seen of them; selectors say how an emoji looks."""
+
 
 def visible(text: str) -> str:
-    r"""One line of text, with control, format and unassigned characters, surrogates and strange spaces spelled.
+    r"""One line of text, with control, format, unassigned and unseen characters, surrogates and odd spaces spelled.
 
     >>> from tokensurgeon.vocabulary.visible import visible
     >>> visible("a\x1b[31mb\u202ec\n")
     'a\\x1b[31mb\\u202ec\\n'
     """
-    if text.isprintable():
+    if text.isprintable() and not _UNSEEN.search(text):
         return text
     return "".join(
-        character if character.isprintable() or _is_seen(text, i) else character.encode("unicode_escape").decode()
+        character if _is_seen(text, i) else character.encode("unicode_escape").decode()
         for i, character in enumerate(text)
     )
 
 
 def _is_seen(text: str, i: int) -> bool:
-    """Whether a character that is not printable itself is part of what stands around it."""
+    """Whether a character is printed, or is part of what stands around it."""
+    if text[i].isprintable():
+        before = text[i - 1 : i]
+        looks = before.isprintable() and not before.isascii() and not _UNSEEN.match(before)
+        keycap = text[i + 1 : i + 2] == "\u20e3"
+        return not _UNSEEN.match(text[i]) or (re.match(f"[{_SELECTORS}]", text[i]) is not None and (looks or keycap))
     if text[i] in _JOINERS:
         around = text[max(0, i - 1) : i] + text[i + 1 : i + 2]
         return len(around) == 2 and around.isprintable() and not any(c.isascii() for c in around)
