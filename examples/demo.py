@@ -17,7 +17,7 @@ from tokensurgeon.cli.common import progress_bar
 from tokensurgeon.cli.tables import print_evaluation, print_transplant
 from tokensurgeon.evaluation.evaluate import evaluate
 from tokensurgeon.evaluation.loading import load_model
-from tokensurgeon.evaluation.texts import load_texts
+from tokensurgeon.evaluation.texts import open_texts
 
 PROMPTS = (
     "The capital of France is",
@@ -42,8 +42,8 @@ def main() -> None:
     print_transplant(console, report)
     with progress_bar(quiet=False) as tell:
         scores = {
-            "Gemma-3-270M": evaluate(str(base), load_texts([], 16_384), progress=tell),
-            "with SmolLM2's tokenizer": evaluate(str(out), load_texts([], 16_384), progress=tell),
+            "Gemma-3-270M": evaluate(str(base), open_texts([], 16_384), progress=tell),
+            "with SmolLM2's tokenizer": evaluate(str(out), open_texts([], 16_384), progress=tell),
         }
     print_evaluation(console, scores)
     for prompt in PROMPTS:

@@ -12,7 +12,7 @@ from sklearn.linear_model import orthogonal_mp
 from tokensurgeon import ExtendOptions, Provenance, TransplantOptions, Vocabulary, align, solve_omp, transplant
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles
 from tokensurgeon.evaluation.evaluate import evaluate
-from tokensurgeon.evaluation.texts import load_texts, python_text
+from tokensurgeon.evaluation.texts import open_texts, python_text
 from tokensurgeon.surgery.extend import extend
 
 pytestmark = pytest.mark.models
@@ -67,7 +67,7 @@ def test_transplant_stays_near_the_base(pair, tmp_path):
     gemma, smollm2 = map(str, pair)
     report = transplant(gemma, smollm2, tmp_path / "out", TransplantOptions(k=16))
     assert all(check.ok for check in report.checks)
-    text = load_texts([], 8192)
+    text = open_texts([], 8192)
     before, after = (evaluate(m, text)["mean_bits_per_byte"] for m in (gemma, str(tmp_path / "out")))
     assert before < after < before + 0.35
 
