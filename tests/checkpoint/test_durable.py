@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import pytest
@@ -59,6 +62,82 @@ def test_a_failed_swap_restores_the_old_output(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Input/output"):
         replace(tmp_path / "out", "second")
     assert content_of(tmp_path / "out") == "first" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_interrupt_between_two_renames_keeps_the_old_output(tmp_path, monkeypatch, twice):
+    """Once: it is put back at once. Once more while that is done: it lies aside, and the next run puts it back."""
+    out = tmp_path / "out"
+    replace(out, "first")
+    monkeypatch.setattr(durable, "_exchange", lambda *_: False)
+    real = type(out).rename
+
+    def rename(self, target):
+        if ".old-" in str(self) and twice:
+            raise KeyboardInterrupt
+        real(self, target)
+        if self == out:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(out), "rename", rename)
+        replace(out, "second")
+    assert out.exists() != twice
+    recover(out)
+    assert content_of(out) == "first" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
+@pytest.mark.usefixtures("swap")
+def test_a_file_system_that_flushes_no_directories_takes_the_output(tmp_path, monkeypatch, number):
+    real, refused = os.fsync, stat.S_ISDIR
+
+    def fsync(place):
+        if refused(os.fstat(place).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(place)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for content in ("first", "second"):
+        replace(tmp_path / "out", content)
+        assert content_of(tmp_path / "out") == content
+    refused = stat.S_ISREG  # that of a file is a failure, and so is any other of a directory
+    with pytest.raises(OSError, match=os.strerror(number)):
+        replace(tmp_path / "out", "third")
+    refused, number = stat.S_ISDIR, errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        replace(tmp_path / "out", "third")
+    assert content_of(tmp_path / "out") == "second"
+
+
+def test_windows_flushes_files_that_can_be_written_and_opens_them_so(tmp_path, monkeypatch):
+    fill(tmp_path / "out", *MODEL, "read-only")
+    (tmp_path / "out/read-only").chmod(0o400)
+    real, opened = os.open, {}
+    monkeypatch.setattr(durable, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.update({path.name: flags}) or real(path, flags))
+    durable.flush(tmp_path / "out")
+    assert opened == dict.fromkeys(MODEL, os.O_RDWR)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_macos_flushes_the_cache_of_the_device_where_it_can(tmp_path, monkeypatch, able):
+    import fcntl
+
+    fill(tmp_path / "out", *MODEL)
+    asked, flushed = [], []
+
+    def ask(_place, command):
+        asked.append(command)
+        if not able:
+            raise OSError(errno.ENOTSUP, "Not supported")
+
+    monkeypatch.setattr(durable, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", ask)
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    durable.flush(tmp_path / "out")
+    assert asked == [51] * 3 and len(flushed) == (0 if able else 3)
 
 
 @pytest.mark.parametrize("suffix", [None, ".gguf"])
