@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["TEMPLATES", "TOKENIZER_FILES", "decides", "is_model", "is_tokenizer", "is_usual", "is_weights"]
+__all__ = ["MANIFEST", "TEMPLATES", "TOKENIZER_FILES", "decides", "is_model", "is_tokenizer", "is_usual", "is_weights"]
 
+MANIFEST = "tokensurgeon.json"
+"""What we write about an output."""
 TEMPLATES = "additional_chat_templates"
 """The one folder that belongs to a tokenizer."""
 TOKENIZER_FILES = (
@@ -37,7 +39,7 @@ _WEIGHTS = tuple(
         "msgpack", "onnx", "onnx_data", "ot", "tflite",
     )
 )  # fmt: skip
-_READ_BY_NAME = ("*.json", "*.jinja", "*vocab*", "*.tokenizer")
+_READ_BY_NAME = ("*config.json", "*.index.json", "chat_template*.json", MANIFEST, "*.jinja", "*vocab*", "*.tokenizer")
 """Besides a tokenizer's: what we or transformers open where it is there, so that the model depends on it."""
 _LOADED = {
     "all": ("*.safetensors",), "vocabulary": ("*.safetensors",), "adapter": ("adapter_model.*",), "none": (),
@@ -46,7 +48,7 @@ _LOADED = {
 _PICKLED = ("pytorch_model*.bin",)
 _USUAL = (
     "*config.json", "params.json", "configuration.json", "modules.json", "trainer_state.json", "training_args.bin",
-    "*_results.json", "tokensurgeon.json", "report.html", "README.md", "mergekit_config.y*ml", "LICENSE*", "LICENCE*",
+    "*_results.json", MANIFEST, "report.html", "README.md", "mergekit_config.y*ml", "LICENSE*", "LICENCE*",
     "NOTICE*", "USE_POLICY*", "configuration_*.py", "modeling_*.py", "tokenization_*.py", "processing_*.py",
     "image_processing_*.py", "generation_utils.py", ".gitattributes", ".DS_Store",
 )  # fmt: skip
