@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -39,11 +40,11 @@ def replace(out, content, suffix=None):
             work.write_text(f"GGUF {content}")
         else:
             for name in MODEL:
-                (work / name).write_text(content)
+                (work / name).write_text(json.dumps({"model_type": content}))
 
 
 def content_of(out):
-    found = {(out / name).read_text() for name in MODEL}
+    found = {json.loads((out / name).read_text())["model_type"] for name in MODEL}
     assert len(found) == 1
     return found.pop()
 
@@ -200,7 +201,7 @@ def test_a_place_is_locked_until_it_is_gone(tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from tokensurgeon.checkpoint import durable
 from tokensurgeon.checkpoint.staging import check_target, staged
@@ -234,13 +235,13 @@ def write(content):
     with staged(out, True) as work:
         for name in ("config.json", "model.safetensors"):
             with (work / name).open("w") as file:
-                for letter in content:
+                for part in ('{"model_type": "', content, '"}'):
                     step("test.write")
-                    file.write(letter)
+                    file.write(part)
                     file.flush()
 
 def held():
-    return {(out / name).read_text() for name in ("config.json", "model.safetensors")}
+    return {json.loads((out / name).read_text())["model_type"] for name in ("config.json", "model.safetensors")}
 
 write("old")
 seen, number = [], 0
@@ -353,25 +354,28 @@ def test_a_power_cut_finds_the_old_or_the_new(tmp_path):
         finally:
             sh("umount", after)
 
+    def content(letter):
+        return json.dumps({"model_type": letter * 300_000}).encode()
+
     def write(letter, at=lambda: None):
         with staged(live / "out", True) as work:
             for name in MODEL:
-                (work / name).write_bytes(letter * 300_000)
+                (work / name).write_bytes(content(letter))
             at()
 
     try:
-        old, new = (dict.fromkeys(MODEL, letter * 300000) for letter in (b"a", b"b"))
+        old, new = (dict.fromkeys(MODEL, content(letter)) for letter in "ab")
         (live / "unflushed").write_bytes(b"x" * 1000)
         assert "unflushed" not in cut()[1]  # or this test says nothing
-        write(b"a")
+        write("a")
         assert cut()[0] == old
         seen = []
-        write(b"b", lambda: seen.append(cut()[0]))
+        write("b", lambda: seen.append(cut()[0]))
         assert seen == [old] and cut()[0] == new
         with pytest.MonkeyPatch.context() as patch:  # what flushing is for: without it, a new output is lost or empty
             patch.setattr(durable, "flush", lambda _: None)
             patch.setattr(durable, "_sync", lambda *_: None)
-            write(b"c")
-            assert dict.fromkeys(MODEL, b"c" * 300000) != cut()[0]
+            write("c")
+            assert dict.fromkeys(MODEL, content("c")) != cut()[0]
     finally:
         sh("umount", live)

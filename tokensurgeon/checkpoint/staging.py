@@ -84,10 +84,12 @@ def beside(target: Path, move: Callable[[Path], None], *, suffix: str | None = N
     target.parent.mkdir(parents=True, exist_ok=True)
     with hidden_place(target, "partial") as place:
         work = place / f"{INSIDE}{suffix or ''}"
-        if suffix is None:
-            work.mkdir()
+        work.mkdir() if suffix is None else work.touch()
+        mode = work.stat().st_mode  # as the umask has it
+        if suffix is not None:
+            work.unlink()
         yield work
-        work.chmod(0o755 if suffix is None else 0o644)
+        work.chmod(mode)  # safetensors makes files that nobody else may read
         move(work)
 
 
