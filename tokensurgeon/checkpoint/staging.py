@@ -84,12 +84,16 @@ def beside(target: Path, move: Callable[[Path], None], *, suffix: str | None = N
     target.parent.mkdir(parents=True, exist_ok=True)
     with hidden_place(target, "partial") as place:
         work = place / f"{INSIDE}{suffix or ''}"
-        work.mkdir() if suffix is None else work.touch()
-        mode = work.stat().st_mode  # as the umask has it
-        if suffix is not None:
+        mode = None
+        if suffix is None:
+            work.mkdir()
+        else:
+            work.touch()
+            mode = work.stat().st_mode  # as the umask has it: safetensors makes files that nobody else may read
             work.unlink()
         yield work
-        work.chmod(mode)  # safetensors makes files that nobody else may read
+        if mode is not None:
+            work.chmod(mode)
         move(work)
 
 
