@@ -11,8 +11,12 @@ The parts work alone too, on vocabularies and tensors without any files: `Vocabu
 import os
 import sys
 
+# "python -m" puts the current directory there: a model's, with a file such as torch.py perhaps. While Python looks for
+# the module, argv[0] is "-m", and the rest of argv ends orig_argv, behind the module's name: ours, or what imports us.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and not __file__.startswith(f"{sys.path[0]}{os.sep}{__name__}"):
-    del sys.path[0]  # "python -m" puts the current directory there: a model's, with a file such as torch.py perhaps
+    _module = "".join(sys.orig_argv[-len(sys.argv) :][:1])
+    if (_module.partition("m")[2] if _module.startswith("-") else _module).partition(".")[0] == __name__:
+        del sys.path[0]
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

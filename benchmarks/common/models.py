@@ -14,7 +14,8 @@ from pathlib import Path
 
 from benchmarks.common.trimmed import trim
 from tokensurgeon import TransplantOptions, transplant
-from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.gguf import convert
 from tokensurgeon.checkpoint.staging import beside
 from tokensurgeon.errors import InputError, MissingDependencyError

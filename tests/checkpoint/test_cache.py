@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tokensurgeon.checkpoint.cache import file_digest
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.merging.estimate.loading import weights_digest
 from tokensurgeon.merging.models import content_digest
 

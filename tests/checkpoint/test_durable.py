@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import pytest
@@ -36,11 +40,11 @@ def replace(out, content, suffix=None):
             work.write_text(f"GGUF {content}")
         else:
             for name in MODEL:
-                (work / name).write_text(content)
+                (work / name).write_text(json.dumps({"model_type": content}))
 
 
 def content_of(out):
-    found = {(out / name).read_text() for name in MODEL}
+    found = {json.loads((out / name).read_text())["model_type"] for name in MODEL}
     assert len(found) == 1
     return found.pop()
 
@@ -59,6 +63,82 @@ def test_a_failed_swap_restores_the_old_output(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Input/output"):
         replace(tmp_path / "out", "second")
     assert content_of(tmp_path / "out") == "first" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_interrupt_between_two_renames_keeps_the_old_output(tmp_path, monkeypatch, twice):
+    """Once: it is put back at once. Once more while that is done: it lies aside, and the next run puts it back."""
+    out = tmp_path / "out"
+    replace(out, "first")
+    monkeypatch.setattr(durable, "_exchange", lambda *_: False)
+    real = type(out).rename
+
+    def rename(self, target):
+        if ".old-" in str(self) and twice:
+            raise KeyboardInterrupt
+        real(self, target)
+        if self == out:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(out), "rename", rename)
+        replace(out, "second")
+    assert out.exists() != twice
+    recover(out)
+    assert content_of(out) == "first" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
+@pytest.mark.usefixtures("swap")
+def test_a_file_system_that_flushes_no_directories_takes_the_output(tmp_path, monkeypatch, number):
+    real, refused = os.fsync, stat.S_ISDIR
+
+    def fsync(place):
+        if refused(os.fstat(place).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(place)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for content in ("first", "second"):
+        replace(tmp_path / "out", content)
+        assert content_of(tmp_path / "out") == content
+    refused = stat.S_ISREG  # that of a file is a failure, and so is any other of a directory
+    with pytest.raises(OSError, match=os.strerror(number)):
+        replace(tmp_path / "out", "third")
+    refused, number = stat.S_ISDIR, errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        replace(tmp_path / "out", "third")
+    assert content_of(tmp_path / "out") == "second"
+
+
+def test_windows_flushes_files_that_can_be_written_and_opens_them_so(tmp_path, monkeypatch):
+    fill(tmp_path / "out", *MODEL, "read-only")
+    (tmp_path / "out/read-only").chmod(0o400)
+    real, opened = os.open, {}
+    monkeypatch.setattr(durable, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.update({path.name: flags}) or real(path, flags))
+    durable.flush(tmp_path / "out")
+    assert opened == dict.fromkeys(MODEL, os.O_RDWR)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_macos_flushes_the_cache_of_the_device_where_it_can(tmp_path, monkeypatch, able):
+    import fcntl
+
+    fill(tmp_path / "out", *MODEL)
+    asked, flushed = [], []
+
+    def ask(_place, command):
+        asked.append(command)
+        if not able:
+            raise OSError(errno.ENOTSUP, "Not supported")
+
+    monkeypatch.setattr(durable, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", ask)
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    durable.flush(tmp_path / "out")
+    assert asked == [51] * 3 and len(flushed) == (0 if able else 3)
 
 
 @pytest.mark.parametrize("suffix", [None, ".gguf"])
@@ -121,7 +201,7 @@ def test_a_place_is_locked_until_it_is_gone(tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from tokensurgeon.checkpoint import durable
 from tokensurgeon.checkpoint.staging import check_target, staged
@@ -155,13 +235,13 @@ def write(content):
     with staged(out, True) as work:
         for name in ("config.json", "model.safetensors"):
             with (work / name).open("w") as file:
-                for letter in content:
+                for part in ('{"model_type": "', content, '"}'):
                     step("test.write")
-                    file.write(letter)
+                    file.write(part)
                     file.flush()
 
 def held():
-    return {(out / name).read_text() for name in ("config.json", "model.safetensors")}
+    return {json.loads((out / name).read_text())["model_type"] for name in ("config.json", "model.safetensors")}
 
 write("old")
 seen, number = [], 0
@@ -234,7 +314,7 @@ finally:
     new = digests()
     shutil.rmtree(out)
     shutil.copytree(zoo["untied"], out)
-    for limit in range(1, steps + 1, max(1, steps // 12)):
+    for limit in (*range(1, steps, max(1, steps // 12)), steps):  # the last is behind the exchange
         done = processes.run(counted, limit, *command)
         killed += done.returncode == -9
         seen.add(digests() == new)
@@ -274,25 +354,28 @@ def test_a_power_cut_finds_the_old_or_the_new(tmp_path):
         finally:
             sh("umount", after)
 
+    def content(letter):
+        return json.dumps({"model_type": letter * 300_000}).encode()
+
     def write(letter, at=lambda: None):
         with staged(live / "out", True) as work:
             for name in MODEL:
-                (work / name).write_bytes(letter * 300_000)
+                (work / name).write_bytes(content(letter))
             at()
 
     try:
-        old, new = (dict.fromkeys(MODEL, letter * 300000) for letter in (b"a", b"b"))
+        old, new = (dict.fromkeys(MODEL, content(letter)) for letter in "ab")
         (live / "unflushed").write_bytes(b"x" * 1000)
         assert "unflushed" not in cut()[1]  # or this test says nothing
-        write(b"a")
+        write("a")
         assert cut()[0] == old
         seen = []
-        write(b"b", lambda: seen.append(cut()[0]))
+        write("b", lambda: seen.append(cut()[0]))
         assert seen == [old] and cut()[0] == new
         with pytest.MonkeyPatch.context() as patch:  # what flushing is for: without it, a new output is lost or empty
             patch.setattr(durable, "flush", lambda _: None)
             patch.setattr(durable, "_sync", lambda *_: None)
-            write(b"c")
-            assert dict.fromkeys(MODEL, b"c" * 300000) != cut()[0]
+            write("c")
+            assert dict.fromkeys(MODEL, content("c")) != cut()[0]
     finally:
         sh("umount", live)

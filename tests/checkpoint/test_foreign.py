@@ -10,12 +10,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from places import fill
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError, TransplantOptions, heal, transplant, trim
 from tokensurgeon.checkpoint import TokenizerFiles, resolve
 from tokensurgeon.checkpoint.cache import copy_small_files
-from tokensurgeon.checkpoint.foreign import strangers, taken_templates
+from tokensurgeon.checkpoint.foreign import guard, strangers, taken_templates
 from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.cli.app import app
 from tokensurgeon.healing import HealOptions
@@ -113,6 +114,7 @@ def hostile(zoo, tmp_path_factory):
     home = secrets_in(place)
     base, donor = (Path(shutil.copytree(zoo[name], place / name)) for name in ("gpt", "spm"))
     kinds = [kind for kind in KINDS if kind != "device" or not os.geteuid()]
+    put("link", base / "eval_notes.json", home)  # which nobody reads
     for number, kind in enumerate(kinds):
         put(kind, base / f"NOTES{number}.txt", home)
     (base / "LICENSE").write_text("mine")
@@ -139,6 +141,8 @@ def test_what_lies_beside_a_model_is_left_aside_and_named(hostile):
         line = f"NOTES{number}.txt of gpt, {KINDS[kind].removesuffix(', to ')}"
         assert line in report.content["left_aside"] and f"Left out: {line}." in card
         assert f"NOTES{number}.txt ({KINDS[kind]}" in said
+    assert "eval_notes.json of gpt, a link that leaves the directory" in report.content["left_aside"]
+    assert "eval_notes.json (a link that leaves" in said and not (report.out / "eval_notes.json").exists()
     assert said.count("left aside") == 1
     assert not [path for path in report.out.iterdir() if SECRET.encode() in path.read_bytes()]
     assert "home/id_rsa" not in (report.out / "tokensurgeon.json").read_text()  # it is published
@@ -178,6 +182,22 @@ def test_what_a_model_depends_on_is_refused(copy_of, secret, kind, name):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "generation_config.json", "tokenizer_config.json", "adapter_config.json", "preprocessor_config.json",
+        "processor_config.json", "video_preprocessor_config.json", "special_tokens_map.json", "added_tokens.json",
+        "chat_template.json", "chat_template_tools.json", "model.safetensors.index.json", "tokensurgeon.json",
+        "vocab.json", "tekken.json", "chat_template_tools.jinja",
+    ],
+)  # fmt: skip
+def test_every_name_that_is_read_decides(tmp_path, secret, name):
+    fill(tmp_path / "model", "config.json")
+    put("link", tmp_path / "model" / name, secret)
+    with pytest.raises(InputError, match="is a link that leaves the directory"):
+        guard(tmp_path / "model", "all")
+
+
+@pytest.mark.parametrize(
     "command", ["align", "transplant", "trim", "evaluate", "check", "adapter", "export", "heal", "verify"]
 )
 def test_a_fifo_hangs_no_command(copy_of, zoo, tmp_path, command):
@@ -210,6 +230,23 @@ def test_chat_templates_come_from_the_donor_alone(copy_of, secret, what):
         InputError, match=r"additional_chat_templates(/tool.jinja)? is a link that leaves the directory"
     ):
         resolve(str(donor), weights="none")
+
+
+def test_a_linked_folder_of_templates_brings_no_weights(copy_of, tmp_path):
+    donor = copy_of("spm")
+    templates = donor / "additional_chat_templates"
+    for link in (templates, donor / "spiece.model"):
+        link.symlink_to(".")
+    with pytest.raises(InputError, match="additional_chat_templates is a link, and no folder of its own"):
+        resolve(str(donor), weights="none")
+    templates.unlink()
+    fill(templates, "tool.jinja", "model.safetensors", "notes.txt")
+    (tmp_path / "out").mkdir()
+    TokenizerFiles.open(donor).write(tmp_path / "out")
+    assert [path.name for path in taken_templates(donor)] == ["tool.jinja"]
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")}
+    assert "additional_chat_templates/tool.jinja" in found and "spiece.model" not in found
+    assert not [name for name in found if name.endswith((".safetensors", "notes.txt"))]
 
 
 def test_weights_that_are_not_read_may_lie_anywhere(copy_of, secret):

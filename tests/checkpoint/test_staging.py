@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from places import MODEL, fill
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError
@@ -127,6 +129,8 @@ def test_what_tools_wrote_may_be_replaced(tmp_path, names):
             (*MODEL, "thesis.tex"),
             "holds thesis.tex beside a model, and --overwrite would delete that too; move it away",
         ),
+        ((*MODEL, "tokenizer_notes.tex"), "holds tokenizer_notes.tex beside a model"),
+        (("tokensurgeon.json", "data.h5", "my.model", "x.bin"), "holds data.h5, my.model, x.bin beside a model"),
         ((*MODEL, ".git/HEAD"), "holds .git beside a model"),
         ((*MODEL, "checkpoint-500/config.json"), "holds checkpoint-500 beside a model"),
         ((*MODEL, ".cache/other/x"), "holds .cache beside a model"),
@@ -139,6 +143,43 @@ def test_what_else_stands_there_is_named(tmp_path, names, message):
         check_target(out, True)
     assert message in str(refused.value)
     assert len(list(out.rglob("*"))) >= len(names)
+
+
+@pytest.mark.parametrize(
+    "text", ["mine", "{}", "[]", '{"model_type": 3}', '{"name": "my program", "format": "x"}', "\xff"]
+)
+def test_names_alone_make_no_model(tmp_path, text):
+    """Other programs have a config.json beside a data.bin too."""
+    out = fill(tmp_path / "out", "data.bin", "model.safetensors")
+    for name in ("config.json", "adapter_config.json", "tokensurgeon.json"):
+        (out / name).write_text(text, encoding="latin-1")
+        with pytest.raises(InputError, match="is no model"):
+            check_target(out, True)
+    (out / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    check_target(out, True)
+
+
+def test_a_gguf_that_was_put_beside_an_output_is_named(tmp_path):
+    out = fill(tmp_path / "out", *MODEL, "mine.gguf", "tokensurgeon.json")
+    check_target(out, True)  # a directory with weights of several formats, and no digests of ours
+    (out / "tokensurgeon.json").write_text(json.dumps({"format": 1, "sha256": {"tensors": {}, "files": {}}}))
+    with pytest.raises(InputError, match=r"holds mine\.gguf beside a model"):
+        check_target(out, True)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
+def test_outputs_keep_to_the_umask(tmp_path, umask, mode):
+    """A file too, whatever its writer makes of it."""
+    before = os.umask(umask)
+    try:
+        with staged(tmp_path / "out", False) as work:
+            fill(work, *MODEL)
+        with staged(tmp_path / "a.safetensors", False, suffix=".safetensors") as work:
+            save_file({"a": torch.zeros(1)}, work)
+    finally:
+        os.umask(before)
+    found = [(tmp_path / name).stat().st_mode & 0o777 for name in ("out", "out/config.json", "a.safetensors")]
+    assert found == [mode, mode & 0o666, mode & 0o666]
 
 
 @pytest.mark.parametrize(("suffix", "other"), [(".gguf", b"My thesis"), (".safetensors", b"My thesis, in full")])
@@ -155,7 +196,7 @@ def test_a_file_that_we_carried_may_be_replaced_while_it_is_as_it_was(tmp_path):
     """A base's files of other names go into the output, whose manifest has their digests."""
     out = fill(tmp_path / "out", *MODEL, "notes.txt")
     digest = hashlib.sha256((out / "notes.txt").read_bytes()).hexdigest()
-    (out / "tokensurgeon.json").write_text(json.dumps({"side_files": {"notes.txt": digest}}))
+    (out / "tokensurgeon.json").write_text(json.dumps({"format": 1, "side_files": {"notes.txt": digest}}))
     check_target(out, True)
     (out / "notes.txt").write_text("changed by hand")
     for manifest in (None, "no JSON", '{"side_files": 3}'):
@@ -179,12 +220,14 @@ def test_an_output_is_old_or_new(tmp_path, suffix):
     def write(text, overwrite):
         with staged(out, overwrite, suffix=suffix) as work:
             assert not out.exists() or read() == "first"
-            (work if suffix else work / "tokensurgeon.json").write_text(f"GGUF {text}")
+            (work if suffix else work / "tokensurgeon.json").write_text(
+                f"GGUF {text}" if suffix else json.dumps({"format": 1, "text": text})
+            )
             if text == "broken":
                 raise KeyboardInterrupt
 
     def read():
-        return (out if suffix else out / "tokensurgeon.json").read_text().removeprefix("GGUF ")
+        return out.read_text()[5:] if suffix else json.loads((out / "tokensurgeon.json").read_text())["text"]
 
     write("first", False)
     with pytest.raises(KeyboardInterrupt):

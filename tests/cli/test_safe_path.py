@@ -39,9 +39,17 @@ def run(place, *command):
     )
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
-def test_python_m_imports_nothing_from_where_it_is(hostile, arguments):
-    done = run(hostile, "-m", "tokensurgeon", *arguments)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "-m tokensurgeon --help",
+        "-mtokensurgeon --version",
+        "-Bum tokensurgeon --version",
+        "-m tokensurgeon.__main__ --help",
+    ],
+)
+def test_python_m_imports_nothing_from_where_it_is(hostile, command):
+    done = run(hostile, *command.split())
     assert done.returncode == 0 and done.stdout and "was imported" not in done.stderr
 
 
@@ -76,6 +84,19 @@ def test_a_checkout_runs_where_it_lies():
 def test_a_library_leaves_the_path_alone(tmp_path):
     done = run(tmp_path, "-c", "import sys; old = list(sys.path); import tokensurgeon; assert sys.path == old")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["project", "project.run", "tokensurgeons"])
+def test_another_package_that_imports_us_finds_its_neighbours(tmp_path, module):
+    for name in ("project", "tokensurgeons"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("import tokensurgeon\n")
+        for main in ("__main__.py", "run.py"):
+            (tmp_path / name / main).write_text("import neighbour\n")
+    (tmp_path / "neighbour.py").write_text("print('found')\n")
+    for options in (("-m", module), (f"-m{module}",)):
+        done = run(tmp_path, *options, "-m", "tokensurgeon")
+        assert done.stdout == "found\n", done.stderr
 
 
 def tokensurgeon_version():

@@ -1,13 +1,11 @@
-"""Keep what is made once: conversions on disk, and digests of files while the process runs."""
+"""Keep what is made once: conversions on disk."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 from tokensurgeon.checkpoint.durable import flush
@@ -16,7 +14,7 @@ from tokensurgeon.checkpoint.names import TEMPLATES
 from tokensurgeon.checkpoint.partials import recover
 from tokensurgeon.checkpoint.staging import beside
 
-__all__ = ["cache_directory", "copy_small_files", "file_digest", "is_kept", "kept", "shown_name"]
+__all__ = ["cache_directory", "copy_small_files", "is_kept", "kept", "shown_name"]
 
 _DIGEST = re.compile(r"-[0-9a-f]{12}$")
 
@@ -61,18 +59,6 @@ def kept(out: Path) -> Iterator[Path]:
 
     with beside(out, move) as work:
         yield work
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, which is not read again in this process while size, times and inode stay what they are."""
-    found = path.stat()
-    return _read_digest(path, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
-
-
-@cache
-def _read_digest(path: Path, *_state: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_small_files(source: Path, out: Path, weights: Sequence[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -14,6 +17,8 @@ __all__ = ["flush", "put_in_place"]
 _HERE = -100
 """AT_FDCWD: paths count from the current directory."""
 _EXCHANGE = 2
+_UNABLE = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems answer that keep directories in another way, such as some that are mounted from elsewhere."""
 
 
 def flush(place: Path) -> None:
@@ -41,12 +46,8 @@ def put_in_place(work: Path, target: Path) -> None:
         _sync(work.parent, target.parent)
     else:
         with hidden_place(target, "old") as aside:
-            target.rename(aside / INSIDE)
-            try:
-                work.rename(target)
-            except BaseException:
-                (aside / INSIDE).rename(target)
-                raise
+            target.rename(aside / INSIDE)  # `hidden_place` puts it back if nothing takes its place
+            work.rename(target)
             _sync(work.parent, aside, target.parent)
 
 
@@ -59,11 +60,27 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sync(*paths: Path) -> None:
+    windows = sys.platform == "win32"  # where only files are flushed, that are open for writing
     for path in paths:
-        if sys.platform == "win32" and path.is_dir():
-            continue  # directories cannot be opened there
-        place = os.open(path, os.O_RDONLY)
+        mode = path.stat().st_mode
+        if windows and not (stat.S_ISREG(mode) and mode & stat.S_IWRITE):
+            continue
+        place = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
         try:
-            os.fsync(place)
+            _to_device(place)
+        except OSError as error:
+            if not (stat.S_ISDIR(mode) and error.errno in _UNABLE):
+                raise
         finally:
             os.close(place)
+
+
+def _to_device(place: int) -> None:
+    """Flush an open file; on macOS through the cache of the device too, where that can be asked for."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(place, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(place)

@@ -89,21 +89,20 @@ def taken_files(directory: Path) -> list[Path]:
 
 
 def taken_templates(directory: Path) -> list[Path]:
-    """The files in a model directory's folder of chat templates that may be read."""
+    """The templates in a model directory's folder of them that may be read."""
     folder = directory / TEMPLATES
-    return _taken(folder, directory) if is_taken(folder) and folder.is_dir() else []
+    found = _taken(folder, directory) if is_taken(folder) and folder.is_dir() else []
+    return [path for path in found if path.suffix == ".jinja"]
 
 
 def copy_if_there(source: Path, target: Path) -> None:
-    """Copy a file of a model directory, or a folder with the files in it; nothing where it may not be read."""
-    if not is_taken(source):
-        return
-    if source.is_file():
+    """Copy a file of a model directory, or its folder of chat templates; nothing where it may not be read."""
+    if source.name == TEMPLATES:
+        for path in taken_templates(source.parent):
+            target.mkdir(exist_ok=True)
+            shutil.copyfile(path, target / path.name)
+    elif is_taken(source) and source.is_file():
         shutil.copyfile(source, target)
-        return
-    target.mkdir(exist_ok=True)
-    for path in _taken(source, source.parent):
-        shutil.copyfile(path, target / path.name)
 
 
 @cache
@@ -122,6 +121,8 @@ def _stranger(path: Path, directory: Path) -> Stranger | None:
         real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(place) for place in _places(directory)):
             return Stranger(path, "a link that leaves the directory", f", to {real}")
+        if path.name == TEMPLATES:
+            return Stranger(path, "a link, and no folder of its own")  # what it leads to is something else as well
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -6,7 +6,8 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept, kept
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.layout import error_reason
 from tokensurgeon.errors import InputError, MissingDependencyError
 

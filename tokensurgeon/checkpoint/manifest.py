@@ -13,13 +13,13 @@ import numpy as np
 from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint.layout import VocabularyTensors
 from tokensurgeon.checkpoint.manifest_kinds import wrongs
+from tokensurgeon.checkpoint.names import MANIFEST
 from tokensurgeon.checkpoint.text import read_json, write_json
 from tokensurgeon.errors import InputError
 from tokensurgeon.vocabulary.token import MOST_IDS
 
-__all__ = ["MANIFEST", "Manifest", "refuse_strangers"]
+__all__ = ["Manifest", "refuse_strangers"]
 
-MANIFEST = "tokensurgeon.json"
 _FORMAT = 1
 _NEEDED = ("base", "donor", "method", "options", "tokenizer_sha256")
 

@@ -17,8 +17,7 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensor
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.foreign import taken_files
 from tokensurgeon.checkpoint.layout import read_config, refuse_misfits
-from tokensurgeon.checkpoint.manifest import MANIFEST
-from tokensurgeon.checkpoint.names import is_weights
+from tokensurgeon.checkpoint.names import MANIFEST, is_weights
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.checkpoint.text import read_json_if_there
 from tokensurgeon.errors import InputError

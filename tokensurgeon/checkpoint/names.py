@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["TEMPLATES", "TOKENIZER_FILES", "decides", "is_model", "is_tokenizer", "is_usual", "is_weights"]
+__all__ = ["MANIFEST", "TEMPLATES", "TOKENIZER_FILES", "decides", "is_tokenizer", "is_usual", "is_weights"]
 
+MANIFEST = "tokensurgeon.json"
+"""What we write about an output."""
 TEMPLATES = "additional_chat_templates"
 """The one folder that belongs to a tokenizer."""
 TOKENIZER_FILES = (
@@ -26,8 +28,9 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 _TOKENIZER = (
-    "tokenizer*", "tokenization_*.py", "tekken*.json", "encoder.json", "dict.txt", "*.tiktoken", "*.bpe", "*.model",
-    "*.model.v*", "*.spm", "*.vocab", "normalizer.json", "bpe.codes", "emoji.json",
+    "tokenizer*.json", "tokenizer*.model", "tokenizer*.py", "tokenizer*.txt", "tokenization_*.py", "tekken*.json",
+    "encoder.json", "dict.txt", "*.tiktoken", "*.bpe", "*.model", "*.model.v*", "*.spm", "*.vocab", "normalizer.json",
+    "bpe.codes", "emoji.json",
 )  # fmt: skip
 """Further names of files that belong to a tokenizer; those of a base must not lie beside another one's."""
 _WEIGHTS = tuple(
@@ -37,7 +40,7 @@ _WEIGHTS = tuple(
         "msgpack", "onnx", "onnx_data", "ot", "tflite",
     )
 )  # fmt: skip
-_READ_BY_NAME = ("*.json", "*.jinja", "*vocab*", "*.tokenizer")
+_READ_BY_NAME = ("*config.json", "*.index.json", "chat_template*.json", MANIFEST, "*.jinja", "*vocab*", "*.tokenizer")
 """Besides a tokenizer's: what we or transformers open where it is there, so that the model depends on it."""
 _LOADED = {
     "all": ("*.safetensors",), "vocabulary": ("*.safetensors",), "adapter": ("adapter_model.*",), "none": (),
@@ -46,7 +49,7 @@ _LOADED = {
 _PICKLED = ("pytorch_model*.bin",)
 _USUAL = (
     "*config.json", "params.json", "configuration.json", "modules.json", "trainer_state.json", "training_args.bin",
-    "*_results.json", "tokensurgeon.json", "report.html", "README.md", "mergekit_config.y*ml", "LICENSE*", "LICENCE*",
+    "*_results.json", MANIFEST, "report.html", "README.md", "mergekit_config.y*ml", "LICENSE*", "LICENCE*",
     "NOTICE*", "USE_POLICY*", "configuration_*.py", "modeling_*.py", "tokenization_*.py", "processing_*.py",
     "image_processing_*.py", "generation_utils.py", ".gitattributes", ".DS_Store",
 )  # fmt: skip
@@ -54,8 +57,8 @@ _USUAL = (
 
 
 def is_tokenizer(path: PurePath) -> bool:
-    """Whether a file of a model directory belongs to its tokenizer."""
-    return path.name in TOKENIZER_FILES or _matches(path, _TOKENIZER)
+    """Whether a file of a model directory belongs to its tokenizer; any ``tokenizer…`` does."""
+    return path.match("tokenizer*") or _is_tokenizers(path)
 
 
 def is_weights(path: PurePath) -> bool:
@@ -79,17 +82,24 @@ def decides(path: PurePath, weights: str, beside: Iterable[PurePath]) -> bool:
     return is_tokenizer(path) or _matches(path, _READ_BY_NAME)
 
 
-def is_usual(path: PurePath) -> bool:
-    """Whether a file is one that tools write into model directories."""
-    return is_tokenizer(path) or is_weights(path) or _matches(path, _USUAL)
+def is_usual(path: PurePath, *, configured: bool = True) -> bool:
+    """Whether a file is one that tools write into model directories.
+
+    Args:
+        path: The file.
+        configured: Whether settings of a model lie beside it. Without, names that other programs use as well, such as
+            ``data.h5`` and ``my.model``, say nothing.
+    """
+    foreign = is_weights(path) and not path.match("*.safetensors*")
+    if not configured and path.name not in TOKENIZER_FILES and (foreign or path.match("*.model")):
+        return False
+    return _is_tokenizers(path) or is_weights(path) or _matches(path, _USUAL)
 
 
-def is_model(entries: Iterable[PurePath]) -> bool:
-    """Whether the names in a directory are those of a model or an adapter that a tool wrote."""
-    found = list(entries)
-    names = {path.name for path in found}
-    whole = "config.json" in names and any(is_weights(path) for path in found)
-    return whole or bool(names & {"tokensurgeon.json", "adapter_config.json"})
+def _is_tokenizers(path: PurePath) -> bool:
+    """Whether a file is called as those are that tokenizers are written to."""
+    bare = path.match("tokenizer*") and not path.suffix
+    return bare or path.name in TOKENIZER_FILES or _matches(path, _TOKENIZER)
 
 
 def _matches(path: PurePath, patterns: Iterable[str]) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.foreign import is_taken
-from tokensurgeon.checkpoint.names import TEMPLATES, is_model, is_usual
+from tokensurgeon.checkpoint.names import MANIFEST, TEMPLATES, is_usual, is_weights
+from tokensurgeon.checkpoint.text import read_json
 from tokensurgeon.errors import InputError
 
 __all__ = ["refuse_loss"]
 
-_MANIFEST = "tokensurgeon.json"
 _HUB = "huggingface"
 """What hub clients keep in a model directory's ``.cache``."""
 _SHOWN = 3
@@ -37,23 +36,36 @@ def refuse_loss(target: Path, suffix: str | None, option: str) -> None:
             )
         return
     entries = sorted(target.iterdir())
-    if not is_model(entries):
+    manifest, configured = _object(target / MANIFEST), _is_configured(target, entries)
+    if not configured and not isinstance(manifest.get("format"), int):
         raise InputError(
             f"{target} is no model (it holds {_listed(entries)}), and --overwrite replaces nothing else; give another "
             f"{option}, or remove it yourself"
         )
-    recorded = _recorded(target)
-    if others := [path for path in entries if not _is_ours(path, recorded)]:
+    if others := [path for path in entries if not _is_ours(path, manifest, configured)]:
         raise InputError(
             f"{target} holds {_listed(others)} beside a model, and --overwrite would delete that too; move it away, or "
             f"give another {option}"
         )
 
 
-def _is_ours(path: Path, recorded: dict[str, Any]) -> bool:
+def _is_configured(target: Path, entries: list[Path]) -> bool:
+    """Whether settings say that a directory holds a model, of which weights are there, or an adapter."""
+    model, adapter = (_object(target / name) for name in ("config.json", "adapter_config.json"))
+    named = isinstance(model.get("model_type"), str) or isinstance(model.get("architectures"), list)
+    return (named and any(is_weights(path) for path in entries)) or isinstance(adapter.get("peft_type"), str)
+
+
+def _is_ours(path: Path, manifest: dict[str, Any], configured: bool) -> bool:
     """Whether an entry is one that tools write into model directories, or that a manifest tells of."""
     if path.is_symlink() or path.is_file():
-        return is_usual(path) or (is_taken(path) and recorded.get(path.name) == _digest(path))
+        if path.suffix == ".gguf" and "sha256" in manifest:  # of an output: we write none into it
+            return False
+        if is_usual(path, configured=configured):
+            return True
+        recorded = manifest.get("side_files")
+        carried = recorded.get(path.name) if isinstance(recorded, dict) else None
+        return carried is not None and is_taken(path) and carried == file_digest(path)
     if not path.is_dir():
         return False
     inside = list(path.iterdir())
@@ -62,19 +74,12 @@ def _is_ours(path: Path, recorded: dict[str, Any]) -> bool:
     return path.name == ".cache" and all(child.name == _HUB for child in inside)
 
 
-def _recorded(target: Path) -> dict[str, Any]:
-    """Digests of the files with unusual names that an output was written with."""
-    path = target / _MANIFEST
+def _object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is damaged, or not there, and vouches for nothing."""
     try:
-        found = json.loads(path.read_text("utf-8"))["side_files"] if is_taken(path) else {}
-    except (ValueError, LookupError, TypeError):  # a damaged manifest vouches for nothing
+        return read_json(path) if is_taken(path) and path.is_file() else {}
+    except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_of_kind(path: Path, suffix: str) -> bool:

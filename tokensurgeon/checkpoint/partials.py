@@ -35,6 +35,8 @@ INSIDE = "model"
 def hidden_place(target: Path, kind: str) -> Iterator[Path]:
     """A new, empty, locked directory beside an output, which is gone in the end with whatever is in it.
 
+    But for an output that was moved into it and not replaced, whatever came between: that is put back.
+
     Args:
         target: The output.
         kind: ``partial`` for what is written, ``old`` for what it replaces.
@@ -47,9 +49,11 @@ def hidden_place(target: Path, kind: str) -> Iterator[Path]:
             place.mkdir(mode=0o700)
         yield place
     finally:
-        shutil.rmtree(place, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        try:
+            _clear(place, target, kind)
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 def recover(target: Path) -> None:
@@ -62,14 +66,21 @@ def recover(target: Path) -> None:
             if not _NAMED.fullmatch(place.name) or (lock := _lock(place, wait=False)) is None:
                 continue
             try:
-                if kind == "old" and (place / INSIDE).exists() and not os.path.lexists(target):
-                    (place / INSIDE).rename(target)
+                if _clear(place, target, kind):
                     log.warning("%s is put back, which a run that was killed had moved aside", target)
                 else:
                     log.warning("removing %s, which a run that was killed left behind", place)
-                shutil.rmtree(place, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def _clear(place: Path, target: Path, kind: str) -> bool:
+    """Remove a place; whether an output was in it that nothing replaces, and is put back. It stays if that fails."""
+    alone = kind == "old" and (place / INSIDE).exists() and not os.path.lexists(target)
+    if alone:
+        (place / INSIDE).rename(target)
+    shutil.rmtree(place, ignore_errors=True)
+    return alone
 
 
 def _name(target: Path, kind: str) -> Path:

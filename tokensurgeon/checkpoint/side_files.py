@@ -10,8 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tokensurgeon.checkpoint.cache import file_digest
 from tokensurgeon.checkpoint.declared import without_unknown
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.foreign import strangers, taken_files
 from tokensurgeon.checkpoint.layout import read_config
 from tokensurgeon.checkpoint.model import OpenModel, other_files

@@ -84,10 +84,16 @@ def beside(target: Path, move: Callable[[Path], None], *, suffix: str | None = N
     target.parent.mkdir(parents=True, exist_ok=True)
     with hidden_place(target, "partial") as place:
         work = place / f"{INSIDE}{suffix or ''}"
+        mode = None
         if suffix is None:
             work.mkdir()
+        else:
+            work.touch()
+            mode = work.stat().st_mode  # as the umask has it: safetensors makes files that nobody else may read
+            work.unlink()
         yield work
-        work.chmod(0o755 if suffix is None else 0o644)
+        if mode is not None:
+            work.chmod(mode)
         move(work)
 
 

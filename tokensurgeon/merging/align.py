@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint import TokenizerFiles, resolve
-from tokensurgeon.checkpoint.cache import cache_directory, file_digest, is_kept, kept
+from tokensurgeon.checkpoint.cache import cache_directory, is_kept, kept
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.foreign import copy_if_there, taken_files
 from tokensurgeon.checkpoint.layout import read_config
-from tokensurgeon.checkpoint.manifest import MANIFEST, Manifest
+from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel, other_files
+from tokensurgeon.checkpoint.names import MANIFEST
 from tokensurgeon.errors import InputError
 
 __all__ = ["Model", "content_digest", "glance", "is_buffer", "open_model", "refuse_unlike"]

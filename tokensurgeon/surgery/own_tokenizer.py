@@ -14,6 +14,7 @@ import numpy as np
 from tokensurgeon.alignment.summary import CountedText
 from tokensurgeon.checkpoint.foreign import copy_if_there
 from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.names import TEMPLATES
 from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.text import read_json, read_json_if_there, text_lines, write_json, write_text
 from tokensurgeon.errors import InputError, VerificationError
@@ -28,7 +29,7 @@ __all__ = ["MeasuredTexts", "changed_model", "measure_texts", "read_lines", "ref
 
 _STRANGE = "naïve café — 日本語 🙂\x00\x7f\u200b \t\n\n  ﬀ Ω ж \ud7ff"
 _FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
-_CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates")
+_CARRIED = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", TEMPLATES)
 
 
 def read_lines(option: str, path: str | PathLike[str]) -> list[str]:

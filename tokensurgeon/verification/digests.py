@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint import Checkpoint
-from tokensurgeon.checkpoint.cache import file_digest
-from tokensurgeon.checkpoint.manifest import MANIFEST, Manifest
+from tokensurgeon.checkpoint.digest import file_digest
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.names import MANIFEST
 from tokensurgeon.verification.running import Check
 
 __all__ = ["PAGES", "digest_checks", "files_in", "recorded_digests"]

@@ -10,8 +10,7 @@ from typing import Any
 
 from tokensurgeon.alignment import Alignment
 from tokensurgeon.checkpoint.header import INDEX, SINGLE
-from tokensurgeon.checkpoint.manifest import MANIFEST
-from tokensurgeon.checkpoint.names import is_tokenizer, is_weights
+from tokensurgeon.checkpoint.names import MANIFEST, TEMPLATES, is_tokenizer, is_weights
 from tokensurgeon.checkpoint.settings import CONFIG, GENERATION
 from tokensurgeon.checkpoint.small_files import SmallFiles
 from tokensurgeon.checkpoint.text import read_json
@@ -149,7 +148,7 @@ def _planted(evidence: Evidence, made: set[str]) -> Iterator[Check]:
 
 
 def _is_tokenizers(name: str) -> bool:
-    return is_tokenizer(Path(name)) or Path(name).parts[0] == "additional_chat_templates"
+    return is_tokenizer(Path(name)) or Path(name).parts[0] == TEMPLATES
 
 
 def _is_loaded(path: Path) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, find_vocabulary_tensors, resolve
-from tokensurgeon.checkpoint.cache import file_digest
+from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.layout import read_config, stored_name
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import inputs_of
