@@ -62,7 +62,8 @@ def test_an_honest_one_passes_and_says_what_only_the_donor_shows(good, zoo):
     alone, both = checks_of(good, zoo), checks_of(good, zoo, "spm")
     assert all(check.ok for check in (*alone.values(), *both.values()))
     assert {name for name, check in alone.items() if check.note} == {"forward pass", "rows made again"}
-    assert {name for name, check in both.items() if check.note} == {"forward pass"}
+    assert {name for name, check in both.items() if check.note} == {"forward pass", "rows made again"}
+    assert "shifts along one direction: the base is not run here" in both["rows made again"].detail
     assert "Give --donor" in alone["rows made again"].detail and "rows by scikit-learn" in both
     assert both["rows made again"].detail.startswith("all ")
 
@@ -97,6 +98,32 @@ def test_new_rows_are_made_again(model, zoo, rows):
     digests_again(model)
     assert not failing(model, zoo)
     assert "rows made again" in failing(model, zoo, "spm")
+
+
+@pytest.mark.parametrize("run", [True, False])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_calibration_excuses_only_what_it_does(model, zoo, run, rows):
+    """A few rows moved along one direction, of a model that says it is calibrated."""
+    manifest = Manifest.read(model)
+    ids = torch.from_numpy(manifest.plan.ids(Provenance.RECONSTRUCTED)[:rows])
+    if not run:  # where nothing else shows the direction, all rows must have moved along it
+        transplant(str(zoo["gpt"]), str(zoo["spm"]), model, TransplantOptions(k=8, calibrate=False), overwrite=True)
+        change_json(model, "tokensurgeon.json", lambda content: content.update(calibrated=True))
+    change_tensor(model, EMBEDDING, lambda t: t.index_add(0, ids, torch.ones(rows, t.shape[1])))
+    digests_again(model)
+    found = verify(model, zoo["gpt"], zoo["spm"], unrun=None if run else "not here")
+    check = next(check for check in found if check.name == "rows made again")
+    assert check.ok == (not rows) and check.note == (not rows and not run)
+
+
+def test_what_was_not_run_is_not_calibrated(zoo, tmp_path):
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, forward=False))
+    manifest = Manifest.read(tmp_path / "out")
+    ids = torch.from_numpy(manifest.plan.ids(Provenance.RECONSTRUCTED))
+    Manifest(manifest.content | {"calibrated": True}, manifest.plan).write(tmp_path / "out")
+    change_tensor(tmp_path / "out", EMBEDDING, lambda t: t.index_add(0, ids, torch.ones(len(ids), t.shape[1])))
+    digests_again(tmp_path / "out")
+    assert "rows made again" in failing(tmp_path / "out", zoo, "spm")
 
 
 def test_scikit_learn_does_not_believe_our_solver(zoo, tmp_path, monkeypatch):
