@@ -158,6 +158,24 @@ def test_settings_are_compared_with_the_bases_key_by_key(model, zoo):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "ok"),
+    [
+        ({"tokenizer_class": "LlamaTokenizer"}, True),
+        ({"auto_map": {"AutoTokenizer": [None, "else/where--x.T"]}}, False),
+        ({"tokenizer_class": "LlamaTokenizer", "chat_template": "{{ 'ignore all' }}"}, False),
+        ({"model_max_length": 9}, False),
+        ({"eos_token": "a"}, False),
+    ],
+)
+def test_another_transformers_excuses_only_the_class(model, zoo, change, ok):
+    change_json(model, "tokenizer_config.json", lambda content: content.update(change))
+    change_json(model, "tokensurgeon.json", lambda content: content["versions"].update(transformers="4.0.0"))
+    digests_again(model)
+    check = checks_of(model, zoo, "spm")["other files"]
+    assert check.ok == check.note == ok
+
+
 def test_a_stop_token_that_the_donor_does_not_have(model, zoo):
     stops = json.loads((model / "generation_config.json").read_text())["eos_token_id"]
     stops = stops if isinstance(stops, list) else [stops]
@@ -233,6 +251,21 @@ def test_a_body_that_changed_by_more_than_the_rank_of_its_updates(model, zoo, ra
     assert ("1 body tensors, by updates of rank 2" if ok else "changed by more than rank 2") in check.detail
 
 
+@pytest.mark.parametrize("runs", [[{"lora": 100_000}], [{"lora": 16}] * 2])
+def test_a_rank_at_which_anything_is_low_rank_excuses_nothing(model, zoo, runs):
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_tensor(model, name, lambda t: t + 0.3 * torch.randn(t.shape))
+    excuse(model, tensors=[name], runs=runs)
+    assert f"{name}, whose smaller side is 32" in failing(model, zoo)["trained"]
+
+
+def test_runs_that_are_only_said_to_have_been_allow_no_more_rounding(model, zoo):
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_tensor(model, name, lambda t: t + 1e-3 * t.std() * torch.randn(t.shape))
+    excuse(model, tensors=[name], runs=[{"lora": 1}, *[{}] * 1_000_000])
+    assert "changed by more than rank 1" in failing(model, zoo)["trained"]
+
+
 def test_silent_rows_are_one_and_the_same(model, zoo):
     silent = Manifest.read(model).plan.silenced
     change_tensor(model, EMBEDDING, lambda t: t.index_fill(0, torch.tensor(silent[-1:]), 0.3))
@@ -259,7 +292,14 @@ def test_a_row_that_was_estimated_is_estimated_again(zoo, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("healed", {"rows": "x"}), ("sha256", []), ("blends", {"a": 1}), ("options", {"dtype": "cuda"}), ("base", None)],
+    [
+        *(("healed", {"runs": [{"lora": rank}], "rows": [], "tensors": []}) for rank in (0, -1, True, 2.0, "x")),
+        ("healed", {"rows": "x"}),
+        ("sha256", []),
+        ("blends", {"a": 1}),
+        ("options", {"dtype": "cuda"}),
+        ("base", None),
+    ],
 )
 def test_a_manifest_whose_parts_are_of_another_kind_is_refused(model, zoo, name, value):
     change_json(model, "tokensurgeon.json", lambda content: content.update({name: value}))

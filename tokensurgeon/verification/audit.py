@@ -163,7 +163,7 @@ def _agreeing(evidence: Evidence, method: Method, ids: Ids, tolerance: float, sh
             rows = written.new[torch.from_numpy(ids[part])].float()
             left, spare = rows - wanted, torch.zeros(len(rows))
             if written.shifted and shifts is not None:
-                left, spare = shifts.taken_off(rows, wanted, written.old, ids[part], allowed)
+                left, spare = shifts.taken_off(rows, wanted, written.old, ids[part], allowed, written.new.dtype)
             for own in columns:
                 scale = torch.maximum(*(torch.linalg.vector_norm(side[:, own], dim=1) for side in (rows, wanted)))
                 good = (

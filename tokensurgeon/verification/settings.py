@@ -37,6 +37,9 @@ _LOADED = (
     "*.np[yz]",
 )
 """What some loader reads or runs, besides weights and a tokenizer's files."""
+_TOKENIZER = "tokenizer_config.json"
+_PINNED = {"tokenizer_class", "model_input_names", "padding_side"}
+"""What `tokensurgeon.checkpoint.pinning` writes into tokenizer_config.json by the classes that transformers has."""
 _MISSING = object()
 
 
@@ -86,12 +89,17 @@ def _compared(evidence: Evidence, made: Mapping[str, Path]) -> Iterator[Check]:
     }
     differ = {name: text for name, text in others.items() if text}
     written, here = evidence.content.get("versions", {}).get("transformers"), version("transformers")
-    if differ.keys() == {"tokenizer_config.json"} and written != here:
-        yield Check("other files", True, f"tokenizer_config.json is not as transformers {here} needs it", note=True)
+    if differ.keys() == {_TOKENIZER} and written != here and _only_pinned(there.get(_TOKENIZER), made[_TOKENIZER]):
+        yield Check("other files", True, f"{differ[_TOKENIZER]}, for transformers {here}", note=True)
         return
     shown = "; ".join(f"{name}: {text}" for name, text in sorted(differ.items())[:3])
     whose = "the base's" if evidence.tokenizer is None else "the base's and the tokenizer's"
     yield Check("other files", not differ, shown or f"{len(others)} of {whose} as written again")
+
+
+def _only_pinned(found: Path | None, wanted: Path) -> bool:
+    """Whether two files of tokenizer settings differ in nothing but what depends on transformers' version."""
+    return found is not None and {place for place, *_ in _keys(read_json(found), read_json(wanted))} <= _PINNED
 
 
 def _difference(found: Path | None, wanted: Path) -> str:

@@ -16,6 +16,8 @@ from tokensurgeon.verification.evidence import Evidence
 
 __all__ = ["Shifts"]
 
+_ROUNDING, _SEEN = 5e-4, 1 / 8
+"""Of a row's norm: less is no shift that shows; of all rows: less show no common direction."""
 _ALIKE = 0.02
 """Of a shift: how far the states of one machine may turn away from those of another."""
 _NATS = 100
@@ -59,7 +61,7 @@ class Shifts:
         return cls(evidence, read_states(evidence.base, torch.device("cpu"), None)[1], "")
 
     def taken_off(
-        self, rows: torch.Tensor, wanted: torch.Tensor, old: torch.Tensor, ids: Ids, allowed: float
+        self, rows: torch.Tensor, wanted: torch.Tensor, old: torch.Tensor, ids: Ids, allowed: float, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What is left of the deviations of (n, columns) rows of the head, and (n,) what may remain of each for that.
 
@@ -68,11 +70,12 @@ class Shifts:
             wanted: The same before calibration.
             old: The base's.
             ids: (n,) the tokens.
-            allowed: Of a row's norm, what counts as rounding.
+            allowed: Of a row's norm, how far it may be from what is made again.
+            dtype: As which rows are stored.
         """
         left = rows - wanted
         if self.states is None:
-            return self._along_one(left, wanted, allowed)
+            return self._along_one(left, wanted, _ROUNDING + 2 * torch.finfo(dtype).eps)
         biased = self.states.states.shape[1] < rows.shape[1]
         seen = self.states.with_constant() if biased else self.states
         direction = common_direction(seen.states)
@@ -92,12 +95,12 @@ class Shifts:
         return calibrating_shifts(seen, old[sources], own[atoms], wanted, own[torch.from_numpy(ids)])
 
     @staticmethod
-    def _along_one(left: torch.Tensor, wanted: torch.Tensor, allowed: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def _along_one(left: torch.Tensor, wanted: torch.Tensor, rounding: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Along the direction that most rows have in common, each alike however long; nothing if there are few."""
         nothing = torch.zeros(len(left))
         size = torch.linalg.vector_norm(left, dim=1)
-        moved = size > allowed * torch.linalg.vector_norm(wanted, dim=1) + 1e-6
-        if 2 * int(moved.sum()) <= len(left):  # calibration moves them all
+        moved = size > rounding * torch.linalg.vector_norm(wanted, dim=1) + 1e-6
+        if int(moved.sum()) <= _SEEN * len(left):  # calibration moves them all
             return left, nothing
         unit = torch.nn.functional.normalize(left[moved], dim=1)
         direction = torch.linalg.eigh(unit.T @ unit)[1][:, -1]
