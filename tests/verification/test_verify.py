@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -70,7 +71,7 @@ def test_an_honest_one_passes_and_says_what_only_the_donor_shows(good, zoo):
 
 def test_digests_show_what_changed(model, zoo):
     new = Manifest.read(model).plan.ids(Provenance.RECONSTRUCTED)
-    change_tensor(model, EMBEDDING, lambda t: t.index_fill(0, torch.tensor(new[:1]), 0.0))
+    change_tensor(model, EMBEDDING, lambda t: t.index_copy(0, torch.tensor(new[:1]), t[new[:1]] * 1.01))
     change_json(model, "tokenizer_config.json", lambda content: content.update(padding_side="left"))
     assert failing(model, zoo) == {
         "tensors as written": f"{EMBEDDING} changed since", "files as written": "tokenizer_config.json changed since",
@@ -201,6 +202,26 @@ def test_planted_files_are_named_and_peoples_own_are_not_refused(model, zoo):
     assert "modeling_x.py" in failing(model, zoo)["nothing added"]
 
 
+@pytest.mark.parametrize("place", ["custom_generate", ".hidden", "within.json"])
+def test_links_are_none_of_ours(model, zoo, tmp_path, place):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "generate.py").write_text("")
+    (model / place).symlink_to(model / "config.json" if place == "within.json" else tmp_path / "elsewhere")
+    assert failing(model, zoo)["no links"] == f"{place}: tokensurgeon writes no links"
+
+
+def test_a_snapshot_of_the_hub_is_made_of_links(good, zoo, tmp_path):
+    snapshot = tmp_path / "models--me--model" / "snapshots" / "abc"
+    blobs = snapshot.parent.parent / "blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(good, blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert not failing(snapshot, zoo)
+    (snapshot / "custom_generate").symlink_to(tmp_path)
+    assert set(failing(snapshot, zoo)) == {"no links"}
+
+
 def test_a_plan_that_does_not_follow_from_the_tokenizers(model, zoo):
     manifest = Manifest.read(model)
     a, b = manifest.plan.anchors[-2:]
@@ -266,6 +287,26 @@ def test_runs_that_are_only_said_to_have_been_allow_no_more_rounding(model, zoo)
     assert "changed by more than rank 1" in failing(model, zoo)["trained"]
 
 
+@pytest.mark.parametrize("excused", ["sample", "healed", "no donor", "normal"])
+def test_rows_that_are_not_made_again_keep_to_limits(model, zoo, monkeypatch, excused):
+    manifest = Manifest.read(model)
+    new = manifest.plan.ids(Provenance.RECONSTRUCTED)
+    new = np.setdiff1d(new, manifest.content["outliers"]["ids"])
+    ids = new[-1:] if excused != "healed" else manifest.plan.anchors[-1:]
+    change_tensor(model, EMBEDDING, lambda t: t.index_copy(0, torch.tensor(ids), t[ids] * 1000))
+    if excused == "normal":
+        change_json(model, "tokensurgeon.json", lambda content: content.update(method={"name": "normal"}))
+    if excused == "healed":
+        excuse(model, rows=ids.tolist(), runs=[{"rows": "all", "lora": None}])
+    digests_again(model)
+    monkeypatch.setattr(audit, "_SECONDS", 0)
+    monkeypatch.setattr(audit, "_SAMPLE", 1)
+    found = checks_of(model, zoo, None if excused == "no donor" else "spm", seed=7)
+    assert not found["rows in their limits"].ok
+    assert found["rows in their limits"].detail.startswith(f"id {ids[0]} (")
+    assert "rows made again" not in found or found["rows made again"].ok
+
+
 def test_silent_rows_are_one_and_the_same(model, zoo):
     silent = Manifest.read(model).plan.silenced
     change_tensor(model, EMBEDDING, lambda t: t.index_fill(0, torch.tensor(silent[-1:]), 0.3))
@@ -273,7 +314,12 @@ def test_silent_rows_are_one_and_the_same(model, zoo):
     assert failing(model, zoo) == {f"{EMBEDDING} silent rows": f"1 are not (first: id {silent[-1]})"}
 
 
-def test_a_model_that_is_not_run_must_fit_its_class(model, zoo):
+def test_a_model_that_is_not_run_must_fit_its_class(model, zoo, monkeypatch):
+    """Without accelerate, which transformers needs for `device_map`."""
+    monkeypatch.setattr("transformers.modeling_utils.is_accelerate_available", lambda: False, raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "accelerate" else find(name, *a))
+    assert not checks_of(model, zoo)["fits its model class"].note
     change_json(model, "config.json", lambda content: content.update(intermediate_size=32))
     digests_again(model)
     found = failing(model, zoo)
@@ -337,6 +383,14 @@ def test_bodies_that_are_linked_have_no_digests_and_are_compared(zoo, tmp_path):
     change_tensor(tmp_path / "out", sorted(linked)[0], lambda t: t + 1)
     found = verify(tmp_path / "out", zoo["sharded"], unrun="not here")
     assert [check.name for check in found if not check.ok] == ["body unchanged"]
+
+
+def test_overrides_are_named(zoo, tmp_path):
+    options = TransplantOptions("mean", map={"the": "a"}, forward=False)
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", options)
+    check = checks_of(tmp_path / "out", zoo, "spm")["overrides"]
+    assert check.ok and check.note and check.detail.endswith("'the' ← 'a'")
+    assert check.detail.startswith("1 rows are by the manifest's --map")
 
 
 def test_new_rows_said_to_be_padding_are_a_note_that_the_donor_settles(model, zoo):

@@ -32,7 +32,7 @@ from tokensurgeon.transfer.protocol import Pieces, Use, parts
 from tokensurgeon.transfer.states import HeadStates
 from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
 
-__all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors"]
+__all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors", "usual_rows"]
 
 SIGNS = ("norm", "distance", "weight", "weights", "loud")
 _TIMES, _ANCHOR_TIMES, _DEVIATIONS = 3.0, 4.0, 6.0
@@ -105,6 +105,11 @@ class Scale:
         return torch.stack([row_norms(rows) / self.norm, far / self.distance], dim=1)
 
 
+def usual_rows(matrix: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """The rows of (rows, dim) that say how rows vary: those of (n,) ``known`` ids, or all where these are few."""
+    return matrix[known] if len(known) >= _ENOUGH * matrix.shape[1] else matrix
+
+
 class Outlier(NamedTuple):
     """A new row that was beyond a limit, and was made of its token's pieces instead.
 
@@ -162,8 +167,8 @@ class Guarded:
         known, dim = self._learnt.known, matrix.shape[1]
         judged = dim > 1  # a bias alone says too little; it goes with its head's row
         if judged:
-            own = matrix[known] if len(known) >= _ENOUGH * dim else matrix
-            scale, norms = Scale.of(own), row_norms(matrix)
+            own, norms = usual_rows(matrix, known), row_norms(matrix)
+            scale = Scale.of(own)
             states = None if use == "input" else self._states
             loudest = 1.0 if states is None else float(states.mean_probability(own).max())
         for part, rows in zip(parts(self._n), self._learnt.blocks(matrix, use), strict=True):

@@ -19,6 +19,7 @@ from tokensurgeon.transfer.protocol import DonorSpace, Pieces, Resources, Use
 from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids
 from tokensurgeon.transfer.statistics import mean_row, piece_means
 from tokensurgeon.verification.evidence import Evidence
+from tokensurgeon.verification.limits import limit_checks
 from tokensurgeon.verification.reference import ReferenceOmp
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.shifts import Shifts
@@ -74,8 +75,9 @@ def audit_checks(evidence: Evidence, seed: int, run: bool) -> Iterator[Check]:
         InputError: If the manifest names a method that there is not, or that cannot solve this.
     """
     yield from _estimated_silence(evidence)
-    plan = evidence.manifest.plan
-    targets = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED), trained_rows(evidence.manifest))
+    plan, trained = evidence.manifest.plan, trained_rows(evidence.manifest)
+    targets = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED), trained)
+    unlike = np.union1d(targets, trained)
     if evidence.kind == "extend":
         special = np.intersect1d(targets, sorted(evidence.out.vocabulary.added))
         if len(special):
@@ -84,16 +86,20 @@ def audit_checks(evidence: Evidence, seed: int, run: bool) -> Iterator[Check]:
     replaced = np.intersect1d(targets, evidence.content.get("outliers", {}).get("ids", []))
     if len(replaced):
         yield _replaced_rows(evidence, replaced)
-        targets = np.setdiff1d(targets, replaced)
+        targets, unlike = np.setdiff1d(targets, replaced), np.setdiff1d(unlike, replaced)
     if not len(targets):
+        yield from limit_checks(evidence, unlike)
         return
     if why := _why_not(evidence):
+        yield from limit_checks(evidence, unlike)
         yield Check(_NAME, True, f"not checked: {why}", note=True)
         return
     method, order = evidence.method, np.random.default_rng(seed).permutation(len(targets))
     work = _work(evidence, method)
     chosen = targets if work * len(targets) <= _SECONDS else np.sort(targets[order[:_SAMPLE]])
     shifts = Shifts.of(evidence, run)
+    proven = chosen if shifts is None or not shifts.unproven else chosen[:0]
+    yield from limit_checks(evidence, np.setdiff1d(unlike, proven))
     agree = _agreeing(evidence, method, chosen, _CLOSE, shifts)
     n, wrong = len(targets), chosen[~agree]
     some = f"all {n} new rows" if len(chosen) == n else f"{len(chosen)} of {n} new rows (seed {seed})"

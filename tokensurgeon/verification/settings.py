@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.alignment import Alignment
+from tokensurgeon.checkpoint.foreign import links
 from tokensurgeon.checkpoint.header import INDEX, SINGLE
 from tokensurgeon.checkpoint.manifest import MANIFEST
 from tokensurgeon.checkpoint.names import is_tokenizer, is_weights
@@ -147,6 +148,9 @@ def _planted(evidence: Evidence, made: set[str]) -> Iterator[Check]:
         if code := [name for name in own if name.endswith(".py")]:
             yield Check("code", True, f"{', '.join(code)}: said to be the donor's; give it to prove that", note=True)
         extra = [name for name in extra if name not in own]
+    linked = [path.relative_to(out).as_posix() for path in links(out)]
+    shown = ", ".join(linked[:5]) + (f" and {len(linked) - 5} more" if linked[5:] else "")
+    yield Check("no links", not linked, f"{shown}: tokensurgeon writes no links" if linked else "files and folders")
     loaded = [name for name in extra if _is_loaded(Path(name))]
     shown = ", ".join(loaded[:5])
     yield Check(
