@@ -341,6 +341,7 @@ def test_a_row_that_was_estimated_is_estimated_again(zoo, tmp_path):
     [
         *(("healed", {"runs": [{"lora": rank}], "rows": [], "tensors": []}) for rank in (0, -1, True, 2.0, "x")),
         ("healed", {"rows": "x"}),
+        ("options", {"map": ["a"]}),
         ("sha256", []),
         ("blends", {"a": 1}),
         ("options", {"dtype": "cuda"}),
@@ -349,7 +350,7 @@ def test_a_row_that_was_estimated_is_estimated_again(zoo, tmp_path):
 )
 def test_a_manifest_whose_parts_are_of_another_kind_is_refused(model, zoo, name, value):
     change_json(model, "tokensurgeon.json", lambda content: content.update({name: value}))
-    with pytest.raises(InputError, match=rf"tokensurgeon.json is damaged \((options.dtype|{name}) is not what"):
+    with pytest.raises(InputError, match=rf"json is damaged \((options.(dtype|map)|{name}) is not what"):
         checks_of(model, zoo)
 
 

@@ -97,3 +97,5 @@ def wrongs(content: Mapping[str, Any], plan: RowPlan) -> Iterator[str]:
         yield f"healed names a row that is none of {plan.n_rows}"
     if isinstance(options, dict) and options.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         yield "options.dtype is not what it should be"
+    if isinstance(options, dict) and not _or_none(_table(_text))(options.get("map")):
+        yield "options.map is not what it should be"
