@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 import tokensurgeon
 from benchmarks.common.provenance import provenance
 from benchmarks.common.sabotages import Sabotage, sabotages
+from benchmarks.common.sabotages_excused import excused
 from benchmarks.experiments.architectures import random_model, save
 from tokensurgeon import ExtendOptions, HealOptions, InputError, TransplantOptions
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles
@@ -79,7 +80,7 @@ def measured(experiment: dict[str, Any], kind: str, models: dict[str, Path], wor
     settings = experiment["kinds"][kind]
     made = make(settings, models, work / kind)
     groups = experiment["groups"][settings["groups"]]
-    changes = [change for change in sabotages() if change.group.split(" of ")[0] in groups]
+    changes = [change for change in (*sabotages(), *excused()) if change.group.split(" of ")[0] in groups]
     return {"honest": failing(made), "caught": caught(made, changes, work / f"{kind}-changed")}
 
 

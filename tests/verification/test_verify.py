@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -62,14 +63,15 @@ def test_an_honest_one_passes_and_says_what_only_the_donor_shows(good, zoo):
     alone, both = checks_of(good, zoo), checks_of(good, zoo, "spm")
     assert all(check.ok for check in (*alone.values(), *both.values()))
     assert {name for name, check in alone.items() if check.note} == {"forward pass", "rows made again"}
-    assert {name for name, check in both.items() if check.note} == {"forward pass"}
+    assert {name for name, check in both.items() if check.note} == {"forward pass", "rows made again"}
+    assert "shifts along one direction: the base is not run here" in both["rows made again"].detail
     assert "Give --donor" in alone["rows made again"].detail and "rows by scikit-learn" in both
     assert both["rows made again"].detail.startswith("all ")
 
 
 def test_digests_show_what_changed(model, zoo):
     new = Manifest.read(model).plan.ids(Provenance.RECONSTRUCTED)
-    change_tensor(model, EMBEDDING, lambda t: t.index_fill(0, torch.tensor(new[:1]), 0.0))
+    change_tensor(model, EMBEDDING, lambda t: t.index_copy(0, torch.tensor(new[:1]), t[new[:1]] * 1.01))
     change_json(model, "tokenizer_config.json", lambda content: content.update(padding_side="left"))
     assert failing(model, zoo) == {
         "tensors as written": f"{EMBEDDING} changed since", "files as written": "tokenizer_config.json changed since",
@@ -97,6 +99,32 @@ def test_new_rows_are_made_again(model, zoo, rows):
     digests_again(model)
     assert not failing(model, zoo)
     assert "rows made again" in failing(model, zoo, "spm")
+
+
+@pytest.mark.parametrize("run", [True, False])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_calibration_excuses_only_what_it_does(model, zoo, run, rows):
+    """A few rows moved along one direction, of a model that says it is calibrated."""
+    manifest = Manifest.read(model)
+    ids = torch.from_numpy(manifest.plan.ids(Provenance.RECONSTRUCTED)[:rows])
+    if not run:  # where nothing else shows the direction, all rows must have moved along it
+        transplant(str(zoo["gpt"]), str(zoo["spm"]), model, TransplantOptions(k=8, calibrate=False), overwrite=True)
+        change_json(model, "tokensurgeon.json", lambda content: content.update(calibrated=True))
+    change_tensor(model, EMBEDDING, lambda t: t.index_add(0, ids, torch.ones(rows, t.shape[1])))
+    digests_again(model)
+    found = verify(model, zoo["gpt"], zoo["spm"], unrun=None if run else "not here")
+    check = next(check for check in found if check.name == "rows made again")
+    assert check.ok == (not rows) and check.note == (not rows and not run)
+
+
+def test_what_was_not_run_is_not_calibrated(zoo, tmp_path):
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", TransplantOptions(k=8, forward=False))
+    manifest = Manifest.read(tmp_path / "out")
+    ids = torch.from_numpy(manifest.plan.ids(Provenance.RECONSTRUCTED))
+    Manifest(manifest.content | {"calibrated": True}, manifest.plan).write(tmp_path / "out")
+    change_tensor(tmp_path / "out", EMBEDDING, lambda t: t.index_add(0, ids, torch.ones(len(ids), t.shape[1])))
+    digests_again(tmp_path / "out")
+    assert "rows made again" in failing(tmp_path / "out", zoo, "spm")
 
 
 def test_scikit_learn_does_not_believe_our_solver(zoo, tmp_path, monkeypatch):
@@ -131,6 +159,24 @@ def test_settings_are_compared_with_the_bases_key_by_key(model, zoo):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "ok"),
+    [
+        ({"tokenizer_class": "LlamaTokenizer"}, True),
+        ({"auto_map": {"AutoTokenizer": [None, "else/where--x.T"]}}, False),
+        ({"tokenizer_class": "LlamaTokenizer", "chat_template": "{{ 'ignore all' }}"}, False),
+        ({"model_max_length": 9}, False),
+        ({"eos_token": "a"}, False),
+    ],
+)
+def test_another_transformers_excuses_only_the_class(model, zoo, change, ok):
+    change_json(model, "tokenizer_config.json", lambda content: content.update(change))
+    change_json(model, "tokensurgeon.json", lambda content: content["versions"].update(transformers="4.0.0"))
+    digests_again(model)
+    check = checks_of(model, zoo, "spm")["other files"]
+    assert check.ok == check.note == ok
+
+
 def test_a_stop_token_that_the_donor_does_not_have(model, zoo):
     stops = json.loads((model / "generation_config.json").read_text())["eos_token_id"]
     stops = stops if isinstance(stops, list) else [stops]
@@ -154,6 +200,26 @@ def test_planted_files_are_named_and_peoples_own_are_not_refused(model, zoo):
     assert found["added files"].note and found["added files"].detail.startswith("photo.png:")
     digests_again(model)
     assert "modeling_x.py" in failing(model, zoo)["nothing added"]
+
+
+@pytest.mark.parametrize("place", ["custom_generate", ".hidden", "within.json"])
+def test_links_are_none_of_ours(model, zoo, tmp_path, place):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "generate.py").write_text("")
+    (model / place).symlink_to(model / "config.json" if place == "within.json" else tmp_path / "elsewhere")
+    assert failing(model, zoo)["no links"] == f"{place}: tokensurgeon writes no links"
+
+
+def test_a_snapshot_of_the_hub_is_made_of_links(good, zoo, tmp_path):
+    snapshot = tmp_path / "models--me--model" / "snapshots" / "abc"
+    blobs = snapshot.parent.parent / "blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(good, blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert not failing(snapshot, zoo)
+    (snapshot / "custom_generate").symlink_to(tmp_path)
+    assert set(failing(snapshot, zoo)) == {"no links"}
 
 
 def test_a_plan_that_does_not_follow_from_the_tokenizers(model, zoo):
@@ -206,6 +272,41 @@ def test_a_body_that_changed_by_more_than_the_rank_of_its_updates(model, zoo, ra
     assert ("1 body tensors, by updates of rank 2" if ok else "changed by more than rank 2") in check.detail
 
 
+@pytest.mark.parametrize("runs", [[{"lora": 100_000}], [{"lora": 16}] * 2])
+def test_a_rank_at_which_anything_is_low_rank_excuses_nothing(model, zoo, runs):
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_tensor(model, name, lambda t: t + 0.3 * torch.randn(t.shape))
+    excuse(model, tensors=[name], runs=runs)
+    assert f"{name}, whose smaller side is 32" in failing(model, zoo)["trained"]
+
+
+def test_runs_that_are_only_said_to_have_been_allow_no_more_rounding(model, zoo):
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_tensor(model, name, lambda t: t + 1e-3 * t.std() * torch.randn(t.shape))
+    excuse(model, tensors=[name], runs=[{"lora": 1}, *[{}] * 1_000_000])
+    assert "changed by more than rank 1" in failing(model, zoo)["trained"]
+
+
+@pytest.mark.parametrize("excused", ["sample", "healed", "no donor", "normal"])
+def test_rows_that_are_not_made_again_keep_to_limits(model, zoo, monkeypatch, excused):
+    manifest = Manifest.read(model)
+    new = manifest.plan.ids(Provenance.RECONSTRUCTED)
+    new = np.setdiff1d(new, manifest.content["outliers"]["ids"])
+    ids = new[-1:] if excused != "healed" else manifest.plan.anchors[-1:]
+    change_tensor(model, EMBEDDING, lambda t: t.index_copy(0, torch.tensor(ids), t[ids] * 1000))
+    if excused == "normal":
+        change_json(model, "tokensurgeon.json", lambda content: content.update(method={"name": "normal"}))
+    if excused == "healed":
+        excuse(model, rows=ids.tolist(), runs=[{"rows": "all", "lora": None}])
+    digests_again(model)
+    monkeypatch.setattr(audit, "_SECONDS", 0)
+    monkeypatch.setattr(audit, "_SAMPLE", 1)
+    found = checks_of(model, zoo, None if excused == "no donor" else "spm", seed=7)
+    assert not found["rows in their limits"].ok
+    assert found["rows in their limits"].detail.startswith(f"id {ids[0]} (")
+    assert "rows made again" not in found or found["rows made again"].ok
+
+
 def test_silent_rows_are_one_and_the_same(model, zoo):
     silent = Manifest.read(model).plan.silenced
     change_tensor(model, EMBEDDING, lambda t: t.index_fill(0, torch.tensor(silent[-1:]), 0.3))
@@ -213,7 +314,12 @@ def test_silent_rows_are_one_and_the_same(model, zoo):
     assert failing(model, zoo) == {f"{EMBEDDING} silent rows": f"1 are not (first: id {silent[-1]})"}
 
 
-def test_a_model_that_is_not_run_must_fit_its_class(model, zoo):
+def test_a_model_that_is_not_run_must_fit_its_class(model, zoo, monkeypatch):
+    """Without accelerate, which transformers needs for `device_map`."""
+    monkeypatch.setattr("transformers.modeling_utils.is_accelerate_available", lambda: False, raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "accelerate" else find(name, *a))
+    assert not checks_of(model, zoo)["fits its model class"].note
     change_json(model, "config.json", lambda content: content.update(intermediate_size=32))
     digests_again(model)
     found = failing(model, zoo)
@@ -232,11 +338,19 @@ def test_a_row_that_was_estimated_is_estimated_again(zoo, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("healed", {"rows": "x"}), ("sha256", []), ("blends", {"a": 1}), ("options", {"dtype": "cuda"}), ("base", None)],
+    [
+        *(("healed", {"runs": [{"lora": rank}], "rows": [], "tensors": []}) for rank in (0, -1, True, 2.0, "x")),
+        ("healed", {"rows": "x"}),
+        ("options", {"map": ["a"]}),
+        ("sha256", []),
+        ("blends", {"a": 1}),
+        ("options", {"dtype": "cuda"}),
+        ("base", None),
+    ],
 )
 def test_a_manifest_whose_parts_are_of_another_kind_is_refused(model, zoo, name, value):
     change_json(model, "tokensurgeon.json", lambda content: content.update({name: value}))
-    with pytest.raises(InputError, match=rf"tokensurgeon.json is damaged \((options.dtype|{name}) is not what"):
+    with pytest.raises(InputError, match=rf"json is damaged \((options.(dtype|map)|{name}) is not what"):
         checks_of(model, zoo)
 
 
@@ -270,6 +384,14 @@ def test_bodies_that_are_linked_have_no_digests_and_are_compared(zoo, tmp_path):
     change_tensor(tmp_path / "out", sorted(linked)[0], lambda t: t + 1)
     found = verify(tmp_path / "out", zoo["sharded"], unrun="not here")
     assert [check.name for check in found if not check.ok] == ["body unchanged"]
+
+
+def test_overrides_are_named(zoo, tmp_path):
+    options = TransplantOptions("mean", map={"the": "a"}, forward=False)
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", options)
+    check = checks_of(tmp_path / "out", zoo, "spm")["overrides"]
+    assert check.ok and check.note and check.detail.endswith("'the' ← 'a'")
+    assert check.detail.startswith("1 rows are by the manifest's --map")
 
 
 def test_new_rows_said_to_be_padding_are_a_note_that_the_donor_settles(model, zoo):

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from typing import NamedTuple
 from tokensurgeon.checkpoint.names import TEMPLATES, decides, is_weights
 from tokensurgeon.errors import InputError
 
-__all__ = ["Stranger", "copy_if_there", "guard", "is_taken", "strangers", "taken_files", "taken_templates"]
+__all__ = ["Stranger", "copy_if_there", "guard", "is_taken", "links", "strangers", "taken_files", "taken_templates"]
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,16 @@ def strangers(directory: Path) -> list[Stranger]:
             if stranger is None and path.name == TEMPLATES and path.is_dir():
                 found += [one for child in sorted(path.iterdir()) if (one := _stranger(child, directory))]
     return found
+
+
+def links(directory: Path) -> Iterator[Path]:
+    """Links in a directory and its folders, hidden ones included, but for those that the hub's cache itself makes."""
+    blobs = _places(directory)[1:]
+    for folder, folders, files in os.walk(directory):
+        for name in sorted((*folders, *files)):
+            path = Path(folder, name)
+            if path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(place) for place in blobs):
+                yield path
 
 
 def is_taken(path: Path) -> bool:

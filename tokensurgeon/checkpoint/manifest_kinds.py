@@ -22,6 +22,10 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _rank(value: Any) -> bool:
+    return _whole(value) and value >= 1
+
+
 def _or_none(kind: _Kind) -> _Kind:
     return lambda value: value is None or kind(value)
 
@@ -46,6 +50,10 @@ def _blends(value: Any) -> bool:
     return keys_fit and all(_list(_list(_whole))(ids) and len(ids) == 3 for ids in value.values())
 
 
+def _run(value: Any) -> bool:
+    return isinstance(value, dict) and _or_none(_rank)(value.get("lora"))
+
+
 _ANYTHING: _Kind = lambda _: True  # noqa: E731
 _SIDE = _having(name=_text, rows=_whole, sha256=_table(_text))
 _KINDS: Mapping[str, _Kind] = {
@@ -62,7 +70,7 @@ _KINDS: Mapping[str, _Kind] = {
     "blends": _blends,
     "numbers": _table(_ANYTHING),
     "sha256": _having(tensors=_table(_text), files=_table(_text)),
-    "healed": _having(runs=_list(_table(_ANYTHING)), rows=_list(_whole), tensors=_list(_text)),
+    "healed": _having(runs=_list(_run), rows=_list(_whole), tensors=_list(_text)),
 }
 
 
@@ -89,3 +97,5 @@ def wrongs(content: Mapping[str, Any], plan: RowPlan) -> Iterator[str]:
         yield f"healed names a row that is none of {plan.n_rows}"
     if isinstance(options, dict) and options.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         yield "options.dtype is not what it should be"
+    if isinstance(options, dict) and not _or_none(_table(_text))(options.get("map")):
+        yield "options.map is not what it should be"

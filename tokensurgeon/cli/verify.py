@@ -38,9 +38,12 @@ def command(
     With --donor too: the tokenizer's files and stop tokens are DONOR's, and new rows are what the method makes of
     DONOR's: all of them, or a sample where that would take long; a sample of omp's by scikit-learn.
 
-    Digests in tokensurgeon.json show any change by somebody who did not change them as well. What cannot be proven:
-    that DONOR is honest; what a healing run learnt; the tokenizer and the new rows without --donor. Such checks are
-    notes.
+    Digests in tokensurgeon.json show any change by somebody who did not change them as well.
+
+    What cannot be proven: that DONOR is honest; what a healing run learnt; rows by methods normal and fasttext, and
+    those that extend took from a donor; rows that --map placed; by how much calibration shifted rows, where BASE is not
+    run here, was calibrated on a text, or under another Python; new rows outside of the sample; the tokenizer and all
+    new rows without --donor. Rows that are not made again must only keep to what BASE's rows are like.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors, resolve

@@ -33,7 +33,7 @@ from tokensurgeon.transfer.protocol import Pieces, Use, parts
 from tokensurgeon.transfer.states import HeadStates
 from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
 
-__all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors"]
+__all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors", "usual_rows"]
 
 SIGNS = ("norm", "distance", "weight", "weights", "loud")
 _TIMES, _ANCHOR_TIMES, _DEVIATIONS = 3.0, 4.0, 6.0
@@ -109,6 +109,11 @@ class Scale:
         """(n, 2) float64: norm and distance of (n, dim) rows as multiples of their limits."""
         far = row_norms((rows - self.mean) @ self.whitening)
         return torch.stack([row_norms(rows) / self.norm, far / self.distance], dim=1)
+
+
+def usual_rows(matrix: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """The rows of (rows, dim) that say how rows vary: those of (n,) ``known`` ids, or all where these are few."""
+    return matrix[known] if len(known) >= _ENOUGH * matrix.shape[1] else matrix
 
 
 class Outlier(NamedTuple):
@@ -209,7 +214,7 @@ class Guarded:
         """See `tokensurgeon.transfer.learnt.RowMaker`."""
         judged = matrix.shape[1] > 1  # a bias alone says too little; it goes with its head's row
         if judged:
-            scale, norms = Scale.of(matrix[_measure(self._learnt, matrix)]), row_norms(matrix)
+            scale, norms = Scale.of(usual_rows(matrix, self._learnt.known)), row_norms(matrix)
             loudness = _Loudness(self._learnt, matrix, None if use == "input" else self._bias, self._states, use)
         for part, rows in zip(parts(self._n), self._learnt.blocks(matrix, use), strict=True):
             if judged:

@@ -19,8 +19,10 @@ from tokensurgeon.transfer.protocol import DonorSpace, Pieces, Resources, Use
 from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids
 from tokensurgeon.transfer.statistics import mean_row, piece_means
 from tokensurgeon.verification.evidence import Evidence
+from tokensurgeon.verification.limits import limit_checks
 from tokensurgeon.verification.reference import ReferenceOmp
 from tokensurgeon.verification.running import Check
+from tokensurgeon.verification.shifts import Shifts
 from tokensurgeon.verification.trained import trained_rows
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
@@ -59,7 +61,7 @@ class _Written:
         return float(self.old[:, part].float().square().mean().sqrt()) if self.biased and part.start else 0.0
 
 
-def audit_checks(evidence: Evidence, seed: int) -> Iterator[Check]:
+def audit_checks(evidence: Evidence, seed: int, run: bool) -> Iterator[Check]:
     """Reconstructed rows are what the manifest's method makes of the donor's; silent ones what the head gives.
 
     Where all rows would take long, a sample is made again. Those of OMP are solved by scikit-learn too.
@@ -67,13 +69,15 @@ def audit_checks(evidence: Evidence, seed: int) -> Iterator[Check]:
     Args:
         evidence: The models.
         seed: Of the sample; whoever changed the output must not know it.
+        run: Whether the base may be run, which shows how rows were calibrated.
 
     Raises:
         InputError: If the manifest names a method that there is not, or that cannot solve this.
     """
     yield from _estimated_silence(evidence)
-    plan = evidence.manifest.plan
-    targets = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED), trained_rows(evidence.manifest))
+    plan, trained = evidence.manifest.plan, trained_rows(evidence.manifest)
+    targets = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED), trained)
+    unlike = np.union1d(targets, trained)
     if evidence.kind == "extend":
         special = np.intersect1d(targets, sorted(evidence.out.vocabulary.added))
         if len(special):
@@ -82,24 +86,32 @@ def audit_checks(evidence: Evidence, seed: int) -> Iterator[Check]:
     replaced = np.intersect1d(targets, evidence.content.get("outliers", {}).get("ids", []))
     if len(replaced):
         yield _replaced_rows(evidence, replaced)
-        targets = np.setdiff1d(targets, replaced)
+        targets, unlike = np.setdiff1d(targets, replaced), np.setdiff1d(unlike, replaced)
     if not len(targets):
+        yield from limit_checks(evidence, unlike)
         return
     if why := _why_not(evidence):
+        yield from limit_checks(evidence, unlike)
         yield Check(_NAME, True, f"not checked: {why}", note=True)
         return
     method, order = evidence.method, np.random.default_rng(seed).permutation(len(targets))
     work = _work(evidence, method)
     chosen = targets if work * len(targets) <= _SECONDS else np.sort(targets[order[:_SAMPLE]])
-    agree = _agreeing(evidence, method, chosen, _CLOSE)
+    shifts = Shifts.of(evidence, run)
+    proven = chosen if shifts is None or not shifts.unproven else chosen[:0]
+    yield from limit_checks(evidence, np.setdiff1d(unlike, proven))
+    agree = _agreeing(evidence, method, chosen, _CLOSE, shifts)
     n, wrong = len(targets), chosen[~agree]
     some = f"all {n} new rows" if len(chosen) == n else f"{len(chosen)} of {n} new rows (seed {seed})"
-    shift = ", but for shifts along one direction, as by calibrate" if evidence.content.get("calibrated") else ""
-    what = f"what method {method.name} makes of {_sources(method)}, up to rounding{shift}"
-    yield Check(_NAME, not len(wrong), f"{some}: {len(wrong)} are not {what}" if len(wrong) else f"{some} are {what}")
+    what = f"what method {method.name} makes of {_sources(method)}, up to rounding"
+    unproven = "" if shifts is None else shifts.unproven
+    if shifts is not None:
+        what += f", but for shifts along one direction: {unproven}" if unproven else " and calibrated"
+    detail = f"{some}: {len(wrong)} are not {what}" if len(wrong) else f"{some} are {what}"
+    yield Check(_NAME, not len(wrong), detail, note=bool(unproven) and not len(wrong))
     if isinstance(method, Omp):
         few = np.sort(targets[order[: int(min(max(_FEWEST, _REFERENCE / work), _SAMPLE))]])
-        share = _agreeing(evidence, ReferenceOmp(method.k), few, _NEAR).mean()
+        share = _agreeing(evidence, ReferenceOmp(method.k), few, _NEAR, shifts).mean()
         detail = f"{share:.0%} of {len(few)} new rows (seed {seed}) are what orthogonal_mp finds, the others near ties"
         yield Check("rows by scikit-learn", bool(share >= _BY_REFERENCE), detail)
 
@@ -144,24 +156,26 @@ def _why_not(evidence: Evidence) -> str | None:
     return None
 
 
-def _agreeing(evidence: Evidence, method: Method, ids: Ids, tolerance: float) -> Flags:
+def _agreeing(evidence: Evidence, method: Method, ids: Ids, tolerance: float, shifts: Shifts | None) -> Flags:
     """Which of some reconstructed rows are, in every matrix, what a method makes of them."""
     learnt, agree = _learnt(evidence, method, ids), np.ones(len(ids), dtype=bool)
     for written in _matrices(evidence):
         columns = written.columns()
         allowed = tolerance + 2 * torch.finfo(written.new.dtype).eps
-        direction, start = None, 0
+        start = 0
         for blocks in zip(*(learnt.blocks(written.old[:, part], written.use) for part in columns), strict=True):
             wanted = torch.cat(blocks, dim=1)
             part = slice(start, start + len(wanted))
             rows = written.new[torch.from_numpy(ids[part])].float()
-            left = rows - wanted
-            if written.shifted:
-                direction = _common(left) if direction is None else direction
-                left = left - (left @ direction)[:, None] * direction
+            left, spare = rows - wanted, torch.zeros(len(rows))
+            if written.shifted and shifts is not None:
+                left, spare = shifts.taken_off(rows, wanted, written.old, ids[part], allowed, written.new.dtype)
             for own in columns:
                 scale = torch.maximum(*(torch.linalg.vector_norm(side[:, own], dim=1) for side in (rows, wanted)))
-                good = torch.linalg.vector_norm(left[:, own], dim=1) <= allowed * (scale + written.floor(own)) + 1e-6
+                good = (
+                    torch.linalg.vector_norm(left[:, own], dim=1)
+                    <= allowed * (scale + written.floor(own)) + spare + 1e-6
+                )
                 agree[part] &= good.numpy()
             start = part.stop
     return agree
@@ -193,29 +207,21 @@ def _biased(evidence: Evidence) -> bool:
 
 def _matrices(evidence: Evidence) -> Iterator[_Written]:
     new, old = evidence.out.matrices(), evidence.base.matrices()
-    shifted = bool(evidence.content.get("calibrated"))
     if new.head is None and not _biased(evidence):
-        yield _Written(new.embedding, old.embedding, "both", shifted)
+        yield _Written(new.embedding, old.embedding, "both", True)
         return
     use: Use = "both" if new.head is None else "input"
-    yield _Written(new.embedding, old.embedding, use, shifted and new.head is None)
+    yield _Written(new.embedding, old.embedding, use, new.head is None)
     head, known = new.head, old.embedding if old.head is None else old.head
     if head is not None:
         biased = _biased(evidence)
         both = [_with_bias(m, of, evidence) for m, of in ((head, new), (known, old))]
-        yield _Written(both[0], both[1], "head", shifted, biased)
+        yield _Written(both[0], both[1], "head", True, biased)
 
 
 def _with_bias(head: torch.Tensor, matrices: VocabularyMatrices, evidence: Evidence) -> torch.Tensor:
     bias = matrices.bias
     return head if bias is None or not _biased(evidence) else torch.cat([head, bias[:, None]], dim=1)
-
-
-def _common(rows: torch.Tensor) -> torch.Tensor:
-    """(dim,) the direction that most rows have in common; each counts alike, however long it is."""
-    unit = torch.nn.functional.normalize(rows, dim=1)
-    direction: torch.Tensor = torch.linalg.eigh(unit.T @ unit)[1][:, -1]
-    return direction
 
 
 def _estimated_silence(evidence: Evidence) -> Iterator[Check]:

@@ -21,6 +21,8 @@ from tokensurgeon.vocabulary.edit.digits import spaced_digits
 
 __all__ = ["derived", "identity_checks", "plan_checks"]
 
+_LISTED = 5
+
 
 def identity_checks(evidence: Evidence) -> Iterator[Check]:
     """The manifest's digests of base and donor are those of the ones that are given."""
@@ -107,6 +109,7 @@ def plan_checks(evidence: Evidence) -> Iterator[tuple[Check, Alignment | None]]:
     if plan.n_rows != said.n_rows:
         yield Check("plan", False, f"{said.n_rows} rows, and {plan.n_rows} by the {by} tokenizer"), None
         return
+    yield from _overridden(evidence)
     wrong = np.flatnonzero((plan.provenance != said.provenance) | (plan.source != said.source))
     what = [f"{len(wrong)} rows come from elsewhere (first: id {wrong[0]})"] if len(wrong) else []
     if "blends" in content:
@@ -120,6 +123,17 @@ def plan_checks(evidence: Evidence) -> Iterator[tuple[Check, Alignment | None]]:
 
 def _by_donor(evidence: Evidence) -> bool:
     return evidence.method.needs == "donor"
+
+
+def _overridden(evidence: Evidence) -> Iterator[tuple[Check, None]]:
+    """Rows that are where they are because the manifest says that somebody asked for it."""
+    asked = evidence.content["options"].get("map") or {}
+    if evidence.kind != "transplant" or not asked:
+        return
+    shown = ", ".join(f"{new!r} ← {old!r}" for new, old in list(asked.items())[:_LISTED])
+    more = f" and {len(asked) - _LISTED} more" if len(asked) > _LISTED else ""
+    detail = f"{len(asked)} rows are by the manifest's --map, which nothing here can prove: {shown}{more}"
+    yield Check("overrides", True, detail, note=True), None
 
 
 def _without(alignment: Alignment, said: RowPlan) -> tuple[Alignment, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.alignment import Alignment
+from tokensurgeon.checkpoint.foreign import links
 from tokensurgeon.checkpoint.header import INDEX, SINGLE
 from tokensurgeon.checkpoint.names import MANIFEST, TEMPLATES, is_tokenizer, is_weights
 from tokensurgeon.checkpoint.settings import CONFIG, GENERATION
@@ -36,6 +37,9 @@ _LOADED = (
     "*.np[yz]",
 )
 """What some loader reads or runs, besides weights and a tokenizer's files."""
+_TOKENIZER = "tokenizer_config.json"
+_PINNED = {"tokenizer_class", "model_input_names", "padding_side"}
+"""What `tokensurgeon.checkpoint.pinning` writes into tokenizer_config.json by the classes that transformers has."""
 _MISSING = object()
 
 
@@ -85,12 +89,17 @@ def _compared(evidence: Evidence, made: Mapping[str, Path]) -> Iterator[Check]:
     }
     differ = {name: text for name, text in others.items() if text}
     written, here = evidence.content.get("versions", {}).get("transformers"), version("transformers")
-    if differ.keys() == {"tokenizer_config.json"} and written != here:
-        yield Check("other files", True, f"tokenizer_config.json is not as transformers {here} needs it", note=True)
+    if differ.keys() == {_TOKENIZER} and written != here and _only_pinned(there.get(_TOKENIZER), made[_TOKENIZER]):
+        yield Check("other files", True, f"{differ[_TOKENIZER]}, for transformers {here}", note=True)
         return
     shown = "; ".join(f"{name}: {text}" for name, text in sorted(differ.items())[:3])
     whose = "the base's" if evidence.tokenizer is None else "the base's and the tokenizer's"
     yield Check("other files", not differ, shown or f"{len(others)} of {whose} as written again")
+
+
+def _only_pinned(found: Path | None, wanted: Path) -> bool:
+    """Whether two files of tokenizer settings differ in nothing but what depends on transformers' version."""
+    return found is not None and {place for place, *_ in _keys(read_json(found), read_json(wanted))} <= _PINNED
 
 
 def _difference(found: Path | None, wanted: Path) -> str:
@@ -138,6 +147,9 @@ def _planted(evidence: Evidence, made: set[str]) -> Iterator[Check]:
         if code := [name for name in own if name.endswith(".py")]:
             yield Check("code", True, f"{', '.join(code)}: said to be the donor's; give it to prove that", note=True)
         extra = [name for name in extra if name not in own]
+    linked = [path.relative_to(out).as_posix() for path in links(out)]
+    shown = ", ".join(linked[:5]) + (f" and {len(linked) - 5} more" if linked[5:] else "")
+    yield Check("no links", not linked, f"{shown}: tokensurgeon writes no links" if linked else "files and folders")
     loaded = [name for name in extra if _is_loaded(Path(name))]
     shown = ", ".join(loaded[:5])
     yield Check(

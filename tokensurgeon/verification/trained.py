@@ -16,6 +16,8 @@ from tokensurgeon.verification.running import Check
 
 __all__ = ["trained_checks", "trained_rows", "trained_tensors"]
 
+_RUNS = 8
+"""Whose roundings add up, at most: how many runs there were, only the manifest says."""
 _OVER = 8
 """Directions looked at beside the rank, so that all of a low-rank change is found."""
 
@@ -45,9 +47,11 @@ def trained_checks(out: Path, new: Checkpoint, old: Checkpoint, manifest: Manife
     allowed = plan.ids(Provenance.RECONSTRUCTED) if only_new else np.setdiff1d(np.arange(plan.n_rows), plan.silenced)
     wrong = [f"{name}, which no run trains" for name in sorted(named - tensors)]
     wrong += [f"row {i}, which no run trains" for i in np.setdiff1d(rows, allowed).tolist()]
+    full = [name for name in sorted(tensors) if rank >= min(new.tensors[name].shape)]
+    wrong += [f"{name}, whose smaller side is {min(new.tensors[name].shape)}, by rank {rank}" for name in full]
     wrong += [
         f"{name}, which changed by more than rank {rank}"
-        for name in sorted(tensors)
+        for name in sorted(tensors.difference(full))
         if name in old.tensors and not _is_low_rank(new.read(name), old.read(name), rank, len(healed["runs"]))
     ]
     body = f" and {len(tensors)} body tensors, by updates of rank {rank}" if tensors else ""
@@ -59,7 +63,7 @@ def trained_checks(out: Path, new: Checkpoint, old: Checkpoint, manifest: Manife
 def _rank(manifest: Manifest) -> int:
     """Of all low-rank updates together."""
     ranks = [run.get("lora") for run in manifest.content["healed"]["runs"]]
-    return sum(rank for rank in ranks if isinstance(rank, int))
+    return sum(rank for rank in ranks if rank is not None)
 
 
 def _is_low_rank(new: torch.Tensor, old: torch.Tensor, rank: int, runs: int) -> bool:
@@ -71,5 +75,5 @@ def _is_low_rank(new: torch.Tensor, old: torch.Tensor, rank: int, runs: int) -> 
     width = min(rank + _OVER, *change.shape)
     basis = torch.linalg.qr(change @ torch.randn(change.shape[1], width, generator=generator))[0]
     left = torch.linalg.matrix_norm(change - basis @ (basis.T @ change))
-    rounding = torch.finfo(new.dtype).eps * max(new.float().norm(), old.float().norm()) * runs
+    rounding = torch.finfo(new.dtype).eps * max(new.float().norm(), old.float().norm()) * min(runs, _RUNS)
     return bool(left <= rounding + 1e-5 * change.norm())

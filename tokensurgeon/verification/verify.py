@@ -73,6 +73,6 @@ def _made_again(evidence: Evidence, unrun: str | None, seed: int) -> Iterator[Ch
     if unrun is not None:
         yield from fitting_checks(evidence)
     try:
-        yield from audit_checks(evidence, seed)
+        yield from audit_checks(evidence, seed, unrun is None)
     except (InputError, IndexError) as error:  # fewer rows than the plan names
         yield Check("rows made again", False, f"they cannot be: {error}")
