@@ -17,18 +17,6 @@ from tokensurgeon.verification.tensors import invariants
 EMBEDDING = "model.embed_tokens.weight"
 
 
-@pytest.fixture(scope="module")
-def good(zoo, tmp_path_factory):
-    out = tmp_path_factory.mktemp("verify") / "good"
-    transplant(str(zoo["gpt"]), str(zoo["spm"]), out, TransplantOptions(k=8))
-    return out
-
-
-@pytest.fixture
-def model(good, tmp_path):
-    return shutil.copytree(good, tmp_path / "model")
-
-
 def failures(model, zoo):
     return {check.name for check in invariants(model, zoo["gpt"], zoo["spm"]) if not check.ok}
 

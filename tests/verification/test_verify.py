@@ -33,18 +33,6 @@ def _remembered():
         yield
 
 
-@pytest.fixture(scope="module")
-def good(zoo, tmp_path_factory):
-    out = tmp_path_factory.mktemp("verify") / "good"
-    transplant(str(zoo["gpt"]), str(zoo["spm"]), out, TransplantOptions(k=8))
-    return out
-
-
-@pytest.fixture
-def model(good, tmp_path):
-    return Path(shutil.copytree(good, tmp_path / "model"))
-
-
 def digests_again(model: Path) -> None:
     manifest = Manifest.read(model)
     replace(manifest, content=manifest.content | {"sha256": recorded_digests(model)}).write(model)

@@ -77,6 +77,18 @@ class Manifest:
             raise InputError(f"{directory / MANIFEST} is damaged (it lacks {missing[0]}). Run the transplant again")
         return manifest
 
+    @classmethod
+    def of_output(cls, directory: Path) -> Manifest:
+        """As `of_transplant`, of what must be an output of ours.
+
+        Raises:
+            InputError: If there is none, too.
+        """
+        manifest = cls.of_transplant(directory)
+        if manifest is None:
+            raise InputError(f"{directory} has no {MANIFEST}, so it was not written by tokensurgeon")
+        return manifest
+
     def write(self, directory: Path) -> None:
         """Write the file."""
         rows = {

@@ -10,7 +10,7 @@ import torch
 from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids
 from tokensurgeon.transfer.silence import calibrating_shifts, common_direction
-from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.transfer.states import HeadStates, with_bias
 
 __all__ = ["calibrate", "counted_prior"]
 
@@ -41,8 +41,8 @@ def calibrate(
     """
     new_ids = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED), np.array(sorted(kept), dtype=np.int64))
     targets, atoms = torch.from_numpy(new_ids), torch.from_numpy(atom_ids(plan, donor))
-    head = _with_bias(new.embedding if new.head is None else new.head, new.bias)
-    known = _with_bias(base.embedding if base.head is None else base.head, base.bias)
+    head = with_bias(new.embedding if new.head is None else new.head, new.bias)
+    known = with_bias(base.embedding if base.head is None else base.head, base.bias)
     own = donor.embedding if donor.head is None or new.head is None else donor.head
     seen = states if base.bias is None else states.with_constant()
     sources = torch.from_numpy(plan.source)[atoms]
@@ -72,8 +72,3 @@ def counted_prior(counts: torch.Tensor, n_rows: int) -> torch.Tensor:
     counts = torch.nn.functional.pad(counts[:n_rows], (0, max(0, n_rows - len(counts))))
     shares = (counts / total).log().float()
     return torch.where(counts >= _ENOUGH, shares, torch.nan)
-
-
-def _with_bias(head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Head rows with their bias as one more coordinate, to go with states that end in 1."""
-    return head if bias is None else torch.cat([head, bias[:, None]], dim=1)

@@ -14,7 +14,7 @@ from tokensurgeon.solver.omp import SparseCoefficients
 from tokensurgeon.transfer.outliers import Outlier
 from tokensurgeon.transfer.protocol import Pieces
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices
-from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.transfer.states import HeadStates, with_bias
 from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
 from tokensurgeon.vocabulary import Vocabulary
 
@@ -123,8 +123,8 @@ def doubtful_tokens(
     found["pieces"] = _listed(donor, targets, other - own, astray) | {"share": float(astray.float().mean())}
     if states is not None:
         head = (rows.matrices.embedding if rows.matrices.head is None else rows.matrices.head)[targets]
-        if rows.matrices.bias is not None:
-            head, states = torch.cat([head, rows.matrices.bias[targets, None]], dim=1), states.with_constant()
+        if (bias := rows.matrices.bias) is not None:
+            head, states = with_bias(head, bias[targets]), states.with_constant()
         mean = states.mean_probability(head)
         found["loud"] = _listed(donor, targets, mean, mean > LOUD)
     return found

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -30,14 +31,14 @@ from tokensurgeon.alignment import Ids
 from tokensurgeon.transfer.combine import Weights
 from tokensurgeon.transfer.learnt import LearntRows
 from tokensurgeon.transfer.protocol import Pieces, Use, parts
-from tokensurgeon.transfer.states import HeadStates
-from tokensurgeon.transfer.statistics import mean_row, piece_means, row_norms
+from tokensurgeon.transfer.states import HeadStates, with_bias
+from tokensurgeon.transfer.statistics import covariance, piece_rows, row_norms
 
-__all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors", "usual_rows"]
+__all__ = ["SIGNS", "Guarded", "Outlier", "Scale", "highest", "sound_anchors", "usual"]
 
 SIGNS = ("norm", "distance", "weight", "weights", "loud")
 _TIMES, _ANCHOR_TIMES, _DEVIATIONS = 3.0, 4.0, 6.0
-_SAMPLE, _PART = 32_768, 4096
+_SAMPLE = 32_768
 _ENOUGH = 4
 """Rows per dimension from which the anchors alone say how rows vary; fewer are too few, and all rows say it."""
 _FLOOR = 1e-3
@@ -92,16 +93,11 @@ class Scale:
     def of(cls, rows: torch.Tensor) -> Scale:
         """Of (n, dim) rows of any floating dtype; those that hold NaN or infinity do not count."""
         some = rows[:: -(-len(rows) // _SAMPLE) or 1].float()
-        some = some[torch.isfinite(some.sum(dim=1))]
-        mean, dim = mean_row(some), rows.shape[1]
-        covariance = torch.zeros(dim, dim, dtype=torch.float64)
-        for part in torch.split(some, _PART):
-            centred = (part - mean).double()
-            covariance += centred.T @ centred / len(some)
-        least, whitening = _FLOOR * float(covariance.diagonal().mean()), torch.zeros(dim, dim)
+        mean, varying = covariance(some)
+        least, whitening = _FLOOR * float(varying.diagonal().mean()), torch.zeros(len(mean), len(mean))
         if least > 0:
-            covariance.diagonal().add_(least)
-            root, one = torch.linalg.cholesky(covariance), torch.eye(dim, dtype=torch.float64)
+            varying.diagonal().add_(least)
+            root, one = torch.linalg.cholesky(varying), torch.eye(len(mean), dtype=torch.float64)
             whitening = torch.linalg.solve_triangular(root, one, upper=False).T.float()
         return cls(mean, whitening, highest(row_norms(rows)), highest(row_norms((some - mean) @ whitening)))
 
@@ -111,9 +107,9 @@ class Scale:
         return torch.stack([row_norms(rows) / self.norm, far / self.distance], dim=1)
 
 
-def usual_rows(matrix: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """The rows of (rows, dim) that say how rows vary: those of (n,) ``known`` ids, or all where these are few."""
-    return matrix[known] if len(known) >= _ENOUGH * matrix.shape[1] else matrix
+def usual(matrix: torch.Tensor, known: torch.Tensor) -> torch.Tensor | slice:
+    """Which of (rows, dim) say how rows vary: those of (n,) ``known`` ids, or all where these are few."""
+    return known if len(known) >= _ENOUGH * matrix.shape[1] else slice(None)
 
 
 class Outlier(NamedTuple):
@@ -130,40 +126,32 @@ class Outlier(NamedTuple):
     times: float
 
 
-def _measure(learnt: LearntRows, matrix: torch.Tensor) -> torch.Tensor:
-    """Ids of the base whose rows say what rows are like: those of the anchors, or all where these are few."""
-    few = len(learnt.known) < _ENOUGH * matrix.shape[1]
-    return torch.arange(len(matrix)) if few else learnt.known
-
-
 class _Loudness:
     """How likely new rows of the head, with their biases, are on average, as multiples of the likeliest anchor."""
 
     def __init__(
         self, learnt: LearntRows, matrix: torch.Tensor, bias: torch.Tensor | None, states: HeadStates | None, use: Use
     ) -> None:
-        known = _measure(learnt, matrix)
-        self._states = None if use == "input" else states
-        self._biases = iter(()) if bias is None else learnt.blocks(bias[:, None], use)
-        self._biased, self._most = bias is not None, 1.0
-        own, beside = matrix[known].float(), None if bias is None else bias[known, None].float()
+        bias, states = (None, None) if use == "input" else (bias, states)
+        self._states = states if bias is None or states is None else states.with_constant()
+        self._biases = repeat(None) if bias is None else (some[:, 0] for some in learnt.blocks(bias[:, None], use))
+        self._middle, self._most = 0.0, 0.0
+        own = usual(matrix, learnt.known)
+        beside = None if bias is None else bias[own].float()
         if self._states is not None:
-            self._states = self._states if beside is None else self._states.with_constant()
-            most = self._states.mean_probability(own if beside is None else torch.cat([own, beside], dim=1))
-            self._most = float(most.max())
+            self._most = float(self._states.mean_probability(with_bias(matrix[own].float(), beside)).max())
         elif beside is not None:
-            self._middle, self._most = float(beside.median()), _TIMES * float(beside.max() - beside.median())
+            self._middle = float(beside.median())
+            self._most = _TIMES * (float(beside.max()) - self._middle)
 
     def of(self, rows: torch.Tensor) -> torch.Tensor:
         """(n,) of the next (n, dim) rows; without states, of their biases alone."""
-        beside = next(self._biases) if self._biased else None
+        beside = next(self._biases)
         if self._states is not None:
-            return (
-                self._states.mean_probability(rows if beside is None else torch.cat([rows, beside], dim=1)) / self._most
-            )
+            return self._states.mean_probability(with_bias(rows, beside)) / self._most
         if beside is None or self._most <= 0:
             return torch.zeros(len(rows))
-        return (beside[:, 0] - self._middle).float() / self._most
+        return (beside.float() - self._middle) / self._most
 
 
 class Guarded:
@@ -214,8 +202,8 @@ class Guarded:
         """See `tokensurgeon.transfer.learnt.RowMaker`."""
         judged = matrix.shape[1] > 1  # a bias alone says too little; it goes with its head's row
         if judged:
-            scale, norms = Scale.of(usual_rows(matrix, self._learnt.known)), row_norms(matrix)
-            loudness = _Loudness(self._learnt, matrix, None if use == "input" else self._bias, self._states, use)
+            scale, norms = Scale.of(matrix[usual(matrix, self._learnt.known)]), row_norms(matrix)
+            loudness = _Loudness(self._learnt, matrix, self._bias, self._states, use)
         for part, rows in zip(parts(self._n), self._learnt.blocks(matrix, use), strict=True):
             if judged:
                 loud = loudness.of(rows)
@@ -245,4 +233,4 @@ class Guarded:
     def _of_pieces(self, matrix: torch.Tensor, positions: list[int]) -> torch.Tensor:
         """(n, dim) float32 rows of some tokens."""
         cut = Pieces.of([[] if self._pieces is None else self._pieces[i : i + 1].ids.tolist() for i in positions])
-        return torch.where(cut.lengths()[:, None] > 0, piece_means(matrix, cut), mean_row(matrix))
+        return piece_rows(matrix, cut)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["HeadStates"]
+__all__ = ["HeadStates", "with_bias"]
 
 _STATES, _CHUNK = 512, 4096
 
@@ -34,3 +34,8 @@ class HeadStates:
         states, normaliser = self.states[::step], self.log_normaliser[::step, None]
         found = [torch.sigmoid(states @ some.float().T - normaliser).mean(dim=0) for some in torch.split(rows, _CHUNK)]
         return torch.cat(found) if found else torch.zeros(0)
+
+
+def with_bias(head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """(n, dim) head rows with their (n,) biases as one more coordinate, to go with `HeadStates.with_constant`."""
+    return head if bias is None else torch.cat([head, bias[:, None]], dim=1)

@@ -8,7 +8,7 @@ import torch
 
 from tokensurgeon.transfer.protocol import BaseRows, Pieces, parts
 
-__all__ = ["mean_row", "normal_rows", "piece_means", "row_norms"]
+__all__ = ["covariance", "mean_row", "normal_rows", "piece_means", "piece_rows", "row_norms"]
 
 
 def mean_row(rows: torch.Tensor) -> torch.Tensor:
@@ -30,18 +30,29 @@ def piece_means(base: torch.Tensor, pieces: Pieces) -> torch.Tensor:
     return torch.nn.functional.embedding_bag(places, base[pieces.ids].float(), pieces.starts, mode="mean")
 
 
+def piece_rows(base: torch.Tensor, pieces: Pieces) -> torch.Tensor:
+    """(n, dim) float32 means of each target's pieces in the base, or the base's mean row where there is no piece."""
+    return torch.where(pieces.lengths()[:, None] > 0, piece_means(base, pieces), mean_row(base))
+
+
+def covariance(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(dim,) float32 mean and (dim, dim) float64 covariance of the rows that are finite, a block at a time."""
+    mean, dim = mean_row(rows), rows.shape[1]
+    total, seen = torch.zeros(dim, dim, dtype=torch.float64), 0
+    for some in _finite(rows):
+        centred = some.double() - mean
+        total, seen = total.addmm_(centred.T, centred), seen + len(some)
+    return mean, total / max(1, seen)
+
+
 def normal_rows(base: BaseRows, n: int, seed: int, scale: float = 1.0) -> Iterator[torch.Tensor]:
     """``n`` draws with the mean and ``scale`` times the covariance of the base's rows, a block at a time."""
-    mean, dim = mean_row(base.every), base.every.shape[1]
-    covariance, seen = torch.zeros(dim, dim, dtype=torch.float64), 0
-    for some in _finite(base.every):
-        centred = some.double() - mean
-        covariance, seen = covariance.addmm_(centred.T, centred), seen + len(some)
-    values, vectors = torch.linalg.eigh(covariance / max(1, seen))
+    mean, varying = covariance(base.every)
+    values, vectors = torch.linalg.eigh(varying)
     root = (vectors * (scale * values.clamp(min=0)).sqrt()).float()
     generator = torch.Generator().manual_seed(seed + (1 if base.use == "head" else 0))
     for part in parts(n):
-        yield mean + torch.randn(part.stop - part.start, dim, generator=generator) @ root.T
+        yield mean + torch.randn(part.stop - part.start, len(mean), generator=generator) @ root.T
 
 
 def _finite(rows: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -16,8 +16,9 @@ from tokensurgeon.evaluation.states import quiet_row
 from tokensurgeon.transfer.learnt import LearntRows
 from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.protocol import DonorSpace, Pieces, Resources, Use
-from tokensurgeon.transfer.rows import VocabularyMatrices, atom_ids
-from tokensurgeon.transfer.statistics import mean_row, piece_means
+from tokensurgeon.transfer.rows import atom_ids
+from tokensurgeon.transfer.states import with_bias
+from tokensurgeon.transfer.statistics import piece_rows
 from tokensurgeon.verification.evidence import Evidence
 from tokensurgeon.verification.limits import limit_checks
 from tokensurgeon.verification.reference import ReferenceOmp
@@ -121,7 +122,7 @@ def _replaced_rows(evidence: Evidence, ids: Ids) -> Check:
     *_, written = _matrices(evidence)
     base = evidence.base
     cut = Pieces.of(base_pieces(base.vocabulary, evidence.out.vocabulary, ids.tolist(), base.layout.rows))
-    wanted = torch.where(cut.lengths()[:, None] > 0, piece_means(written.old, cut), mean_row(written.old))
+    wanted = piece_rows(written.old, cut)
     rows = written.new[torch.from_numpy(ids)].float()
     allowed = _CLOSE + 2 * torch.finfo(written.new.dtype).eps
     far = torch.linalg.vector_norm(rows - wanted, dim=1) > allowed * torch.linalg.vector_norm(wanted, dim=1) + 1e-6
@@ -215,13 +216,8 @@ def _matrices(evidence: Evidence) -> Iterator[_Written]:
     head, known = new.head, old.embedding if old.head is None else old.head
     if head is not None:
         biased = _biased(evidence)
-        both = [_with_bias(m, of, evidence) for m, of in ((head, new), (known, old))]
+        both = [with_bias(m, of.bias if biased else None) for m, of in ((head, new), (known, old))]
         yield _Written(both[0], both[1], "head", True, biased)
-
-
-def _with_bias(head: torch.Tensor, matrices: VocabularyMatrices, evidence: Evidence) -> torch.Tensor:
-    bias = matrices.bias
-    return head if bias is None or not _biased(evidence) else torch.cat([head, bias[:, None]], dim=1)
 
 
 def _estimated_silence(evidence: Evidence) -> Iterator[Check]:

@@ -12,7 +12,6 @@ from tokensurgeon.baselines import Method, make_method
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.errors import InputError
 from tokensurgeon.transfer.rows import VocabularyMatrices
 
 __all__ = ["Evidence", "Kind"]
@@ -43,9 +42,7 @@ class Evidence:
         Raises:
             InputError: If ``out`` has no manifest, or one of the directories is not a model.
         """
-        manifest = Manifest.of_transplant(out)
-        if manifest is None:
-            raise InputError(f"{out} has no tokensurgeon.json, so it was not written by tokensurgeon")
+        manifest = Manifest.of_output(out)
         sides = [OpenModel(p.name, p, TokenizerFiles.open(p)) if p is not None else None for p in (out, base, donor)]
         assert sides[0] is not None and sides[1] is not None
         return cls(sides[0], sides[1], sides[2], manifest)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from tokensurgeon.alignment import Ids
-from tokensurgeon.transfer.outliers import Scale, usual_rows
+from tokensurgeon.transfer.outliers import Scale, usual
+from tokensurgeon.transfer.protocol import parts
 from tokensurgeon.verification.evidence import Evidence
 from tokensurgeon.verification.running import Check
 
@@ -15,7 +16,6 @@ __all__ = ["limit_checks"]
 
 _SPARE = 2.0
 """Times the limits: calibration and training come after them."""
-_BLOCK = 4096
 
 
 def limit_checks(evidence: Evidence, ids: Ids) -> Iterator[Check]:
@@ -36,9 +36,9 @@ def limit_checks(evidence: Evidence, ids: Ids) -> Iterator[Check]:
         if rows is None:
             continue
         shifted = bool(evidence.content.get("calibrated")) and (rows is new.head or new.head is None)
-        scale = Scale.of(usual_rows(own, known))
-        for start in range(0, len(ids), _BLOCK):
-            some, of = ids[start : start + _BLOCK], source[start : start + _BLOCK]
+        scale = Scale.of(own[usual(own, known)])
+        for part in parts(len(ids)):
+            some, of = ids[part], source[part]
             times = scale.excess(rows[torch.from_numpy(some)].float())
             if shifted:  # many nats along one direction may be far for the few rows that vary in it
                 times[:, 1] = times[:, 0]

@@ -11,7 +11,7 @@ from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.errors import VerificationError
 from tokensurgeon.transfer.protocol import Use
 from tokensurgeon.transfer.rows import SUPPRESSED_BIAS, VocabularyMatrices
 from tokensurgeon.verification.rows import Matrix, row_checks
@@ -40,9 +40,7 @@ def invariants(
     Raises:
         InputError: If ``out`` has no manifest, or one of the directories is not a model.
     """
-    manifest = Manifest.of_transplant(out)
-    if manifest is None:
-        raise InputError(f"{out} has no tokensurgeon.json, so it was not written by tokensurgeon")
+    manifest = Manifest.of_output(out)
     new, old = Checkpoint.open(out), Checkpoint.open(base)
     new_layout = find_vocabulary_tensors(out, new.tensors)
     old_layout = find_vocabulary_tensors(base, old.tensors)
