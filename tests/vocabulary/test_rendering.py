@@ -59,9 +59,12 @@ def hurried(monkeypatch):
     [*ATTACKS, *(pytest.param(template, marks=pytest.mark.slow) for template in FURTHER)],
     ids=lambda template: template[:40],
 )
-def test_a_template_that_uses_up_the_machine_is_stopped(template):
+def test_a_template_that_uses_up_the_machine_is_stopped(template, monkeypatch):
+    problem = (ATTACKS | FURTHER)[template]
+    if TIME not in problem:  # on a busy machine a tenth of a second may be over before the memory is
+        monkeypatch.setattr(rendering, "_SECONDS", 1.0)
     found = render(template, SAID)
-    assert found.text is None and found.stopped and re.search((ATTACKS | FURTHER)[template], found.problem)
+    assert found.text is None and found.stopped and re.search(problem, found.problem)
     assert "alpha" in render(CHATML + f"{{# after {len(template)} #}}", SAID).text
 
 
