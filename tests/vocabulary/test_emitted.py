@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,3 +156,15 @@ def test_a_tokenizer_with_a_prefix_of_continuations_is_trimmed():
     assert [tokenizer.id_to_token(i) for i in kept] == ["a", "##b", "##c", "##bc", "abc", "##d"]
     trimmed = Tokenizer.from_str(json.dumps(trimmed_spec(spec, kept)))
     assert trimmed.encode("abc abd").tokens == ["abc", "a", "##b", "##d"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from procfs")
+def test_tokenizers_that_are_read_leave_nothing_behind():
+    tokenizer = byte_level(500)
+
+    def read() -> int:
+        Vocabulary.from_tokenizer(Tokenizer.from_str(tokenizer.to_str()))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = read()
+    assert [read() for _ in range(6)][-1] < before + (32 << 20)

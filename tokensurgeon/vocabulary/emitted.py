@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import codecs
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ beginning, a word without a leading space in a tokenizer that adds one at the st
 something: a word's beginning, an added token that must be a whole word."""
 _LETTERS = tuple((letter, "") for letter in "bcdefghijklmnoprstuvwxyBKX0,éя")
 """More beginnings of words, for pieces that only go on with one: the longest piece that fits may take both."""
+_CACHED = 10_000
+"""Words that a tokenizer keeps unless it is told otherwise."""
 _RUN = 16
 """Characters that are encoded side by side, to see which byte tokens their spellings need."""
 
@@ -53,12 +56,14 @@ def find_emitted(tokenizer: Tokenizer, spec: Mapping[str, Any], texts: Mapping[i
         except UnicodeDecodeError:
             if _occurs_in_utf8(data):
                 parts.append(token_id)
-    for before, behind in (*_CONTEXTS, *(_LETTERS if continuation(spec) else ())):
-        _mark(emitted, tokenizer, [before + text + behind for text in pending.values()])
-        pending = {token_id: text for token_id, text in pending.items() if not emitted[token_id]}
+    with _uncached(tokenizer):
+        for before, behind in (*_CONTEXTS, *(_LETTERS if continuation(spec) else ())):
+            _mark(emitted, tokenizer, [before + text + behind for text in pending.values()])
+            pending = {token_id: text for token_id, text in pending.items() if not emitted[token_id]}
+        if parts:
+            _mark(emitted, tokenizer, _all_characters())
     if not parts:
         return emitted
-    _mark(emitted, tokenizer, _all_characters())
     if is_byte_level(spec):
         emitted[_made_by_merges(tokenizer, spec, [i for i in parts if not emitted[i]])] = True
     return emitted
@@ -69,6 +74,20 @@ def emits(tokenizer: Tokenizer, data: bytes, token_id: int) -> bool:
     text = data.decode("utf-8", "replace")
     tried = [before + text + behind for before, behind in _CONTEXTS]
     return any(token_id in encoding.ids for encoding in tokenizer.encode_batch_fast(tried, add_special_tokens=False))
+
+
+@contextmanager
+def _uncached(tokenizer: Tokenizer) -> Iterator[None]:
+    """Keep words of which none comes twice out of the tokenizer's cache, which some versions never free (17 MB)."""
+    resize = getattr(tokenizer.model, "_resize_cache", None)  # models of some kinds have none
+    if resize is None:
+        yield
+        return
+    resize(0)
+    try:
+        yield
+    finally:
+        resize(_CACHED)
 
 
 def _mark(emitted: Flags, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
