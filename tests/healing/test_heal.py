@@ -315,6 +315,25 @@ def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float32")
+def test_layers_no_wider_than_the_rank_stay_as_they_are(made, zoo, tmp_path):
+    """Whatever such a layer became, verify would have to believe it; and it is told before the training."""
+    narrowest = 16
+    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(lora=narrowest, steps=1))
+    named = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["tensors"]
+    assert "model.layers.0.mlp.up_proj.weight" in named and "model.layers.0.self_attn.k_proj.weight" not in named
+    assert all(check.ok for check in verify(tmp_path / "out", zoo["gpt"]))
+    for model, rank, message in (
+        (made / "gpt", 10_000, "no layer of the model is wider"),
+        (tmp_path / "out", narrowest, "earlier runs changed it by rank 16"),
+    ):
+        forget()
+        with pytest.raises(InputError, match=message):
+            heal(str(model), str(zoo["gpt"]), tmp_path / "again", quick(lora=rank, steps=1))
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float32")
 def test_low_rank_updates_are_trained_in_float32_whatever_the_model(made, zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     seen = {}

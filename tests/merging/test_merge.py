@@ -605,6 +605,40 @@ def test_a_merge_has_no_single_base(models, recipe, tmp_path):
     ):
         with pytest.raises(InputError, match="was written by tokensurgeon merge, and has no single base"):
             use()
+    with pytest.raises(InputError, match="is no merge, so it is compared with its base"):
+        verify(models["a"])
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def spoil_row_of(out):
+    tensors = load_file(out / "model.safetensors")
+    tensors[EMBEDDING][3] *= 2
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        (str, None),
+        (lambda out: edit_json(out / "config.json", rms_norm_eps=0.5), "files as written"),
+        (lambda out: (out / "modeling.py").write_text("x = 1"), "nothing added"),
+        (spoil_row_of, "tensors as written"),
+        (lambda out: edit_json(out / "tokensurgeon.json", tokenizer_sha256="0"), "tokenizer unchanged"),
+    ],
+    ids=["honest", "settings", "planted", "row", "manifest"],
+)
+def test_a_merge_is_verified_by_itself(change, failing, recipe, tmp_path):
+    out = tmp_path / "out"
+    merge(recipe({"merge_method": "linear", "models": of("a", "s")}), out)
+    change(out)
+    done = CliRunner().invoke(app, ["verify", str(out), "--json"])
+    checks = json.loads(done.stdout)
+    assert [name for name, check in checks.items() if not check["ok"]] == ([] if failing is None else [failing])
+    assert done.exit_code == (0 if failing is None else 2)
+    assert "merge its recipe" in checks["made of the models named"]["detail"]
 
 
 def test_without_mergekit(recipe, tmp_path, monkeypatch):

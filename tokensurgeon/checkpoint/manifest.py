@@ -71,7 +71,8 @@ class Manifest:
         manifest = cls.read(directory)
         if manifest is not None and "merge" in manifest.content:
             raise InputError(
-                f"{directory} was written by tokensurgeon merge, and has no single base. Give a transplanted model"
+                f"{directory} was written by tokensurgeon merge, and has no single base. Give a transplanted model; "
+                "verify checks a merge without --base"
             )
         if manifest is not None and (missing := [name for name in _NEEDED if name not in manifest.content]):
             raise InputError(f"{directory / MANIFEST} is damaged (it lacks {missing[0]}). Run the transplant again")

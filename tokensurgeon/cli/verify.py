@@ -13,7 +13,9 @@ from tokensurgeon.cli.common import console, emit_json, guarded
 
 def command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A directory that tokensurgeon wrote.")],
-    base: Annotated[str, typer.Option("--base", metavar="BASE", help="The model whose body it has.")],
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="The model whose body it has; a merge has none.")
+    ] = None,
     donor: Annotated[
         str | None,
         typer.Option("--donor", metavar="DONOR", help="The model whose tokenizer it has; its weights are used too."),
@@ -38,6 +40,8 @@ def command(
     With --donor too: the tokenizer's files and stop tokens are DONOR's, and new rows are what the method makes of
     DONOR's: all of them, or a sample where that would take long; a sample of omp's by scikit-learn.
 
+    A merge, without --base: files and tensors are those that were written, fit its class, and run.
+
     Digests in tokensurgeon.json show any change by somebody who did not change them as well.
 
     What cannot be proven: that DONOR is honest; what a healing run learnt; rows by methods normal and fasttext, and
@@ -55,7 +59,7 @@ def command(
         files = Checkpoint.open(model)
         unrun = why_not_run(model, files, find_vocabulary_tensors(model, files.tensors), forward)
         given = resolve(donor, weights="vocabulary") if donor else None
-        checks = verify(model, resolve(base), given, unrun=unrun, seed=seed)
+        checks = verify(model, resolve(base) if base else None, given, unrun=unrun, seed=seed)
         if json_out:
             emit_json({c.name: {"ok": c.ok, "note": c.note, "detail": c.detail} for c in checks})
         elif not quiet:

@@ -12,9 +12,6 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import Provenance, RowPlan, align
-from tokensurgeon.checkpoint import Checkpoint
-from tokensurgeon.checkpoint.header import DTYPES
-from tokensurgeon.checkpoint.layout import stored_name
 from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
@@ -23,6 +20,7 @@ from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
+from tokensurgeon.healing.lora import add_lora
 from tokensurgeon.healing.meeting import first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
@@ -118,7 +116,7 @@ def _trained(
     trained = TrainedRows.of(student.model, some.to(accelerator.device))
     for loaded in (student, master):
         _freeze(loaded.model, accelerator.mixed_precision)
-    names = _add_lora(student.model, options.lora, right.checkpoint) if options.lora is not None else {}
+    names = add_lora(student.model, options.lora, right) if options.lora is not None else {}
     put_in_front(student.model, trained)
     master.model.set_output_embeddings(AskedHead(master.model.get_output_embeddings()))
     for rows in trained.values():
@@ -187,27 +185,6 @@ def _freeze(model: Any, precision: str) -> None:
         parameter.requires_grad_(False)
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-
-
-def _add_lora(model: Any, rank: int, files: Checkpoint) -> dict[str, str]:
-    """Put low-rank updates, in float32, on all linear layers; their names and those of their weights in the files."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model)
-    found = {}
-    for name, module in model.named_modules():
-        if not hasattr(module, "get_delta_weight"):
-            continue
-        stored = stored_name(f"{name}.weight", model.base_model_prefix, files.tensors)
-        info = files.tensors[stored] if stored else None
-        if stored is None or info is None or info.dtype not in DTYPES or info.shape != shapes[f"{name}.weight"]:
-            raise InputError(f"--lora: the checkpoint has no {name}.weight that could be changed. Heal without --lora")
-        found[name] = stored
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return found
 
 
 def _identity(side: OpenModel) -> list[Any]:

@@ -53,6 +53,7 @@ from tokensurgeon.merging.write import (
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.report.merged import merge_card, merge_page
 from tokensurgeon.surgery.record import describe_asked
+from tokensurgeon.verification.digests import recorded_digests
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.tensors import accepted
 from tokensurgeon.vocabulary.visible import shown
@@ -160,6 +161,7 @@ def merge(
         content |= {"counts": _counted(manifest), "not_run": unrun}
         checks = verify_merge(work, first, owner, parts, manifest, unrun, whole)
         content["verified"] = accepted(checks)
+        content["sha256"] = recorded_digests(work)
         content["seconds"] = round(time.perf_counter() - started, 1)
         manifest.write(work)
         lines = content["merge"]["recipe"].rstrip().split("\n")

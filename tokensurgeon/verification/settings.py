@@ -21,7 +21,7 @@ from tokensurgeon.verification.evidence import Evidence
 from tokensurgeon.verification.running import Check
 from tokensurgeon.vocabulary.edit.drop import trimmed_spec
 
-__all__ = ["own_tokenizer_checks", "settings_checks"]
+__all__ = ["added_checks", "own_tokenizer_checks", "settings_checks"]
 
 _LOADED = (
     "*.py",
@@ -147,6 +147,16 @@ def _planted(evidence: Evidence, made: set[str]) -> Iterator[Check]:
         if code := [name for name in own if name.endswith(".py")]:
             yield Check("code", True, f"{', '.join(code)}: said to be the donor's; give it to prove that", note=True)
         extra = [name for name in extra if name not in own]
+    yield from added_checks(out, extra)
+
+
+def added_checks(out: Path, extra: list[str]) -> Iterator[Check]:
+    """Of files that were not written with an output, none is a link, and none is read or run by a loader.
+
+    Args:
+        out: The output.
+        extra: Their places in it.
+    """
     linked = [path.relative_to(out).as_posix() for path in links(out)]
     shown = ", ".join(linked[:5]) + (f" and {len(linked) - 5} more" if linked[5:] else "")
     yield Check("no links", not linked, f"{shown}: tokensurgeon writes no links" if linked else "files and folders")

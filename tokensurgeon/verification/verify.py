@@ -11,6 +11,7 @@ from tokensurgeon.verification.audit import audit_checks
 from tokensurgeon.verification.digests import digest_checks
 from tokensurgeon.verification.evidence import Evidence
 from tokensurgeon.verification.fitting import fitting_checks
+from tokensurgeon.verification.merged import is_merge, merge_checks
 from tokensurgeon.verification.origin import identity_checks, plan_checks
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.settings import own_tokenizer_checks, settings_checks
@@ -20,7 +21,12 @@ __all__ = ["verify"]
 
 
 def verify(
-    out: Path, base: Path, donor: Path | None = None, *, unrun: str | None = None, seed: int | None = None
+    out: Path,
+    base: Path | None = None,
+    donor: Path | None = None,
+    *,
+    unrun: str | None = None,
+    seed: int | None = None,
 ) -> list[Check]:
     """Check an output against its base, and against its donor if that is given.
 
@@ -30,7 +36,7 @@ def verify(
 
     Args:
         out: The output, with its manifest.
-        base: The base's directory.
+        base: The base's directory. A merge has none, and is checked by itself.
         donor: The donor's directory. Without it, nothing shows whose tokenizer and whose rows an output has; with a
             directory that holds no weights, the tokenizer alone is compared.
         unrun: Why the model is not to be run, see `tokensurgeon.evaluation.policy`; None runs it.
@@ -41,7 +47,8 @@ def verify(
         All checks, failed ones included; what could not be checked is among them as a note.
 
     Raises:
-        InputError: If ``out`` has no manifest, or one of the directories is not a model.
+        InputError: If ``out`` has no manifest, or one of the directories is not a model; if a merge is given a base,
+            or anything else none.
 
     Example:
         >>> from pathlib import Path
@@ -50,6 +57,10 @@ def verify(
         >>> [check.name for check in checks if not check.ok]
         []
     """
+    if base is None:
+        if is_merge(out):
+            return merge_checks(out, unrun)
+        raise InputError(f"{out} is no merge, so it is compared with its base. Give that (--base)")
     evidence = Evidence.open(out, base, donor)
     checks = list(_beside(evidence))
     if not all(check.ok for check in checks):
