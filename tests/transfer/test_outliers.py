@@ -144,7 +144,7 @@ def test_calibration_expects_of_no_token_more_than_of_the_likeliest_anchor(base,
     assert (states.mean_probability(new.matrices.embedding[N_ANCHORS:]) < 1.1 * highest_known).all()
 
 
-def test_what_is_an_outlier_in_the_input_is_none_of_the_method_in_head_and_bias(base, donor):
+def test_what_is_an_outlier_in_one_matrix_is_none_of_the_method_in_any(base, donor):
     base = VocabularyMatrices(base.embedding, normal(N_ANCHORS, 8), normal(N_ANCHORS, 9, 1)[:, 0])
     donor = VocabularyMatrices(donor.embedding, normal(N_ANCHORS + N_NEW, 10))
     donor.embedding[VICTIM] = 40 * donor.embedding[3]
@@ -152,7 +152,9 @@ def test_what_is_an_outlier_in_the_input_is_none_of_the_method_in_head_and_bias(
     torch.testing.assert_close(new.head[VICTIM], base.head[OWN].mean(dim=0))
     torch.testing.assert_close(new.bias[VICTIM], base.bias[OWN].mean())
     donor.head[VICTIM + 1] = 100 * donor.head[3]  # by its own coefficients
-    assert [o.id for o in made(base, donor).outliers] == [VICTIM + 1, VICTIM]
+    new = made(base, donor)
+    assert [o.id for o in new.outliers] == [VICTIM + 1, VICTIM]
+    torch.testing.assert_close(new.matrices.embedding[VICTIM + 1], base.embedding[[8, 9]].mean(dim=0))
     donor.head[VICTIM] = 0  # and by those of the input, where the head says nothing
     assert {o.id for o in made(base, donor).outliers} == {VICTIM + 1, VICTIM}
 

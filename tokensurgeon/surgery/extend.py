@@ -180,6 +180,8 @@ def grow(
             states = read_states(left, pick_device(options.device), progress)[1] if unrun is None else None
             quiet = quiet_row(left, old, n_silent, states)
         matrices = assemble(old, plan, made.rows, suppressing=quiet)
+        if made.guarded is not None:
+            made.guarded.settle(matrices.embedding, old.embedding, made.by_donor_ids)
         summary = summarise(left, right, Alignment(plan, {}, ()), [], {"held-out text": compared.counted})
         before, after = compared.tokens_per_byte
         content = describe_asked(options) | {

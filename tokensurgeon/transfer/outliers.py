@@ -157,7 +157,8 @@ class _Loudness:
 class Guarded:
     """Rows by what a method learnt from a donor, outliers replaced by the mean of the base's rows of their pieces.
 
-    A token that was an outlier in one matrix is replaced in those that are made after it.
+    A token that was an outlier in one matrix is replaced in those that are made after it, and by `settle` in those that
+    were made before.
 
     Attributes:
         times: (n_targets,) float64: by how many times each token's row exceeds a limit, the worst of all matrices;
@@ -217,6 +218,18 @@ class Guarded:
                 rows = rows.clone()  # may be one row expanded
                 rows[bad] = self._of_pieces(matrix, (bad + part.start).tolist())
             yield rows
+
+    def settle(self, made: torch.Tensor, matrix: torch.Tensor, ids: Ids) -> None:
+        """Replace outliers in a matrix that was made when they were not known yet.
+
+        Args:
+            made: (rows, dim), is changed.
+            matrix: (base rows, dim) what it was made of.
+            ids: (n_targets,) the tokens' ids.
+        """
+        bad = torch.nonzero(self.times > 1).flatten()
+        if len(bad):
+            made[torch.from_numpy(ids)[bad]] = self._of_pieces(matrix, bad.tolist()).to(made.dtype)
 
     def _contributions(self, part: slice, norms: torch.Tensor, use: Use) -> torch.Tensor:
         """(n, 2) float64: the norm of the largest term of each combination, and all norms over √k.

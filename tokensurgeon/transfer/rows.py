@@ -139,6 +139,7 @@ def build_rows(
     if method.needs not in ("nothing", "text"):  # the others ask no donor
         rows = guarded
     matrices = assemble(base, plan, rows, blends=alignment.blends, untie=untie, suppressing=suppressing)
+    guarded.settle(matrices.embedding, base.embedding, targets.numpy())
     known = known if auxiliary is None else auxiliary.ids
     return NewRows(matrices, learnt.coefficients, known, guarded.outliers(targets.numpy()))
 

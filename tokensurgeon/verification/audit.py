@@ -118,14 +118,14 @@ def audit_checks(evidence: Evidence, seed: int, run: bool) -> Iterator[Check]:
 
 
 def _replaced_rows(evidence: Evidence, ids: Ids) -> Check:
-    """Rows that were unlike the base's are the mean of their pieces' in the head, or the mean row without any."""
-    *_, written = _matrices(evidence)
+    """Rows that were unlike the base's are the mean of their pieces' in each matrix, or the mean row without any."""
     base = evidence.base
     cut = Pieces.of(base_pieces(base.vocabulary, evidence.out.vocabulary, ids.tolist(), base.layout.rows))
-    wanted = piece_rows(written.old, cut)
-    rows = written.new[torch.from_numpy(ids)].float()
-    allowed = _CLOSE + 2 * torch.finfo(written.new.dtype).eps
-    far = torch.linalg.vector_norm(rows - wanted, dim=1) > allowed * torch.linalg.vector_norm(wanted, dim=1) + 1e-6
+    far = torch.zeros(len(ids), dtype=torch.bool)
+    for written in _matrices(evidence):
+        wanted, rows = piece_rows(written.old, cut), written.new[torch.from_numpy(ids)].float()
+        allowed = _CLOSE + 2 * torch.finfo(written.new.dtype).eps
+        far |= torch.linalg.vector_norm(rows - wanted, dim=1) > allowed * torch.linalg.vector_norm(wanted, dim=1) + 1e-6
     wrong = f"{int(far.sum())} of {len(ids)} are not" if far.any() else f"{len(ids)} are"
     return Check("replaced rows", not far.any(), f"{wrong} the mean of the base's rows of their pieces")
 
