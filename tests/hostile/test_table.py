@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from attempts import Row, attempt
 from settings_rows import ROWS as SETTINGS
@@ -41,3 +44,8 @@ def test_every_hostile_input(world, tmp_path, row):
 
 def test_no_row_stands_there_twice():
     assert len({row.title for row in ROWS}) == len(ROWS) > 200
+
+
+def test_the_committed_table_has_the_same_rows():
+    committed = json.loads((Path(__file__).parents[2] / "benchmarks/results/hostile.json").read_text())["inputs"]
+    assert [f"{row['command']}: {row['file']}: {row['what']}" for row in committed] == [row.title for row in ROWS]
