@@ -14,6 +14,8 @@ from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Needs, Resource
 
 __all__ = ["Procrustes", "Ridge"]
 
+_LEFT_OUT = 4096
+"""Anchors that are left out, each on its own, to choose a penalty."""
 _PENALTIES = torch.logspace(-5, 1, 13, dtype=torch.float64)
 
 
@@ -62,18 +64,21 @@ class _Mapped:
         divisors = values + best
         noise = divisors.max() * len(divisors) * torch.finfo(torch.float64).eps
         shrunk = torch.where(divisors > noise, 1 / divisors, 0.0)  # directions that no anchor has: the pseudo-inverse
-        turned = vectors @ (crossed * shrunk[:, None])
-        for rows in _centred(self.space.targets, mean):
-            yield (rows @ turned + middle).float()
+        turned = (vectors @ (crossed * shrunk[:, None])).float()
+        for part in parts(len(self.space.targets)):
+            yield (self.space.targets[part].float() - mean.float()) @ turned + middle.float()
 
     def _left_out(
         self, base: BaseRows, middle: torch.Tensor, crossed: torch.Tensor, penalties: torch.Tensor
     ) -> torch.Tensor:
-        """Summed squared error of every anchor, predicted by a fit to all others, for each penalty."""
+        """Summed squared error of every anchor, or of some of many, predicted by a fit to all others, by penalty."""
         mean, values, vectors = self._decomposed
         errors = torch.zeros(len(penalties), dtype=torch.float64)
         n = len(base.anchors)
-        for known, target in zip(_centred(self.space.anchors, mean), _centred(base.anchors, middle), strict=True):
+        some = slice(None, None, max(1, -(-n // _LEFT_OUT)))
+        for known, target in zip(
+            _centred(self.space.anchors[some], mean), _centred(base.anchors[some], middle), strict=True
+        ):
             turned = known @ vectors
             for i, penalty in enumerate(penalties):
                 shrunk = 1 / (values + penalty)

@@ -34,7 +34,7 @@ def completed(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> Tokenizer | 
         declared: ``tokenizer_config.json`` merged with ``special_tokens_map.json``.
 
     Returns:
-        The tokenizer that was given, with more tokens, or a new one.
+        A new tokenizer, with more tokens.
     """
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     missing: list[AddedToken] = []
@@ -58,10 +58,11 @@ def completed(tokenizer: Tokenizer, declared: Mapping[str, Any]) -> Tokenizer | 
         if literal not in known and MARKER.fullmatch(literal) and tokenizer.token_to_id(literal) is not None:
             known.add(literal)
             missing.append(AddedToken(literal, special=True, normalized=False))
-    if renamed:
-        tokenizer = _renamed(tokenizer, renamed)
-    tokenizer.add_tokens(missing)
-    return tokenizer if missing else None
+    if not missing:
+        return None
+    whole = _renamed(tokenizer, renamed) if renamed else Tokenizer.from_str(tokenizer.to_str())
+    whole.add_tokens(missing)
+    return whole
 
 
 def without_unknown(settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
         InputError: If tokenizers cannot read it, an id is too high, or a step makes too much of a text.
     """
     refuse_long(path, LONGEST_TOKENIZER)
+    found = path.stat()
+    return _loaded(path, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=3)
+def _loaded(path: Path, *_state: int) -> Tokenizer:
+    """As `load_tokenizer`; nobody changes what it gives, and the same file is asked for several times."""
     data = path.read_bytes()
     if _CHARSMAP in data or _ESCAPED.search(data):
         _refuse_charsmaps(path, data)

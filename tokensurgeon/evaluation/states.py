@@ -27,10 +27,11 @@ _READ = 16_384
 
 def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Iterable[str]) -> HeadStates:
     """Run text through a model and keep the LM head's inputs. Pieces that exceed its context are halved."""
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def keep(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        seen.append((inputs[0].detach()[0].float(), output.detach()[0].float()))
+        raw = output.detach()[0]
+        seen.append((inputs[0].detach()[0].float(), raw, raw[0].clone()))
 
     states, normalisers = [], []
     handle = model.get_output_embeddings().register_forward_hook(keep)
@@ -40,11 +41,12 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
             if not ids:
                 continue
             with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
-            hidden, raw = seen.pop()
-            scale = logits.std(dim=-1) / raw.std(dim=-1).clamp(min=1e-9)
-            states.append((hidden * scale[:, None]).cpu())
-            normalisers.append(torch.logsumexp(logits, dim=-1).cpu())
+                logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0]
+            hidden, raw, first = seen.pop()
+            if not torch.equal(logits[0].float(), first.float()):  # scaled or capped behind the head, as some models do
+                hidden = hidden * (logits.float().std(dim=-1) / raw.float().std(dim=-1).clamp(min=1e-9))[:, None]
+            states.append(hidden.cpu())
+            normalisers.append(torch.logsumexp(logits.float(), dim=-1).cpu())
     finally:
         handle.remove()
     return HeadStates(torch.cat(states), torch.cat(normalisers))

@@ -118,7 +118,7 @@ def doubtful_tokens(
     norms = row_norms(donor_matrices.embedding)
     deviation = norm_deviations(norms[targets], norms)
     found: dict[str, Any] = {"norm": _listed(donor, targets, deviation, deviation > DEVIATIONS)}
-    own, other = agreement(rows.matrices.embedding, targets, base_matrices.embedding, pieces)
+    own, other = agreement(rows.matrices.embedding, targets, base_matrices.embedding, Pieces.of(pieces))
     astray = own <= other
     found["pieces"] = _listed(donor, targets, other - own, astray) | {"share": float(astray.float().mean())}
     if states is not None:
@@ -177,7 +177,7 @@ def _listed(donor: Vocabulary, targets: torch.Tensor, measure: torch.Tensor, fla
 
 
 def agreement(
-    rows: torch.Tensor, targets: torch.Tensor, base: torch.Tensor, pieces: Sequence[Sequence[int]]
+    rows: torch.Tensor, targets: torch.Tensor, base: torch.Tensor, pieces: Pieces
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine of every new row with the mean of its own text's pieces, and with that of another token.
 
@@ -187,16 +187,15 @@ def agreement(
     n = len(pieces)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # neighbours by id can be of one kind
     nearness, other = torch.ones(n), -torch.ones(n)
-    before = piece_means(base, Pieces.of([pieces[int(order[-1])]])) - centre
-    spelled = bool(pieces[int(order[-1])])
+    before, spelled = piece_means(base, pieces.take(order[-1:])) - centre, pieces.lengths()[order[-1:]] > 0
     for some in torch.split(order, _CHUNK // 4):
-        cut = [pieces[i] for i in some.tolist()]
-        real = torch.tensor([bool(p) for p in cut])
-        own, row = piece_means(base, Pieces.of(cut)) - centre, rows[targets[some]].float() - centre
-        theirs, known = torch.cat([before, own[:-1]]), torch.cat([torch.tensor([spelled]), real[:-1]])
+        cut = pieces.take(some)
+        real = cut.lengths() > 0
+        own, row = piece_means(base, cut) - centre, rows[targets[some]].float() - centre
+        theirs, known = torch.cat([before, own[:-1]]), torch.cat([spelled, real[:-1]])
         near = torch.nn.functional.cosine_similarity(row, own)
         far = torch.nn.functional.cosine_similarity(row, theirs)
         nearness[some] = torch.where(real, near, 1.0)
         other[some] = torch.where(real & known & (n > 1), far, -1.0)
-        before, spelled = own[-1:], bool(real[-1])
+        before, spelled = own[-1:], real[-1:]
     return nearness, other

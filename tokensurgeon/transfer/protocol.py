@@ -54,6 +54,13 @@ class Pieces:
         end = int(self.starts[part.stop]) if part.stop < len(self.starts) else len(self.ids)
         return Pieces(self.ids[begin:end], starts - begin)
 
+    def take(self, places: torch.Tensor) -> Pieces:
+        """Those of (n,) targets, in this order."""
+        lengths = self.lengths()[places]
+        starts = lengths.cumsum(0) - lengths
+        shift = torch.repeat_interleave(self.starts[places] - starts, lengths)
+        return Pieces(self.ids[torch.arange(len(shift)) + shift], starts)
+
     def lengths(self) -> torch.Tensor:
         """(n_targets,) int64, pieces of each."""
         return torch.diff(self.starts, append=torch.tensor([len(self.ids)]))

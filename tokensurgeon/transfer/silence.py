@@ -126,11 +126,14 @@ def calibrating_shifts(
 def _mean_log_probability(states: HeadStates, rows: torch.Tensor) -> torch.Tensor:
     """Log of the mean over states of each row's probability, (n_rows,)."""
     seen = states.states
-    parts = [
-        torch.logsumexp(seen @ rows[start : start + _CHUNK].float().T - states.log_normaliser[:, None], dim=0)
-        for start in range(0, len(rows), _CHUNK)
-    ]
-    return torch.cat(parts) - math.log(len(seen)) if parts else torch.zeros(0)
+    parts = []
+    for some in torch.split(rows, _CHUNK):
+        logs = seen @ some.float().T - states.log_normaliser[:, None]
+        sums = logs.exp().sum(dim=0).log()  # four times as fast as logsumexp
+        extreme = torch.nonzero(~sums.isfinite()).flatten()
+        sums[extreme] = torch.logsumexp(logs[:, extreme], dim=0)
+        parts.append(sums)
+    return torch.cat(parts) - math.log(len(seen)) if len(rows) else torch.zeros(0)
 
 
 def _with_constant(rows: torch.Tensor) -> torch.Tensor:

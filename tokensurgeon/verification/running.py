@@ -25,7 +25,7 @@ from tokensurgeon.evaluation.texts import python_text, split_bytes
 __all__ = ["DEAD_MASS_LIMIT", "Check", "forward_checks", "tokenizer_alone", "tokenizer_checks"]
 
 DEAD_MASS_LIMIT = 1e-4
-_ENCODED, _SCORED = 100_000, 8192
+_ENCODED, _SCORED = 100_000, 2048
 """Bytes of text that may not need a dead id, and of text on which dead ids may take little mass."""
 _SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs.\n\n\tIt cost $4.50, naïve café — 日本語 🙂",

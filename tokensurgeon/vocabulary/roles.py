@@ -43,6 +43,15 @@ class Roles:
     starts: tuple[int, ...] = ()
     prefix: int | None = None
     template_problem: str = ""
+    played: Mapping[int, tuple[Role, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Know the roles of every id, in order of preference."""
+        played: dict[int, list[Role]] = {}
+        for role in Role:
+            for token_id in dict.fromkeys(self.ids.get(role, ())):
+                played.setdefault(token_id, []).append(role)
+        object.__setattr__(self, "played", {i: tuple(roles) for i, roles in played.items()})
 
     def of(self, *roles: Role) -> frozenset[int]:
         """Ids that play one of these roles; of any, if none is given."""

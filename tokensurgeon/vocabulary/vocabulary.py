@@ -148,7 +148,7 @@ class Vocabulary:
 
     def roles_of(self, token_id: int) -> list[Role]:
         """All known roles of an id, in order of preference."""
-        return [role for role in Role if token_id in self.roles.ids.get(role, ())]
+        return list(self.roles.played.get(token_id, ()))
 
     def describe(self, token_id: int) -> str:
         """A token for people: its text in quotes, or its bytes, or its literal; visible, and long ones cut."""
