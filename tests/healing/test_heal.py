@@ -246,6 +246,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_passes_of_one_piece_take_less_memory_and_train_the_same(made, zoo, tmp_path, monkeypatch):
     real, curves, largest = loop.Loop._update, [], []
@@ -273,7 +274,7 @@ def test_order_uses_all_text_before_any_again():
     assert order != [nth_piece(5, i, 4) for i in range(12)] and 0 <= nth_piece(5, 10**9, 3) < 5
 
 
-@pytest.mark.parametrize("base", ["gpt", "untied"])
+@pytest.mark.parametrize("base", ["gpt", pytest.param("untied", marks=pytest.mark.slow)])
 def test_only_new_rows_change(made, zoo, tmp_path, base):
     report = heal(str(made / base), str(zoo[base]), tmp_path / "out", quick(steps=12))
     assert report.best["held_out"] < report.curve[0]["held_out"] and report.steps == 12
@@ -436,7 +437,7 @@ def test_work_is_not_lost_where_writing_fails(made, zoo, tmp_path, monkeypatch):
     assert not seen and report.steps == 4 and (tmp_path / "out/config.json").is_file()
 
 
-@pytest.mark.parametrize("base", ["biased", "untied"])
+@pytest.mark.parametrize("base", ["biased", pytest.param("untied", marks=pytest.mark.slow)])
 def test_low_rank_updates_alone(zoo, tmp_path, base):
     """No row is new where a model teaches itself."""
     report = heal(str(zoo[base]), str(zoo[base]), tmp_path / "out", quick(lora=2, lora_learning_rate=0.01))
@@ -509,6 +510,7 @@ def test_bad_input(made, zoo, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_control_is_the_base_itself(zoo, tmp_path):
     """The base, trained in the same way on the same text: it has no manifest, and all its tokens are shared."""
     report = heal(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", steps=8))

@@ -397,6 +397,7 @@ def test_a_file_made_in_other_ids_is_refused(models, recipe, tmp_path, monkeypat
     merge(recipe(content, k=5), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_coefficients_go_by_the_order_of_the_models(models, recipe, tmp_path):
     (tmp_path / "t.txt").write_text("The value of the function is what it returns. " * 20)
     file = tmp_path / "c.safetensors"

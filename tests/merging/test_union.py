@@ -65,6 +65,7 @@ def test_a_union_has_the_rows_of_the_model_that_knows_the_token(models, recipe, 
     assert model.config.vocab_size == len(out[EMBEDDING]) == len(new)
 
 
+@pytest.mark.slow
 def test_other_tokenizers_join_the_union(models, recipe, tmp_path):
     """A text is cut in one way, never into more tokens than the first tokenizer's; what cannot be is counted."""
     report = merge(recipe(["a", "s"], {"source": "union", "pad_to_multiple_of": 64}), tmp_path / "out")

@@ -268,6 +268,7 @@ def test_a_rank_at_which_anything_is_low_rank_excuses_nothing(model, zoo, runs):
     assert f"{name}, whose smaller side is 32" in failing(model, zoo)["trained"]
 
 
+@pytest.mark.slow
 def test_runs_that_are_only_said_to_have_been_allow_no_more_rounding(model, zoo):
     name = "model.layers.0.mlp.up_proj.weight"
     change_tensor(model, name, lambda t: t + 1e-3 * t.std() * torch.randn(t.shape))

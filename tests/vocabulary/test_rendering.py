@@ -133,6 +133,7 @@ def gone(pid, seconds=30):
     return False
 
 
+@pytest.mark.slow
 def test_the_process_that_renders_ends_with_its_parent():
     done = processes.run(RENDER.format(CHATML) + PID)
     assert done.returncode == 0 and not done.stderr and gone(int(done.stdout))
