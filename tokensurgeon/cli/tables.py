@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from tokensurgeon.surgery.transplant import TransplantReport
     from tokensurgeon.verification.running import Check
 
-__all__ = ["print_alignment", "print_checks", "print_drafts", "print_evaluation", "print_rules", "print_transplant"]
+__all__ = [
+    "print_alignment",
+    "print_checks",
+    "print_drafts",
+    "print_evaluation",
+    "print_rules",
+    "print_stages",
+    "print_transplant",
+]
 
 
 def print_alignment(console: Console, base: str, donor: str, summary: Mapping[str, Any]) -> None:
@@ -40,8 +48,8 @@ def print_alignment(console: Console, base: str, donor: str, summary: Mapping[st
     _print_warnings(console, summary)
 
 
-def print_transplant(console: Console, report: TransplantReport) -> None:
-    """What was written (or would be), what it is made of, what to watch."""
+def print_transplant(console: Console, report: TransplantReport, profile: bool = False) -> None:
+    """What was written (or would be), what it is made of, what to watch; where time went, if asked for."""
     print_alignment(console, report.base.name, report.donor.name, report.summary | report.content)
     if report.out is None:
         console.print("dry run: nothing was written")
@@ -61,8 +69,22 @@ def print_transplant(console: Console, report: TransplantReport) -> None:
             f"unexplained variance {held['unexplained']:.2f}, "
             f"norm ratio {held['norm_ratio']:.2f}"
         )
+    if profile:
+        print_stages(console, content["stages"])
     console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")
     console.print(f"[bold]{escape(str(report.out))}[/bold] is ready; report.html inside says how far to trust it")
+
+
+def print_stages(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
+    """Seconds and memory of the stages, in their order."""
+    table = Table(title="where time went", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("most memory until then", justify="right")
+    for stage in stages:
+        peak = "" if stage["peak_mib"] is None else f"{stage['peak_mib']:,} MiB"
+        table.add_row(stage["stage"], f"{stage['seconds']:.1f}", peak)
+    console.print(table)
 
 
 def print_checks(console: Console, checks: Sequence[Check]) -> None:

@@ -83,6 +83,9 @@ def command(
     ] = None,
     overwrite: o.Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Align and plan; write nothing.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show seconds and memory of each stage; tokensurgeon.json has them too.")
+    ] = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -120,4 +123,4 @@ def command(
         if json_out:
             emit_json({"out": str(report.out) if report.out else None, **report.content})
         elif not quiet:
-            print_transplant(console(), report)
+            print_transplant(console(), report, profile)

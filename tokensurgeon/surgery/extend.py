@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.evaluation.texts import Text, TextPieces, open_texts
-from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.progress import Clock, Progress, Stage
 from tokensurgeon.report.card import outliers_in_words
 from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.body import silent_rows
@@ -143,7 +142,7 @@ def grow(
         InputError: If there is nothing to do, or a token cannot be one.
         VerificationError: If tokenizer or model are not what they must be; nothing is left behind.
     """
-    started = time.perf_counter()
+    clock = Clock()
     first, layout = len(left.vocabulary), left.layout
     if first > layout.rows:
         what = left.vocabulary.describe(first - 1)
@@ -198,7 +197,7 @@ def grow(
             },
         } | summary  # fmt: skip
         shared = write_output(work, left, right, matrices, plan, content)
-        finish(work, left, right, plan, content, shared, started, progress)
+        finish(work, left, right, plan, content, shared, clock, progress)
         what = _sentences(left.name, added, options.method, before, after)
         what += "".join(f" {sentence}" for sentence in outliers_in_words(content["outliers"]))
         became = [{"token": t["token"], "roles": "", "became": t["row"]} for t in content["extended"]["special"]]

@@ -14,7 +14,7 @@ from tokensurgeon.baselines.fasttext import UNITS, fasttext_space
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.states import quiet_row
 from tokensurgeon.evaluation.texts import Text
-from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.progress import Clock, Progress, Stage
 from tokensurgeon.solver.distributed import own_device, rank
 from tokensurgeon.surgery.auto import Choice, choose
 from tokensurgeon.surgery.body import Asked, calibrates, silent_rows
@@ -98,6 +98,7 @@ def make_rows(
     options: TransplantOptions,
     texts: Mapping[str, Text],
     progress: Progress | None,
+    clock: Clock,
 ) -> MadeRows:
     """Build the rows, calibrate them, and see how well known ones are predicted. All ranks must call this.
 
@@ -109,6 +110,7 @@ def make_rows(
         options: What was asked for.
         texts: Name to text, for fastText vectors.
         progress: Called with (stage, done, total).
+        clock: Measures the parts of it.
     """
     method, writes = picked.method, rank() == 0
     states = asked.states if asked is not None else None
@@ -119,37 +121,41 @@ def make_rows(
     pieces = None
     if method.needs == "text" or writes:
         new = plan.ids(Provenance.RECONSTRUCTED).tolist()
-        pieces = base_pieces(pair.base.vocabulary, pair.donor.vocabulary, new, len(base.embedding))
+        with clock("cutting new tokens as the base does"):
+            pieces = base_pieces(pair.base.vocabulary, pair.donor.vocabulary, new, len(base.embedding))
     auxiliary = None
     if method.needs == "fasttext":
         left, right, rows = pair.base.vocabulary, pair.donor.vocabulary, len(base.embedding)
         given = [text.telling(progress, Stage.VECTORS) for text in texts.values()]
         auxiliary = fasttext_space(UNITS[method.name], given, left, right, plan, base_rows=rows, seed=options.seed)
-    made = build_rows(
-        base,
-        donor,
-        pair.alignment,
-        method=method,
-        pieces=pieces,
-        auxiliary=auxiliary,
-        untie=options.untie,
-        suppressing=quiet,
-        states=states,
-        resources=resources,
-        progress=progress,
-    )
+    with clock("making rows"):
+        made = build_rows(
+            base,
+            donor,
+            pair.alignment,
+            method=method,
+            pieces=pieces,
+            auxiliary=auxiliary,
+            untie=options.untie,
+            suppressing=quiet,
+            states=states,
+            resources=resources,
+            progress=progress,
+        )
     calibrated = False
     if picked.calibrated and asked is not None and len(plan.ids(Provenance.RECONSTRUCTED)):
-        calibrate(
-            made.matrices, base, donor, plan, asked.states, asked.prior, {outlier.id for outlier in made.outliers}
-        )
+        replaced = {outlier.id for outlier in made.outliers}
+        with clock("calibrating"):
+            calibrate(made.matrices, base, donor, plan, asked.states, asked.prior, replaced)
         calibrated = True
     held_out = None
     if method.needs != "text" and len(plan.ids(Provenance.RECONSTRUCTED)):  # an anchor's text is the anchor
         atoms = torch.from_numpy(atom_ids(plan, donor))
-        known = torch.from_numpy(plan.source)[atoms]
-        held_out = score_held_out(donor.embedding[atoms], known, base.embedding, method, resources, auxiliary=auxiliary)
-    details = _details(pair, made, auxiliary, pieces, states) if writes and pieces is not None else {}
+        known, space = torch.from_numpy(plan.source)[atoms], donor.embedding[atoms]
+        with clock("holding anchors out"):
+            held_out = score_held_out(space, known, base.embedding, method, resources, auxiliary=auxiliary)
+    with clock("describing tokens"):
+        details = _details(pair, made, auxiliary, pieces, states) if writes and pieces is not None else {}
     return MadeRows(made, held_out, details, calibrated)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
-from tokensurgeon.progress import Progress
+from tokensurgeon.progress import Clock, Progress
 from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.body import silent_rows
 from tokensurgeon.surgery.own_tokenizer import write_pages
@@ -94,7 +93,7 @@ def resize(
         >>> report.after % 128
         0
     """
-    started = time.perf_counter()
+    clock = Clock()
     _refuse_odd(rows, pad_to_multiple_of)
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model,))
@@ -117,7 +116,7 @@ def resize(
     } | summary  # fmt: skip
     with staged(target, overwrite) as work:
         shared = write_output(work, left, left, matrices, plan, content)
-        finish(work, left, left, plan, content, shared, started, progress)
+        finish(work, left, left, plan, content, shared, clock, progress)
         write_pages(work, content, summary, f"{left.name}, {n_rows:,} rows", _sentences(left.name, layout.rows, n_rows))
     return ResizeReport(target, layout.rows, n_rows, tokens, content)
 

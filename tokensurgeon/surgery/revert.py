@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
-from tokensurgeon.progress import Progress
+from tokensurgeon.progress import Clock, Progress
 from tokensurgeon.report.markdown import code, short_card
 from tokensurgeon.surgery.record import describe_run
 from tokensurgeon.surgery.write import finish, write_output
@@ -59,7 +58,7 @@ def revert(
         >>> [check.name for check in checks if not check.ok]
         []
     """
-    started = time.perf_counter()
+    clock = Clock()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, base))
     left, right = OpenModel.open(model).checked(), OpenModel.open(base, "vocabulary")
@@ -81,7 +80,7 @@ def revert(
     }
     with staged(target, overwrite) as work:
         shared = write_output(work, left, right, matrices, plan, content)
-        checks = finish(work, left, right, plan, content, shared, started, progress)
+        checks = finish(work, left, right, plan, content, shared, clock, progress)
         write_text(work / "README.md", _card(left, right, plan))
     return checks
 

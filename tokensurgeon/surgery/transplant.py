@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import open_texts
-from tokensurgeon.progress import Progress
+from tokensurgeon.progress import Clock, Progress
 from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
 from tokensurgeon.solver.distributed import rank, world
@@ -119,12 +118,13 @@ def transplant(
     target = (Path(out) if out is not None else default_output(base, donor)).expanduser().absolute()
     if not dry_run:
         check_target(target, overwrite, (base, donor))
-    started = time.perf_counter()
-    left = OpenModel.open(base, "vocabulary" if dry_run else "all").checked(options.dtype)
-    given = OpenModel.open(donor, "vocabulary")
-    given.refuse_misfit()
-    right = with_numbers(left, given, options.numbers)
-    choose_class(right.tokenizer, left.directory)  # raises what it has to say before anything is solved
+    clock = Clock()
+    with clock("opening models and tokenizers"):
+        left = OpenModel.open(base, "vocabulary" if dry_run else "all").checked(options.dtype)
+        given = OpenModel.open(donor, "vocabulary")
+        given.refuse_misfit()
+        right = with_numbers(left, given, options.numbers)
+        choose_class(right.tokenizer, left.directory)  # raises what it has to say before anything is solved
     method = None if options.auto else options.reconstruction()
     if method is None and world() > 1:
         raise InputError(f"method auto chooses in one process, not in {world()}. Let it choose without torchrun first")
@@ -139,16 +139,17 @@ def transplant(
     rows = right.output_rows(options.pad_to_multiple_of)
     if not dry_run:
         refuse_no_room(target, left, rows, untie=options.untie, dtype=options.dtype, link=options.link)
-    ours = left.matrices()
-    alignment = align(
-        left.vocabulary,
-        right.vocabulary,
-        n_rows=rows,
-        base_rows=left.layout.rows,
-        donor_rows=given.layout.rows,
-        overrides=overrides_for(right, options),
-        untrained=untrained_ids(left.vocabulary, ours.embedding, placeholders(left.vocabulary)),
-    )
+    with clock("aligning"):
+        ours = left.matrices()
+        alignment = align(
+            left.vocabulary,
+            right.vocabulary,
+            n_rows=rows,
+            base_rows=left.layout.rows,
+            donor_rows=given.layout.rows,
+            overrides=overrides_for(right, options),
+            untrained=untrained_ids(left.vocabulary, ours.embedding, placeholders(left.vocabulary)),
+        )
     if method is not None:
         _refuse_method(method, options, int((alignment.plan.anchors < given.layout.rows).sum()))
     texts = open_texts([Path(name) for name in options.text], None if options.text else _SHOWN)
@@ -171,10 +172,12 @@ def transplant(
         _refuse_unusable(left, given, *matrices, alignment, options)
         alignment = drop_rowless(alignment, matrices[1])
     pair = Pair(left, right, *matrices, alignment)
-    loaded, asked = ask_base(pair, options, texts, progress) if unrun is None and rank() == 0 else (None, None)
-    picked = pick_method(pair, loaded, asked, options, texts, progress)
+    with clock("reading text through the base"):
+        loaded, asked = ask_base(pair, options, texts, progress) if unrun is None and rank() == 0 else (None, None)
+    with clock("choosing the method"):
+        picked = pick_method(pair, loaded, asked, options, texts, progress)
     del loaded
-    made = make_rows(pair, picked, asked, options, texts, progress)
+    made = make_rows(pair, picked, asked, options, texts, progress, clock)
     if rank() > 0:
         return TransplantReport(None, left, right, alignment, {}, content, [])
     plan, details, odd = alignment.plan, made.details, odd_anchors(alignment.plan, pair.donor_matrices)
@@ -191,9 +194,10 @@ def transplant(
     }
     with staged(target, overwrite) as work:
         written, dtype, link = made.rows.matrices, options.dtype, options.link
-        shared = write_output(work, left, right, written, plan, content, dtype, link, alignment)
+        with clock("writing"):
+            shared = write_output(work, left, right, written, plan, content, dtype, link, alignment)
         del pair, matrices, ours, made, written  # the large tensors: `verify` reads its own
-        checks = finish(work, left, right, plan, content, shared, started, progress)
+        checks = finish(work, left, right, plan, content, shared, clock, progress)
         write_text(work / "README.md", model_card(shown(content)))
         write_text(work / "report.html", report_page(shown(content), shown(summary), shown(details)))
     return TransplantReport(target, left, right, alignment, summary, content, checks)

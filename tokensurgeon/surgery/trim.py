@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import Text, open_texts
-from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.progress import Clock, Progress, Stage
 from tokensurgeon.report.markdown import code
 from tokensurgeon.surgery.own_tokenizer import changed_model, read_lines, refuse_other_texts, write_pages
 from tokensurgeon.surgery.pair import summarise
@@ -91,7 +90,7 @@ def trim(
     """
     if not text:
         raise InputError("trim needs a text that shows which tokens are needed. Give --text FILE")
-    started = time.perf_counter()
+    clock = Clock()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model,))
     left = OpenModel.open(model).checked()
@@ -129,7 +128,7 @@ def trim(
             "needed": len(needed),
         } | summary  # fmt: skip
         shared = write_output(work, left, right, _rows(left.matrices(), kept), plan, content)
-        finish(work, left, right, plan, content, shared, started, progress)
+        finish(work, left, right, plan, content, shared, clock, progress)
         what = _sentences(left.name, len(kept), len(left.vocabulary))
         write_pages(work, content, summary, f"{left.name} with fewer tokens", what)
     matrices = 1 if layout.tied else 2

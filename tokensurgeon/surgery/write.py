@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.side_files import describe_files
 from tokensurgeon.checkpoint.small_files import SmallFiles
-from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.progress import Clock, Progress, Stage
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.digests import recorded_digests
 from tokensurgeon.verification.running import Check
@@ -89,7 +88,7 @@ def finish(
     plan: RowPlan,
     content: dict[str, Any],
     shared: frozenset[str],
-    started: float,
+    clock: Clock,
     progress: Progress | None,
 ) -> list[Check]:
     """Verify what `write_output` wrote, and say so in its manifest.
@@ -99,10 +98,10 @@ def finish(
         base: Whose body it is.
         donor: Whose tokenizer it is.
         plan: Provenance of every row.
-        content: The manifest's; ``not_run`` says why the model is not run; ``verified``, ``sha256``
-            and ``seconds`` are added.
+        content: The manifest's; ``not_run`` says why the model is not run; ``verified``, ``sha256``,
+            ``stages`` and ``seconds`` are added.
         shared: As `write_output` returned it.
-        started: When the work began, by ``time.perf_counter``.
+        clock: Of the whole work.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -110,9 +109,11 @@ def finish(
     """
     if progress is not None:
         progress(Stage.VERIFY, 0, 1)
-    checks = invariants(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
-    content["verified"] = accepted(checks)
-    content["sha256"] = recorded_digests(work, shared)
-    content["seconds"] = round(time.perf_counter() - started, 1)
+    with clock("verifying"):
+        checks = invariants(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
+        content["verified"] = accepted(checks)
+        content["sha256"] = recorded_digests(work, shared)
+    content["stages"] = clock.stages()
+    content["seconds"] = clock.seconds
     Manifest(content, plan).write(work)
     return checks
