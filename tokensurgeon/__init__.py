@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokensurgeon.alignment import Alignment, Provenance, RowPlan, align
+    from tokensurgeon.drafting import MakeDraftOptions, make_draft
     from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
     from tokensurgeon.evaluation.drafts import DraftOptions, bench_drafts
     from tokensurgeon.evaluation.evaluate import evaluate
@@ -53,6 +54,7 @@ __all__ = [
     "ExtendOptions",
     "HealOptions",
     "InputError",
+    "MakeDraftOptions",
     "MissingDependencyError",
     "Provenance",
     "RowPlan",
@@ -72,6 +74,7 @@ __all__ = [
     "export_gguf",
     "extend",
     "heal",
+    "make_draft",
     "merge",
     "resize",
     "revert",
@@ -89,6 +92,7 @@ _HOMES = {
     "ExtendOptions": "surgery.options",
     "HealOptions": "healing",
     "InputError": "errors",
+    "MakeDraftOptions": "drafting",
     "MissingDependencyError": "errors",
     "Provenance": "alignment",
     "RowPlan": "alignment",
@@ -108,6 +112,7 @@ _HOMES = {
     "export_gguf": "gguf",
     "extend": "surgery.extend",
     "heal": "healing",
+    "make_draft": "drafting",
     "merge": "merging",
     "resize": "surgery.resize",
     "revert": "surgery.revert",

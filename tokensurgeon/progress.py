@@ -33,6 +33,8 @@ class Stage(StrEnum):
     DAM = "Training coefficients"
     TENSORS = "Writing tensors"
     HEAL = "Healing (per cent)"
+    WRITE = "Letting the target write"
+    LEARN = "Learning from the target (per cent)"
 
     def of(self, name: str) -> str:
         """The stage, with what it is done to.

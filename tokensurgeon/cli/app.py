@@ -15,6 +15,7 @@ from tokensurgeon.cli import (
     align,
     check,
     dam,
+    draft,
     draft_bench,
     evaluate,
     export,
@@ -62,6 +63,7 @@ app.command("fisher")(fisher.command)
 app.command("dam")(dam.command)
 app.command("check")(check.command)
 app.command("export")(export.command)
+app.command("draft")(draft.command)
 app.command("draft-bench")(draft_bench.command)
 app.command("extend")(extend.command)
 app.command("resize")(resize.command)

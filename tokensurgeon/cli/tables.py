@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "print_alignment",
     "print_checks",
+    "print_draft_lengths",
     "print_drafts",
     "print_evaluation",
     "print_rules",
@@ -84,6 +85,16 @@ def print_stages(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
     for stage in stages:
         peak = "" if stage["peak_mib"] is None else f"{stage['peak_mib']:,} MiB"
         table.add_row(stage["stage"], f"{stage['seconds']:.1f}", peak)
+    console.print(table)
+
+
+def print_draft_lengths(console: Console, by_length: Mapping[int, tuple[float, float]]) -> None:
+    """Tokens a pass and predicted speed, one line a draft length."""
+    table = Table(title="predicted for greedy text in transformers, on this device", title_justify="left")
+    for title in ("tokens drafted", "tokens a pass", "speed-up"):
+        table.add_column(title, justify="right")
+    for length, (gained, speed_up) in by_length.items():
+        table.add_row(str(length), f"{gained:.2f}", f"{speed_up:.2f} ×")
     console.print(table)
 
 

@@ -25,7 +25,7 @@ from tokensurgeon.verification.digests import recorded_digests
 from tokensurgeon.verification.tensors import accepted, invariants
 from tokensurgeon.vocabulary.visible import visible
 
-__all__ = ["Healed", "write_healed"]
+__all__ = ["Healed", "changed_tensors", "with_run", "write_healed"]
 
 _ROUNDING = 0.002
 """Bits per byte by which the written model may be worse than the start, which was scored in another precision."""
@@ -57,17 +57,7 @@ class Healed:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Those of the checkpoint that are not as they were, by name."""
-        files, layout = self.model.checkpoint, self.model.layout
-        found: dict[str, torch.Tensor] = {}
-        for matrix, values in self.rows.items():
-            name = layout.embedding if matrix == "embedding" or layout.head is None else layout.head
-            found[name] = files.read(name).clone()
-            found[name][self.ids] = values.to(found[name].dtype)
-        found |= {name: found[original] for name, original in self.model.copies.items() if original in found}
-        for name, change in self.body.items():
-            weight = files.read(name)
-            found[name] = (weight.float() + change.float()).to(weight.dtype)
-        return found
+        return changed_tensors(self.model, self.ids, self.rows, self.body)
 
     def run(self) -> dict[str, Any]:
         """The training as plain data."""
@@ -77,6 +67,30 @@ class Healed:
             "seconds": round(report.seconds, 1), "trained_rows": report.rows, "curve": report.curve,
             "best": report.best,
         }  # fmt: skip
+
+
+def changed_tensors(
+    model: OpenModel, ids: torch.Tensor, rows: Mapping[str, torch.Tensor], body: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Those of a checkpoint that training changed, by name.
+
+    Args:
+        model: What was trained.
+        ids: (n,) int64, the rows that were.
+        rows: By matrix (``embedding``, ``head``): (n, dim) these rows.
+        body: By tensor of the checkpoint: what is added to it.
+    """
+    files, layout = model.checkpoint, model.layout
+    found: dict[str, torch.Tensor] = {}
+    for matrix, values in rows.items():
+        name = layout.embedding if matrix == "embedding" or layout.head is None else layout.head
+        found[name] = files.read(name).clone()
+        found[name][ids] = values.to(found[name].dtype)
+    found |= {name: found[original] for name, original in model.copies.items() if original in found}
+    for name, change in body.items():
+        weight = files.read(name)
+        found[name] = (weight.float() + change.float()).to(weight.dtype)
+    return found
 
 
 def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
@@ -94,7 +108,7 @@ def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
             if not (work / path.name).exists():
                 shutil.copyfile(path, work / path.name)
         if manifest is not None:
-            manifest = _with_run(manifest, run, healed.ids if healed.rows else healed.ids[:0], sorted(healed.body))
+            manifest = with_run(manifest, run, healed.ids if healed.rows else healed.ids[:0], sorted(healed.body))
             manifest.write(work)
             manifest.content["verified"] = accepted(invariants(work, healed.teacher.directory))
             manifest.content["sha256"] = recorded_digests(work, shared, manifest.content.get("sha256"))
@@ -110,7 +124,7 @@ def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
         write_text(work / "README.md", _card(model, healed.teacher, run))
 
 
-def _with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensors: Sequence[str]) -> Manifest:
+def with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensors: Sequence[str]) -> Manifest:
     """The manifest with one more run; what all runs together may have changed is what `verify` leaves out."""
     before = manifest.content.get("healed") or {"runs": [], "rows": [], "tensors": []}
     healed = {

@@ -1,0 +1,222 @@
+"""A small model becomes a draft for a large one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+from tiny import TEXT, llama, save
+from typer.testing import CliRunner
+
+from tokensurgeon import InputError, MakeDraftOptions, bench_drafts, make_draft, verify
+from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.cli.app import app
+from tokensurgeon.drafting.learn import _better, divergence, learn
+from tokensurgeon.drafting.written import encoded, write_texts
+from tokensurgeon.evaluation.acceptance import Agreement, agree, predict, read_beliefs, time_tokens, tokens_per_pass
+from tokensurgeon.evaluation.drafts import DraftOptions
+from tokensurgeon.evaluation.loading import load_model
+
+NONE = torch.zeros(0, dtype=torch.int64)
+QUICK = {"prompts": 3, "prompt_bytes": 64, "new_tokens": 12, "batch": 2, "draft_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def target(spm, tmp_path_factory):
+    place = tmp_path_factory.mktemp("target") / "large"
+    save(place, llama(len(spm), dim=64, seed=5), spm)
+    return place
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT[:20_000], "utf-8")
+    return path
+
+
+def reference(matches, length):
+    """Speculative decoding of one text, step by step."""
+    passes = place = 0
+    while place < len(matches):
+        accepted = next((i for i in range(length) if place + i >= len(matches) or not matches[place + i]), length)
+        place, passes = place + accepted + 1, passes + 1
+    return passes
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_passes_of_the_target(length):
+    generator = torch.Generator().manual_seed(length)
+    texts = [(torch.rand(n, generator=generator) < 0.6).tolist() for n in (1, 7, 40)]
+    passes = sum(reference(matches, length) for matches in texts)
+    assert tokens_per_pass(texts, length) == pytest.approx(48 / passes)
+
+
+def test_the_best_length_goes_by_times_and_agreement():
+    always, never = [[True] * 60], [[False] * 60]
+    target_s = {1: 1.0, 2: 1.1, 3: 1.2, 5: 1.4}
+    best = predict(always, target_s, 0.1)
+    assert best.draft_tokens == 4 and best.tokens_per_pass == 5 and best.speed_up == pytest.approx(5 / 1.8)
+    assert best.by_length[1] == (2, pytest.approx(2 / 1.2))
+    none = predict(never, target_s, 0.1)
+    assert (none.draft_tokens, none.speed_up) == (0, 1.0) and max(none.by_length[1]) == 1
+    assert predict(always, target_s, 2.0).draft_tokens == 0
+
+
+def test_a_target_agrees_with_itself_and_beliefs_are_its_probabilities(target):
+    loaded = load_model(target)
+    starts = encoded(loaded, ["The first thing", "And another one, which is longer than that", ""])
+    written = list(write_texts(loaded, starts, 9, 2, sample=False, seed=0))
+    assert len(written) == len(starts)
+    for start, text in zip(starts, written, strict=True):
+        assert text.ids[: text.start] == start
+        alone = loaded.model.generate(torch.tensor([start]), max_new_tokens=9, do_sample=False, pad_token_id=0)
+        assert text.ids == alone[0].tolist()
+        logits = loaded.model(input_ids=torch.tensor([text.ids])).logits[0, text.start - 1 : -1].softmax(-1)
+        torch.testing.assert_close(text.probability, logits.gather(1, text.likely))
+        assert text.likely[:, 0].tolist() == text.ids[text.start :]
+    itself = agree(loaded, written)
+    kept = torch.cat([text.probability.sum(dim=1) for text in written]).mean()
+    assert itself.greedy == 1 and itself.overlap == pytest.approx(float(kept), abs=1e-4)
+    whole = [read_beliefs(loaded, text.ids, text.start, 10**6) for text in written]
+    assert agree(loaded, whole).overlap == pytest.approx(1, abs=1e-4)
+
+
+def test_acceptance_is_that_of_assisted_generation(target, spm, text, tmp_path):
+    """Passes that are predicted from one reading are those of transformers' own speculative decoding."""
+    other = load_model(target)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in other.model.parameters():
+        parameter.data += 0.15 * parameter.std() * torch.randn(parameter.shape, generator=generator)
+    other.model.save_pretrained(tmp_path / "draft")
+    spm.save_pretrained(tmp_path / "draft")
+    options = DraftOptions(prompts=3, prompt_bytes=64, new_tokens=20, draft_tokens=3)
+    found = bench_drafts(str(tmp_path / "draft"), str(target), [text], options=options)["draft"]["greedy"]
+    main = load_model(target)
+    main.model.generation_config.eos_token_id = None
+    pieces = [TEXT.encode()[i : i + 64].decode() for i in range(0, 192, 64)]
+    written = list(write_texts(main, encoded(main, pieces), 20, 2, sample=False, seed=0))
+    matches = agree(load_model(tmp_path / "draft"), written).matches
+    assert 0.1 < sum(map(sum, matches)) / 60 < 0.95
+    assert tokens_per_pass(matches, 3) == pytest.approx(
+        1 / found["passes_per_token"], rel=0.1
+    )  # ends are cut elsewhere
+
+
+def test_the_divergence_is_the_one_over_the_whole_vocabulary(target):
+    main, other = load_model(target), load_model(target)
+    other.model.get_output_embeddings().weight.data.mul_(0.7)
+    (text,) = write_texts(main, encoded(main, ["Some words"]), 8, 1, sample=False, seed=0)
+    whole = read_beliefs(main, text.ids, text.start, 10**6)
+    p, q = (
+        loaded.model(input_ids=torch.tensor([text.ids])).logits[0, text.start - 1 : -1].log_softmax(-1)
+        for loaded in (main, other)
+    )
+    wanted = (p.exp() * (p - q)).sum(-1).mean()
+    assert float(divergence(other.model, whole, NONE)) == pytest.approx(float(wanted), rel=1e-3, abs=1e-5)
+    assert float(divergence(main.model, text, NONE)) == pytest.approx(0, abs=1e-4)
+    assert float(divergence(other.model, text, NONE)) <= float(wanted) + 1e-5  # the rest counts as one token
+
+
+def test_times_are_taken_behind_a_context(target):
+    found = time_tokens(load_model(target), list(range(20)), [1, 4])
+    assert set(found) == {1, 4} and all(seconds > 0 for seconds in found.values())
+
+
+def test_a_draft_learns_what_its_target_believes(zoo, target, tmp_path, monkeypatch):
+    made = make_draft(str(zoo["gpt"]), str(target), tmp_path / "plain", MakeDraftOptions(**QUICK))
+    opened, draft, main = OpenModel.open(str(made.out)), load_model(made.out), load_model(target)
+    starts = encoded(main, [TEXT[i : i + 40] for i in range(0, 480, 40)])
+    written = list(write_texts(main, starts, 12, 4, sample=True, seed=0))
+    now = itertools.count()
+    monkeypatch.setattr("tokensurgeon.drafting.learn.time.perf_counter", lambda: next(now))
+    options = MakeDraftOptions(**QUICK | {"learning_rate": 0.05, "lora_learning_rate": 0.02, "lora": 4})
+    monkeypatch.setattr("tokensurgeon.drafting.learn.DEAD_MASS_LIMIT", 4.0)
+    learnt = learn(draft, opened, written[4:], written[:4], 1.0, options)
+    assert learnt.steps > 20 and learnt.curve[0]["step"] == 0
+    best = max(entry["overlap"] for entry in learnt.curve)
+    assert best > learnt.curve[0]["overlap"] + 0.01
+    assert agree(draft, written[:4]).overlap == pytest.approx(best, abs=1e-4)  # the best state is what is left
+
+
+def test_the_command_makes_a_draft_that_is_verified(zoo, target, text, tmp_path):
+    out = tmp_path / "draft"
+    words = ["draft", str(zoo["gpt"]), str(target), "--out", str(out), "--text", str(text), "--for", "transformers"]
+    words += ["--prompts", "2", "--prompt-bytes", "64", "--new-tokens", "8", "--minutes", "0.05", "--lora", "2"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads((out / "tokensurgeon.json").read_text())
+    assert told["draft"]["texts"] == 2 and told["draft"]["minutes"] == 0.05
+    assert told["healed"]["runs"][0]["teacher"] == str(target) and told["healed"]["runs"][0]["lora"] == 2
+    assert "## Draft for `" in (out / "README.md").read_text() and "speed-up" in done.stdout
+    assert not [check for check in verify(out, zoo["gpt"], target) if not check.ok]
+    assert {path.name for path in tmp_path.iterdir()} == {"draft", "text.txt"}
+    again = CliRunner().invoke(app, [*words, "--json", "--overwrite"])
+    assert json.loads(again.stdout)["target"] == str(target)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--for", "ollama"], "known are"),
+        (["--quantise", "Q8_0"], "--quantise is for --gguf"),
+        (["--gguf", "x.gguf", "--quantise", "Q8_0"], "llama-quantize is not there"),
+        (["--prompts", "100000"], "the text has"),
+        (["--minutes", "inf"], "minutes=inf"),
+        (["--for", "vllm", "--method", "none"], "none"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(zoo, target, text, tmp_path, monkeypatch, more, message):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("tokensurgeon.drafting.make.load_model", None)
+    out = tmp_path / "draft"
+    done = CliRunner().invoke(
+        app, ["draft", str(zoo["gpt"]), str(target), "--out", str(out), "--text", str(text), *more]
+    )
+    assert done.exit_code == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_a_tool_that_would_refuse_the_draft_ends_it(zoo, target, tmp_path, monkeypatch):
+    """The draft has the target's ids; what is wrong with it is the target's: here a context that vLLM does not know."""
+    from tokensurgeon.readiness import Rule
+
+    broken = Rule("a rule", False, "it is so", "Do this", "somewhere")
+    monkeypatch.setattr("tokensurgeon.drafting.make.check", lambda *_: [broken])
+    with pytest.raises(InputError, match=r"vllm would refuse this draft: a rule: it is so\. Do this"):
+        make_draft(str(zoo["gpt"]), str(target), tmp_path / "out", MakeDraftOptions(**QUICK), tools=["vllm"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_probability_on_ids_that_nobody_reads_is_no_gain():
+    good, loud, before = (Agreement([], overlap, dead) for overlap, dead in ((0.5, 1e-6), (0.9, 1e-3), (0.4, 0.0)))
+    assert _better(good, before) and not _better(loud, before) and not _better(before, good)
+    assert _better(Agreement([], 0.5, 0.01), Agreement([], 0.4, 0.02))  # it was no better before
+
+
+def test_the_divergence_counts_what_silenced_ids_take(target):
+    loaded = load_model(target)
+    (text,) = write_texts(loaded, encoded(loaded, ["Some words"]), 8, 1, sample=False, seed=0)
+    silenced = torch.tensor([i for i in range(5) if i not in text.likely.flatten().tolist()])
+    assert len(silenced)
+    assert float(divergence(loaded.model, text, silenced)) > float(divergence(loaded.model, text, NONE)) + 1e-4
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q0"])
+def test_a_gguf_is_quantised_by_llama_cpps_program(zoo, target, text, tmp_path, monkeypatch, kind):
+    """A stand-in for the program: it takes the same words, copies, and knows one type."""
+    pytest.importorskip("gguf")
+    program = tmp_path / "quantiser"
+    program.write_text('#!/bin/sh\n[ "$3" = Q8_0 ] || { echo "unknown type $3"; exit 1; }\nexec cp "$1" "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("LLAMA_QUANTIZE", str(program))
+    words = ["draft", str(zoo["gpt"]), str(target), "--out", str(tmp_path / "draft"), "--text", str(text)]
+    words += ["--prompts", "2", "--prompt-bytes", "64", "--new-tokens", "4", "--gguf", str(tmp_path / "d.gguf")]
+    done = CliRunner().invoke(app, [*words, "--quantise", kind])
+    made = sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".gguf")
+    if kind == "Q8_0":
+        assert done.exit_code == 0 and made == ["d.gguf"] and (tmp_path / "d.gguf").read_bytes()[:4] == b"GGUF"
+    else:
+        assert done.exit_code == 2 and "unknown type Q0" in done.stderr and made == ["d-f16.gguf"]

@@ -1,0 +1,108 @@
+"""``tokensurgeon draft SMALL TARGET --out DIR``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import console, emit_json, guarded, print_output, progress_bar
+
+if TYPE_CHECKING:
+    from tokensurgeon.drafting import DraftReport
+
+
+def command(
+    small: Annotated[str, typer.Argument(metavar="SMALL", help="The model that is to draft.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The model whose text is wanted.")],
+    out: o.Out,
+    method: Annotated[str, typer.Option("--method", "-m", help="How new tokens are made.")] = "ridge",
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--text", metavar="FILE", help="UTF-8 text that prompts are taken from. Default: Python's. Repeatable."
+        ),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Let the draft learn for so long from what TARGET writes.")
+    ] = 0.0,
+    lora: Annotated[
+        int, typer.Option(min=0, metavar="RANK", help="Of what is learnt in the body; 0 trains rows of tokens alone.")
+    ] = 16,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="TOOL", help="llama.cpp, vllm or transformers: stop where it would refuse."),
+    ] = None,
+    gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the draft for llama.cpp too.")] = None,
+    quantise: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Such as Q8_0: of the GGUF, by llama.cpp's llama-quantize.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts that the draft is measured on.")] = 16,
+    prompt_bytes: Annotated[int, typer.Option(min=16, help="Bytes of text in each prompt.")] = 512,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that TARGET writes after each.")] = 64,
+    device: o.Device = "cpu",
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    overwrite: o.Overwrite = False,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Make SMALL a draft model for TARGET, and predict what it gains.
+
+    SMALL gets TARGET's tokenizer. With --minutes, TARGET writes texts for half of the time, and the draft learns from
+    them what TARGET believes at every position. Then TARGET writes other texts, and what the draft agrees to, with the
+    times of both models, gives the best number of drafted tokens and the speed-up in transformers on this device.
+    """
+    with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.drafting import MakeDraftOptions, make_draft
+        from tokensurgeon.errors import InputError
+        from tokensurgeon.gguf import export_gguf
+        from tokensurgeon.gguf.quantise import find_quantiser
+        from tokensurgeon.gguf.quantise import quantise as make_smaller
+
+        if quantise is not None:
+            if gguf is None:
+                raise InputError("--quantise is for --gguf. Name a file with that")
+            find_quantiser()
+        options = MakeDraftOptions(
+            method=method, text=tuple(map(str, text or ())), minutes=minutes, lora=lora, prompts=prompts,
+            prompt_bytes=prompt_bytes, new_tokens=new_tokens, device=device, seed=seed,
+        )  # fmt: skip
+        if gguf is not None:
+            from tokensurgeon.checkpoint.staging import check_target
+
+            check_target(gguf.expanduser().absolute(), overwrite, suffix=".gguf", option="--gguf")
+        with progress_bar(quiet or json_out) as tell:
+            report = make_draft(small, target, out, options, tools=tool or (), overwrite=overwrite, progress=tell)
+            if gguf is not None:
+                whole = gguf if quantise is None else gguf.with_name(f"{gguf.stem}-f16.gguf")
+                export_gguf(str(report.out), whole, overwrite=overwrite, progress=tell)
+                if quantise is not None:
+                    make_smaller(whole, gguf, quantise)
+                    whole.unlink()
+        if json_out:
+            emit_json({"out": str(report.out), "gguf": None if gguf is None else str(gguf), **report.told})
+        elif not quiet:
+            _print(report, gguf)
+
+
+def _print(report: DraftReport, gguf: Path | None) -> None:
+    from tokensurgeon.cli.tables import print_draft_lengths
+
+    print_draft_lengths(console(), report.prediction.by_length)
+    before, after = report.before, report.after
+    learnt = f", {before.greedy:.0%} and {before.overlap:.0%} before it learnt" if report.steps else ""
+    best = report.prediction
+    pays = (
+        f"draft {best.draft_tokens} tokens at a time for {best.speed_up:.2f} times the speed"
+        if best.draft_tokens
+        else "no length of draft pays here"
+    )
+    where = "" if gguf is None else f" (and {gguf})"
+    print_output(
+        report.out,
+        f"{where}: the target agrees to {after.greedy:.0%} of drafted tokens greedily, {after.overlap:.0%} sampled"
+        f"{learnt}; {pays}",
+    )

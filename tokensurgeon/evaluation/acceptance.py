@@ -1,0 +1,187 @@
+"""Say from texts that a target wrote how much of a draft it would accept, and what that makes of its speed.
+
+Greedy speculative decoding writes the target's own text, whatever the draft says. So one pass of both models over such
+a text shows every position at which the draft would have been accepted, and with it the passes of the target for every
+length of draft: nothing has to be generated with the draft. Times are measured on a few tokens behind a context.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tokensurgeon.evaluation.loading import LoadedModel
+
+__all__ = ["Agreement", "Prediction", "Written", "agree", "predict", "read_beliefs", "time_tokens", "tokens_per_pass"]
+
+KEPT = 64
+"""Of the target's likeliest tokens at each position, how many are kept."""
+_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text that a target wrote, and what it believed on the way.
+
+    Attributes:
+        ids: Prompt and what follows.
+        start: Where the latter begins.
+        likely: (n, kept) int64, the target's likeliest tokens at each of the n positions from ``start``, best first.
+        probability: (n, kept) float32, theirs.
+    """
+
+    ids: list[int]
+    start: int
+    likely: torch.Tensor
+    probability: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of a draft with what a target wrote.
+
+    Attributes:
+        matches: By text: at which positions the draft's likeliest token is the target's.
+        overlap: Mean over positions of the probability that both share, at least: the acceptance where tokens are
+            sampled (arXiv 2211.17192).
+        dead: Mean probability of ids that are to take none.
+    """
+
+    matches: list[list[bool]]
+    overlap: float
+    dead: float = 0.0
+
+    @property
+    def greedy(self) -> float:
+        """Share of positions at which a single drafted token is accepted."""
+        n = sum(map(len, self.matches))
+        return sum(map(sum, self.matches)) / max(1, n)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The best length of a draft.
+
+    Attributes:
+        draft_tokens: Tokens drafted at a time; 0 where no draft pays.
+        tokens_per_pass: Of the target.
+        speed_up: Against no draft.
+        by_length: Draft length to (tokens per pass, speed-up).
+    """
+
+    draft_tokens: int
+    tokens_per_pass: float
+    speed_up: float
+    by_length: dict[int, tuple[float, float]]
+
+
+def read_beliefs(target: LoadedModel, ids: list[int], start: int, kept: int = KEPT) -> Written:
+    """Let a target read a text that it wrote.
+
+    Args:
+        target: The model.
+        ids: Prompt and what follows.
+        start: Where the latter begins, at least 1.
+        kept: Tokens to keep at each position.
+    """
+    with torch.no_grad():  # a draft may learn from it
+        logits = target.model(input_ids=torch.tensor([ids], device=target.model.device)).logits[0, start - 1 : -1]
+        probability, likely = logits.float().softmax(dim=-1).topk(min(kept, logits.shape[-1]), dim=-1)
+    return Written(ids, start, likely.cpu(), probability.cpu())
+
+
+def agree(draft: LoadedModel, written: Iterable[Written], silenced: torch.Tensor | None = None) -> Agreement:
+    """Let a draft with the target's ids read what it wrote.
+
+    Args:
+        draft: The model.
+        written: Texts, as `read_beliefs` gives them.
+        silenced: (n,) int64 ids that are to take no probability.
+    """
+    matches, shared, dead, n = [], 0.0, 0.0, 0
+    for text in written:
+        with torch.inference_mode():
+            ids = torch.tensor([text.ids], device=draft.model.device)
+            logits = draft.model(input_ids=ids).logits[0, text.start - 1 : -1].float().cpu()
+        matches.append((logits.argmax(dim=-1) == text.likely[:, 0]).tolist())
+        mine = logits.softmax(dim=-1)
+        shared += float(torch.minimum(mine.gather(1, text.likely), text.probability).sum())
+        dead += 0.0 if silenced is None else float(mine[:, silenced].sum())
+        n += len(logits)
+    return Agreement(matches, shared / max(1, n), dead / max(1, n))
+
+
+def tokens_per_pass(matches: Sequence[Sequence[bool]], draft_tokens: int) -> float:
+    """Tokens that greedy speculative decoding writes with each pass of the target.
+
+    Args:
+        matches: By text: at which positions the draft is right.
+        draft_tokens: Drafted at a time.
+
+    >>> from tokensurgeon.evaluation.acceptance import tokens_per_pass
+    >>> tokens_per_pass([[True, True, False, True]], 2)
+    2.0
+    """
+    tokens = passes = 0
+    for text in matches:
+        place = 0
+        while place < len(text):
+            run = 0
+            while run < draft_tokens and place + run < len(text) and text[place + run]:
+                run += 1
+            passes += 1
+            place += run + 1  # the target adds one of its own
+        tokens += len(text)
+    return tokens / max(1, passes)
+
+
+def predict(matches: Sequence[Sequence[bool]], target_s: Mapping[int, float], draft_s: float) -> Prediction:
+    """The length of draft that makes the target fastest.
+
+    Args:
+        matches: By text: at which positions the draft is right.
+        target_s: Tokens read at once to seconds, 1 among them; a draft of n tokens needs n + 1.
+        draft_s: Seconds for a token of the draft.
+    """
+    by_length = {}
+    for read in sorted(target_s):
+        if read > 1:
+            gained = tokens_per_pass(matches, read - 1)
+            by_length[read - 1] = gained, gained * target_s[1] / (target_s[read] + (read - 1) * draft_s)
+    best = max(by_length, key=lambda length: by_length[length][1])
+    gained, speed_up = by_length[best]
+    if speed_up <= 1:
+        return Prediction(0, 1.0, 1.0, by_length)
+    return Prediction(best, gained, speed_up, by_length)
+
+
+def time_tokens(loaded: LoadedModel, context: Sequence[int], counts: Iterable[int]) -> dict[int, float]:
+    """Seconds that a model takes to read some tokens behind a context that it has read, the median of five.
+
+    Args:
+        loaded: The model.
+        context: Ids.
+        counts: How many tokens at once.
+    """
+    model: Any = loaded.model
+    ids = torch.tensor([list(context)], device=model.device)
+    found = {}
+    with torch.inference_mode():
+        cache = model(input_ids=ids, use_cache=True).past_key_values
+        for count in counts:
+            more = ids[:, -1:].expand(1, count)
+            seconds = []
+            for _ in range(_REPEATS + 1):
+                begun = time.perf_counter()
+                model(input_ids=more, past_key_values=cache, use_cache=True)
+                if model.device.type == "cuda":
+                    torch.cuda.synchronize(model.device)
+                seconds.append(time.perf_counter() - begun)
+                cache.crop(-count)
+            found[count] = statistics.median(seconds[1:])  # the first warms up
+    return found
