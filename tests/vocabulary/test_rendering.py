@@ -12,7 +12,7 @@ import pytest
 from tiny import CHATML, byte_level
 
 from tokensurgeon.vocabulary import rendering
-from tokensurgeon.vocabulary.rendering import LONGEST_TEMPLATE, render
+from tokensurgeon.vocabulary.rendering import LONGEST_RENDERED, render
 from tokensurgeon.vocabulary.roles import find_roles
 
 SAID = (("user", "alpha"), ("assistant", "bravo"), ("user", "charlie"))
@@ -28,7 +28,7 @@ ATTACKS = {
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "RecursionError",
     "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}": "RecursionError",
     "{% for i in range(99999) %}{{ i }}{% endfor %}": LENGTH,
-    "x" * (LONGEST_TEMPLATE + 1): "more than 262,144 characters",
+    "x" * (LONGEST_RENDERED + 1): "more than 262,144 characters",
 }
 FURTHER = {
     "{{ lipsum(n=10**6) }}": TIME,

@@ -20,9 +20,9 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-__all__ = ["LONGEST_TEMPLATE", "Rendering", "render"]
+__all__ = ["LONGEST_RENDERED", "Rendering", "render"]
 
-LONGEST_TEMPLATE = 2**18
+LONGEST_RENDERED = 2**18
 """In characters, with the literals that it is given. Long ones of real models have thirty thousand."""
 _LONGEST_TEXT = 2**16
 _LONGEST_ANSWER = 12 * _LONGEST_TEXT + 1024
@@ -62,8 +62,8 @@ def render(
         messages: Roles and what they say.
         literals: Special tokens by the names under which templates know them, such as ``bos_token``.
     """
-    if len(template) + sum(len(name) + len(literal) for name, literal in literals) > LONGEST_TEMPLATE:
-        return Rendering(None, f"it has more than {LONGEST_TEMPLATE:,} characters", stopped=True)
+    if len(template) + sum(len(name) + len(literal) for name, literal in literals) > LONGEST_RENDERED:
+        return Rendering(None, f"it has more than {LONGEST_RENDERED:,} characters", stopped=True)
     said = [{"role": role, "content": content} for role, content in messages]
     answer = _process.ask({"template": template, "messages": said, "literals": dict(literals)})
     if answer.get("refused"):
