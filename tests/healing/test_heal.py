@@ -27,11 +27,12 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
 from tokensurgeon.healing.batches import Piece, Pieces, collate, in_passes, nth_piece
-from tokensurgeon.healing.meeting import first_shared, meeting_points, numbered, token_bytes
+from tokensurgeon.healing.meeting import first_shared, numbered
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.surgery.pair import align_models
 from tokensurgeon.verification.verify import verify
+from tokensurgeon.vocabulary.meeting import meeting_points, token_bytes
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokensurgeon.report.card import choice_in_words, warnings
+from tokensurgeon.report.loss import loss_in_words
 
 if TYPE_CHECKING:
     from tokensurgeon.readiness import Rule
@@ -70,6 +71,8 @@ def print_transplant(console: Console, report: TransplantReport, profile: bool =
             f"unexplained variance {held['unexplained']:.2f}, "
             f"norm ratio {held['norm_ratio']:.2f}"
         )
+    for sentence in loss_in_words(content) if content.get("loss") else ():
+        console.print(escape(sentence))
     if profile:
         print_stages(console, content["stages"])
     console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")

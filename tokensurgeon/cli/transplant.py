@@ -71,6 +71,13 @@ def command(
         ),
     ] = None,
     forward: o.Forward = None,
+    score: Annotated[
+        bool | None,
+        typer.Option(
+            "--score/--no-score",
+            help="Let base and output predict a little text, where they are run, and say what is lost.  [default: on]",
+        ),
+    ] = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -109,7 +116,7 @@ def command(
             "untie": untie,
             "dtype": dtype, "link": link, "pad_to_multiple_of": pad_to_multiple_of, "device": device,
             "memory": memory, "exact": exact, "seed": seed, "calibrate": calibrate,
-            "forward": forward,
+            "forward": forward, "score": score,
             "text": tuple(map(str, text)) if text else None,
             "map": o.parse_map(token_map) or None,
         }  # fmt: skip

@@ -12,9 +12,9 @@ import torch
 
 from tokensurgeon.evaluation.context import halved
 from tokensurgeon.evaluation.loading import LoadedModel
-from tokensurgeon.healing.meeting import meeting_points, token_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.vocabulary import Vocabulary
+from tokensurgeon.vocabulary.meeting import meeting_points, token_bytes
 
 __all__ = ["Piece", "Pieces", "collate", "in_passes", "nth_piece"]
 

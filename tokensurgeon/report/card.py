@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokensurgeon.report.loss import loss_in_words
 from tokensurgeon.report.markdown import code, escaped, front_matter, plain
 
 __all__ = [
@@ -29,6 +30,7 @@ def model_card(content: dict[str, Any]) -> str:
         f"{', calibrated' if content['calibrated'] else ''}). The licence of the base applies.",
         "",
         *([escaped(choice_in_words(content["choice"])), ""] if content["choice"] else []),
+        *_cost(content),
         "## Where the rows come from",
         "",
         "| provenance | rows | share |",
@@ -55,6 +57,12 @@ def model_card(content: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _cost(content: dict[str, Any]) -> list[str]:
+    if not content.get("loss"):
+        return []
+    return ["## What it costs", "", " ".join(escaped(sentence) for sentence in loss_in_words(content)), ""]
 
 
 def described(method: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from tokensurgeon.report.card import choice_in_words, described, few_anchors, outliers_in_words, warnings
+from tokensurgeon.report.loss import level as level_of
+from tokensurgeon.report.loss import loss_in_words
 
 __all__ = ["report_page", "verdict"]
 
@@ -68,6 +70,9 @@ def verdict(
 ) -> list[tuple[str, str]]:
     """The page in a few lines, each ``good``, ``watch`` or ``bad``."""
     found = []
+    if content.get("loss"):
+        first, *others = loss_in_words(content)
+        found.append((level_of(content["loss"]), f"{first} {' '.join(others)}"))
     counts = content["counts"]
     for name, cover in summary["coverage"].items():
         share = cover["anchor_share"]

@@ -147,6 +147,7 @@ class TransplantOptions(MethodOptions):
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
             the one that their donor rows suggest. None does so where the base is run and the method goes by the donor's
             rows; with method auto, where it helps.
+        score: Whether base and output predict a little text, where they are run, so that the loss is known.
 
     Example:
         >>> TransplantOptions(method="ridge", map={"<|user|>": "User:"}).as_dict()["map"]
@@ -161,11 +162,13 @@ class TransplantOptions(MethodOptions):
     link: Link = "auto"
     forward: bool | None = None
     calibrate: bool | None = None
+    score: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         self._check_count("pad_to_multiple_of")
         self._check_type("untie", bool)
+        self._check_type("score", bool)
         for name in ("forward", "calibrate"):
             if type(value := getattr(self, name)) not in (bool, type(None)):
                 raise InputError(f"{name}={value!r} must be true or false")

@@ -18,6 +18,7 @@ from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.loading import load_model, pick_device
 from tokensurgeon.evaluation.policy import why_not_run
 from tokensurgeon.evaluation.texts import open_texts
 from tokensurgeon.progress import Clock, Progress
@@ -25,6 +26,7 @@ from tokensurgeon.report.card import model_card
 from tokensurgeon.report.page import report_page
 from tokensurgeon.solver.distributed import rank, world
 from tokensurgeon.surgery.body import ask_base
+from tokensurgeon.surgery.loss import Ruler
 from tokensurgeon.surgery.new_rows import make_rows, pick_method
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair, overrides_for, summarise, with_numbers
@@ -174,6 +176,12 @@ def transplant(
     pair = Pair(left, right, *matrices, alignment)
     with clock("reading text through the base"):
         loaded, asked = ask_base(pair, options, texts, progress) if unrun is None and rank() == 0 else (None, None)
+    ruler = None
+    if options.score and unrun is None and rank() == 0:
+        with clock("scoring the base"):
+            whole = loaded or load_model(left.directory, pick_device(options.device))
+            ruler = Ruler.read(pair, whole, texts if options.text else {})
+            del whole
     with clock("choosing the method"):
         picked = pick_method(pair, loaded, asked, options, texts, progress)
     del loaded
@@ -197,7 +205,7 @@ def transplant(
         with clock("writing"):
             shared = write_output(work, left, right, written, plan, content, dtype, link, alignment)
         del pair, matrices, ours, made, written  # the large tensors: `verify` reads its own
-        checks = finish(work, left, right, plan, content, shared, clock, progress)
+        checks = finish(work, left, right, plan, content, shared, clock, progress, ruler)
         write_text(work / "README.md", model_card(shown(content)))
         write_text(work / "report.html", report_page(shown(content), shown(summary), shown(details)))
     return TransplantReport(target, left, right, alignment, summary, content, checks)

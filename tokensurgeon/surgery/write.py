@@ -15,6 +15,7 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.side_files import describe_files
 from tokensurgeon.checkpoint.small_files import SmallFiles
 from tokensurgeon.progress import Clock, Progress, Stage
+from tokensurgeon.surgery.loss import Ruler
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.verification.digests import recorded_digests
 from tokensurgeon.verification.running import Check
@@ -90,6 +91,7 @@ def finish(
     shared: frozenset[str],
     clock: Clock,
     progress: Progress | None,
+    ruler: Ruler | None = None,
 ) -> list[Check]:
     """Verify what `write_output` wrote, and say so in its manifest.
 
@@ -103,6 +105,7 @@ def finish(
         shared: As `write_output` returned it.
         clock: Of the whole work.
         progress: Called with (stage, done, total).
+        ruler: Where the model is run, measures what it loses; ``loss`` is added then.
 
     Raises:
         VerificationError: If the model breaks an invariant; it must not stay.
@@ -110,9 +113,13 @@ def finish(
     if progress is not None:
         progress(Stage.VERIFY, 0, 1)
     with clock("verifying"):
-        checks = invariants(work, base.directory, donor.directory, unrun=content["not_run"], shared=shared)
+        unrun = content["not_run"]
+        score = None if ruler is None else ruler.score
+        checks = invariants(work, base.directory, donor.directory, unrun=unrun, shared=shared, score=score)
         content["verified"] = accepted(checks)
         content["sha256"] = recorded_digests(work, shared)
+    if ruler is not None:
+        content["loss"] = ruler.loss
     content["stages"] = clock.stages()
     content["seconds"] = clock.seconds
     Manifest(content, plan).write(work)

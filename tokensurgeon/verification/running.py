@@ -22,7 +22,10 @@ from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 
-__all__ = ["DEAD_MASS_LIMIT", "Check", "forward_checks", "tokenizer_alone", "tokenizer_checks"]
+__all__ = ["DEAD_MASS_LIMIT", "Check", "Scorer", "forward_checks", "tokenizer_alone", "tokenizer_checks"]
+
+Scorer = Callable[[LoadedModel, torch.Tensor], float]
+"""Called with a model and (n,) int64 ids; gives their mean probability, summed over the ids."""
 
 DEAD_MASS_LIMIT = 1e-4
 _ENCODED, _SCORED = 100_000, 2048
@@ -118,8 +121,15 @@ class _Warnings(logging.Handler):
         self.seen += telling or lines[:1]
 
 
-def forward_checks(out: Path, manifest: Manifest) -> Iterator[Check]:
-    """The model loads without a warning, reads text as its files say, and gives finite logits."""
+def forward_checks(out: Path, manifest: Manifest, score: Scorer | None = None) -> Iterator[Check]:
+    """The model loads without a warning, reads text as its files say, and gives finite logits.
+
+    Args:
+        out: The model.
+        manifest: Its manifest.
+        score: Lets it read text of the caller's, and gives the mean probability of some ids on it; otherwise it reads
+            Python's.
+    """
     import transformers
 
     handler = _Warnings()
@@ -145,7 +155,7 @@ def forward_checks(out: Path, manifest: Manifest) -> Iterator[Check]:
     agrees = _agrees(loaded.encode, out)
     yield agrees
     if agrees.ok:
-        yield from _logits(loaded, manifest)
+        yield from _logits(loaded, manifest, score)
 
 
 def tokenizer_alone(out: Path, unrun: str) -> Iterator[Check]:
@@ -170,7 +180,7 @@ def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
     return Check("AutoTokenizer agrees", same, "with tokenizer.json" if same else "it cuts text unlike tokenizer.json")
 
 
-def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
+def _logits(loaded: LoadedModel, manifest: Manifest, score: Scorer | None) -> Iterator[Check]:
     rows = manifest.plan.n_rows
     dead = torch.from_numpy(manifest.plan.silenced)
     ids = loaded.encode(_SAMPLES[0])
@@ -180,11 +190,16 @@ def _logits(loaded: LoadedModel, manifest: Manifest) -> Iterator[Check]:
     finite = bool(torch.isfinite(logits).all())
     good = finite and logits.shape[-1] == rows
     yield Check("forward pass", good, f"{list(logits.shape)} logits, {'finite' if finite else 'not finite'}")
+    if good and (score is not None or len(dead)):
+        mass = (score or _on_python_text)(loaded, dead)
     if len(dead) and good:
-        pieces = split_bytes(python_text(_SCORED, part=2))
-        mass = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, watched=dead).mass or 0.0
         yield Check(
             "dead ids",
             mass < DEAD_MASS_LIMIT,
             f"{len(dead)} ids take {mass:.1e} of the mass (limit {DEAD_MASS_LIMIT:g})",
         )
+
+
+def _on_python_text(loaded: LoadedModel, watched: torch.Tensor) -> float:
+    pieces = split_bytes(python_text(_SCORED, part=2))
+    return score_text(loaded.model, loaded.encode, loaded.prefix, pieces, watched=watched).mass or 0.0

@@ -15,14 +15,20 @@ from tokensurgeon.errors import VerificationError
 from tokensurgeon.transfer.protocol import Use
 from tokensurgeon.transfer.rows import SUPPRESSED_BIAS, VocabularyMatrices
 from tokensurgeon.verification.rows import Matrix, row_checks
-from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
+from tokensurgeon.verification.running import Check, Scorer, forward_checks, tokenizer_alone, tokenizer_checks
 from tokensurgeon.verification.trained import trained_checks, trained_tensors
 
 __all__ = ["accepted", "invariants"]
 
 
 def invariants(
-    out: Path, base: Path, donor: Path | None = None, *, unrun: str | None = None, shared: frozenset[str] = frozenset()
+    out: Path,
+    base: Path,
+    donor: Path | None = None,
+    *,
+    unrun: str | None = None,
+    shared: frozenset[str] = frozenset(),
+    score: Scorer | None = None,
 ) -> list[Check]:
     """What must hold of an output by itself and beside its base, where the manifest is believed: it was just made.
 
@@ -33,6 +39,7 @@ def invariants(
             restored are checked against its weights, if it has such.
         unrun: Why the model is not to be run, see `tokensurgeon.evaluation.policy`; None runs it.
         shared: Names of shards that were cloned a moment ago, and need not be read to know that they are the same.
+        score: Where the model is run, what it reads; see `forward_checks`.
 
     Returns:
         All checks, failed ones included.
@@ -50,7 +57,7 @@ def invariants(
     checks = list(_tensors(new, old, new_layout, old_layout, manifest, shared, theirs))
     checks += list(tokenizer_checks(out, donor, manifest))
     if all(check.ok for check in checks):
-        checks += list(forward_checks(out, manifest) if unrun is None else tokenizer_alone(out, unrun))
+        checks += list(forward_checks(out, manifest, score) if unrun is None else tokenizer_alone(out, unrun))
     return checks
 
 
