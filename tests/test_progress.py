@@ -40,4 +40,6 @@ def test_the_command_shows_where_time_went(zoo, tmp_path):
     assert done.exit_code == 0 and all(name in done.stdout for name in names)
     assert {"making rows", "calibrating", "verifying"} <= {*names}
     assert sum(stage["seconds"] for stage in content["stages"]) == pytest.approx(content["seconds"], abs=0.2)
+    done = CliRunner().invoke(app, [*words, "--overwrite", "--profile", "--dry-run"])
+    assert done.exit_code == 2 and "Leave out --dry-run" in done.stderr
     assert "where time went" not in CliRunner().invoke(app, [*words, "--overwrite"]).stdout

@@ -608,10 +608,23 @@ def test_a_merge_has_no_single_base(models, recipe, tmp_path):
             use()
     with pytest.raises(InputError, match="is no merge, so it is compared with its base"):
         verify(models["a"])
+    with pytest.raises(InputError, match="Leave out its donor"):
+        verify(tmp_path / "out", donor=models["a"])
+    manifest = tmp_path / "out/tokensurgeon.json"
+    content = json.loads(manifest.read_text())
+    del content["tokenizer_sha256"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="lacks tokenizer_sha256"):
+        verify(tmp_path / "out")
 
 
 def edit_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def add_tensor_to(out):
+    tensors = load_file(out / "model.safetensors") | {"model.extra": torch.ones(3)}
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 
 
 def spoil_row_of(out):
@@ -628,8 +641,9 @@ def spoil_row_of(out):
         (lambda out: (out / "modeling.py").write_text("x = 1"), "nothing added"),
         (spoil_row_of, "tensors as written"),
         (lambda out: edit_json(out / "tokensurgeon.json", tokenizer_sha256="0"), "tokenizer unchanged"),
+        (add_tensor_to, "no other tensors"),
     ],
-    ids=["honest", "settings", "planted", "row", "manifest"],
+    ids=["honest", "settings", "planted", "row", "manifest", "tensor"],
 )
 def test_a_merge_is_verified_by_itself(change, failing, recipe, tmp_path):
     out = tmp_path / "out"

@@ -107,10 +107,13 @@ def command(
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.cli.tables import print_transplant
+        from tokensurgeon.errors import InputError
         from tokensurgeon.solver.distributed import joined, rank
         from tokensurgeon.surgery.options import TransplantOptions, load_recipe
         from tokensurgeon.surgery.transplant import transplant
 
+        if profile and dry_run:
+            raise InputError("--profile is for what is written. Leave out --dry-run")
         given = {
             "method": method, "k": k, "method_options": o.parse_pairs(method_option) or None, "numbers": numbers,
             "untie": untie,

@@ -30,7 +30,7 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
     seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def keep(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        raw = output.detach()[0]
+        raw = output.detach()[0]  # the first row is copied: a model may change it in place
         seen.append((inputs[0].detach()[0].float(), raw, raw[0].clone()))
 
     states, normalisers = [], []

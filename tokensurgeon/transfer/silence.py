@@ -26,6 +26,8 @@ TARGET_MASS = 1e-8
 _RIDGE = 1e-3
 _ESTIMATED_STRENGTH = 20.0
 _CHUNK = 4096
+_LOWEST = -80.0
+"""Sums of exponentials below that of this have lost digits in float32."""
 
 
 def common_direction(states: torch.Tensor) -> torch.Tensor:
@@ -130,7 +132,7 @@ def _mean_log_probability(states: HeadStates, rows: torch.Tensor) -> torch.Tenso
     for some in torch.split(rows, _CHUNK):
         logs = seen @ some.float().T - states.log_normaliser[:, None]
         sums = logs.exp().sum(dim=0).log()  # four times as fast as logsumexp
-        extreme = torch.nonzero(~sums.isfinite()).flatten()
+        extreme = torch.nonzero(~((sums > _LOWEST) & sums.isfinite())).flatten()
         sums[extreme] = torch.logsumexp(logs[:, extreme], dim=0)
         parts.append(sums)
     return torch.cat(parts) - math.log(len(seen)) if len(rows) else torch.zeros(0)

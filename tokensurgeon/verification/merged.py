@@ -9,6 +9,7 @@ from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.checkpoint.header import INDEX
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.names import MANIFEST
+from tokensurgeon.errors import InputError
 from tokensurgeon.verification.digests import PAGES, digest_checks, files_in
 from tokensurgeon.verification.running import Check, forward_checks, tokenizer_alone, tokenizer_checks
 from tokensurgeon.verification.settings import added_checks
@@ -53,8 +54,13 @@ def merge_checks(out: Path, unrun: str | None = None) -> list[Check]:
 def _beside(out: Path) -> Iterator[Check]:
     manifest, files = Manifest.read(out), Checkpoint.open(out)
     assert manifest is not None
+    if "tokenizer_sha256" not in manifest.content:
+        raise InputError(f"{out / MANIFEST} is damaged (it lacks tokenizer_sha256). Merge again")
     yield from digest_checks(out, files, manifest)
-    written = manifest.content.get("sha256", {}).get("files")
-    if written is not None:
+    recorded = manifest.content.get("sha256", {})
+    if "tensors" in recorded:
+        others = sorted(files.tensors.keys() - recorded["tensors"].keys())
+        yield Check("no other tensors", not others, f"{', '.join(others[:3])}: not written" if others else "none")
+    if (written := recorded.get("files")) is not None:
         yield from added_checks(out, [n for n in files_in(out) if n not in {*written, *files.shards, *PAGES, *_OWN}])
     yield from tokenizer_checks(out, None, manifest)

@@ -59,6 +59,8 @@ def verify(
     """
     if base is None:
         if is_merge(out):
+            if donor is not None:
+                raise InputError(f"{out} is a merge, which is checked by itself. Leave out its donor (--donor)")
             return merge_checks(out, unrun)
         raise InputError(f"{out} is no merge, so it is compared with its base. Give that (--base)")
     evidence = Evidence.open(out, base, donor)
