@@ -57,52 +57,65 @@ def command(
     """
     with guarded(debug=debug, quiet=quiet or json_out):
         from tokensurgeon.drafting import MakeDraftOptions, make_draft
-        from tokensurgeon.errors import InputError
         from tokensurgeon.gguf import export_gguf
-        from tokensurgeon.gguf.quantise import find_quantiser
-        from tokensurgeon.gguf.quantise import quantise as make_smaller
+        from tokensurgeon.gguf.quantise import export_quantised
 
-        if quantise is not None:
-            if gguf is None:
-                raise InputError("--quantise is for --gguf. Name a file with that")
-            find_quantiser()
         options = MakeDraftOptions(
             method=method, text=tuple(map(str, text or ())), minutes=minutes, lora=lora, prompts=prompts,
             prompt_bytes=prompt_bytes, new_tokens=new_tokens, device=device, seed=seed,
         )  # fmt: skip
-        if gguf is not None:
-            from tokensurgeon.checkpoint.staging import check_target
-
-            check_target(gguf.expanduser().absolute(), overwrite, suffix=".gguf", option="--gguf")
+        _check_gguf(gguf, quantise, out, (small, target), overwrite)
         with progress_bar(quiet or json_out) as tell:
             report = make_draft(small, target, out, options, tools=tool or (), overwrite=overwrite, progress=tell)
-            if gguf is not None:
-                whole = gguf if quantise is None else gguf.with_name(f"{gguf.stem}-f16.gguf")
-                export_gguf(str(report.out), whole, overwrite=overwrite, progress=tell)
-                if quantise is not None:
-                    make_smaller(whole, gguf, quantise)
-                    whole.unlink()
+            if gguf is not None and quantise is not None:
+                export_quantised(str(report.out), gguf, quantise, overwrite=overwrite, progress=tell)
+            elif gguf is not None:
+                export_gguf(str(report.out), gguf, overwrite=overwrite, progress=tell)
         if json_out:
             emit_json({"out": str(report.out), "gguf": None if gguf is None else str(gguf), **report.told})
         elif not quiet:
             _print(report, gguf)
 
 
+def _check_gguf(gguf: Path | None, quantise: str | None, out: Path, inputs: tuple[str, str], overwrite: bool) -> None:
+    """What would only be found when the draft is there."""
+    import importlib.util
+
+    from tokensurgeon.checkpoint.staging import check_target
+    from tokensurgeon.errors import InputError, MissingDependencyError
+    from tokensurgeon.gguf.quantise import check_quantising
+
+    if gguf is None:
+        if quantise is not None:
+            raise InputError("--quantise is for --gguf. Name a file with that")
+        return
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError("gguf", "gguf", "--gguf")
+    place = gguf.expanduser().absolute()
+    if out.expanduser().absolute() in (place, *place.parents):
+        raise InputError(f"--gguf {gguf} lies in --out {out}, which holds a model directory. Name a file beside it")
+    check_target(place, overwrite, inputs, suffix=".gguf", option="--gguf")
+    if quantise is not None:
+        check_quantising(quantise)
+
+
 def _print(report: DraftReport, gguf: Path | None) -> None:
     from tokensurgeon.cli.tables import print_draft_lengths
 
-    print_draft_lengths(console(), report.prediction.by_length)
-    before, after = report.before, report.after
-    learnt = f", {before.greedy:.0%} and {before.overlap:.0%} before it learnt" if report.steps else ""
-    best = report.prediction
-    pays = (
-        f"draft {best.draft_tokens} tokens at a time for {best.speed_up:.2f} times the speed"
-        if best.draft_tokens
-        else "no length of draft pays here"
-    )
+    told, best = report.told, report.prediction
+    if best is not None:
+        print_draft_lengths(console(), best.by_length)
+    before = ""
+    if told["learnt_from"]:
+        before = f" ({told['greedy_before']:.0%} and {told['overlap_before']:.0%} before it learnt)"
+    pays = "no length of draft pays here"
+    if best is None:
+        pays = "one of the two keeps no cache that can be timed, so that no speed is predicted"
+    elif best.draft_tokens:
+        pays = f"draft {best.draft_tokens} tokens at a time for {best.speed_up:.2f} times the speed"
     where = "" if gguf is None else f" (and {gguf})"
     print_output(
         report.out,
-        f"{where}: the target agrees to {after.greedy:.0%} of drafted tokens greedily, {after.overlap:.0%} sampled"
-        f"{learnt}; {pays}",
+        f"{where}: the target agrees to {told['greedy']:.0%} of drafted tokens greedily, to {told['overlap']:.0%} or "
+        f"more of sampled ones{before}; {pays}",
     )

@@ -32,7 +32,7 @@ class Learnt:
         ids: (n,) int64, the rows that were trained.
         rows: By matrix (``embedding``, ``head``): (n, dim) these rows.
         body: By tensor of the checkpoint: what is added to it.
-        steps: Updates made.
+        steps: Updates made until the state that is kept; 0 where none was better than the start.
         curve: ``step``, ``minutes``, and ``greedy``, ``overlap`` and ``dead`` (see `Agreement`) of every evaluation.
     """
 
@@ -61,7 +61,7 @@ def learn(
         draft: Is changed.
         opened: Its files.
         written: Texts to learn from.
-        held_out: Texts to measure acceptance on.
+        held_out: Texts to choose the state by.
         minutes: How long.
         options: See `MakeDraftOptions`.
         tell: Called with the share done after every update.
@@ -70,6 +70,9 @@ def learn(
         InputError: As `add_lora` does.
     """
     model: Any = draft.model
+    if next(model.parameters()).dtype == torch.float16:  # in which gradients vanish
+        model.to(torch.bfloat16)
+    torch.manual_seed(options.seed)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     used = {i for text in written for i in (*text.ids, *text.likely[:, 0].tolist())}
@@ -88,9 +91,9 @@ def learn(
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     rates = [float(group["lr"]) for group in groups]
 
-    learnt, begun = Learnt(ids), time.perf_counter()
+    learnt, begun, steps = Learnt(ids), time.perf_counter(), 0
     parameters = [p for group in groups for p in group["params"]]
-    best = _evaluated(learnt, draft, held_out, silenced, begun)
+    best = _evaluated(learnt, draft, held_out, silenced, begun, steps)
     state = [p.detach().clone() for p in parameters]
     order = np.random.default_rng(options.seed)
     queue: list[int] = []
@@ -105,16 +108,15 @@ def learn(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        learnt.steps += 1
+        steps += 1
         if share * _EVALUATIONS >= len(learnt.curve):
-            now = _evaluated(learnt, draft, held_out, silenced, begun)
+            now = _evaluated(learnt, draft, held_out, silenced, begun, steps)
             if _better(now, best):
-                best, state = now, [p.detach().clone() for p in parameters]
+                best, state, learnt.steps = now, [p.detach().clone() for p in parameters], steps
         if tell is not None:
             tell(share)
-    now = _evaluated(learnt, draft, held_out, silenced, begun)
-    if _better(now, best):
-        state = [p.detach().clone() for p in parameters]
+    if learnt.curve[-1]["step"] != steps and _better(_evaluated(learnt, draft, held_out, silenced, begun, steps), best):
+        state, learnt.steps = [p.detach().clone() for p in parameters], steps
     with torch.no_grad():
         for parameter, value in zip(parameters, state, strict=True):
             parameter.copy_(value)
@@ -138,8 +140,10 @@ def divergence(model: Any, text: Written, silenced: torch.Tensor) -> torch.Tenso
     logits = model(input_ids=ids).logits[0, text.start - 1 : -1].float()
     wanted, likely = text.probability.to(logits.device), text.likely.to(logits.device)
     every = logits.log_softmax(dim=-1)
-    logs, dead = every.gather(1, likely), every[:, silenced.to(logits.device)].exp().sum(dim=1)
-    rest, mine = (1 - wanted.sum(dim=1)).clamp(min=1e-6), (1 - logs.exp().sum(dim=1) - dead).clamp(min=1e-6)
+    logs, dead = every.gather(1, likely), torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    dead[silenced.to(logits.device)] = True
+    alive = 1 - every[:, dead].exp().sum(dim=1) - (logs.exp() * ~dead[likely]).sum(dim=1)  # of what was not kept
+    rest, mine = (1 - wanted.sum(dim=1)).clamp(min=1e-6), alive.clamp(min=1e-6)
     inside = (wanted * (wanted.clamp(min=1e-9).log() - logs)).sum(dim=1)
     whole: torch.Tensor = (inside + rest * (rest.log() - mine.log())).mean()
     return whole
@@ -151,12 +155,12 @@ def _better(now: Agreement, best: Agreement) -> bool:
 
 
 def _evaluated(
-    learnt: Learnt, draft: LoadedModel, held_out: Sequence[Written], silenced: torch.Tensor, begun: float
+    learnt: Learnt, draft: LoadedModel, held_out: Sequence[Written], silenced: torch.Tensor, begun: float, step: int
 ) -> Agreement:
     found = agree(draft, held_out, silenced)
     learnt.curve.append(
         {
-            "step": learnt.steps,
+            "step": step,
             "minutes": round((time.perf_counter() - begun) / 60, 3),
             "greedy": found.greedy,
             "overlap": found.overlap,

@@ -1,26 +1,29 @@
-"""Make a small model a draft for a large one: transplant, learn, check, measure, write."""
+"""Make a small model a draft for a large one: transplant, learn, check, write, measure."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint import resolve
+from tokensurgeon.checkpoint.layout import linear_weights
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.partials import hidden_place
+from tokensurgeon.checkpoint.room import output_bytes, refuse_full
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.drafting.learn import Learnt, learn
 from tokensurgeon.drafting.options import MakeDraftOptions
 from tokensurgeon.drafting.write import write_draft
-from tokensurgeon.drafting.written import encoded, write_texts
-from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.acceptance import Agreement, Prediction, Written, agree, predict, time_tokens
-from tokensurgeon.evaluation.drafts import DraftOptions, take_prompts
+from tokensurgeon.drafting.written import encoded, plainly, write_texts
+from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
+from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predict, time_tokens
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
-from tokensurgeon.evaluation.texts import open_texts
+from tokensurgeon.evaluation.texts import Text, cut_bytes, open_texts, python_text
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.readiness import TOOLS, check
 from tokensurgeon.surgery.options import TransplantOptions
@@ -28,10 +31,13 @@ from tokensurgeon.surgery.transplant import transplant
 
 __all__ = ["DraftReport", "make_draft"]
 
+log = logging.getLogger(__name__)
+
 _MANY = 4096
 """Prompts to write from, at most."""
+_PYTHON_BYTES = 1 << 19
 _CONTEXT = 256
-"""Tokens behind which times are taken."""
+"""Tokens behind which times are taken, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +46,21 @@ class DraftReport:
 
     Attributes:
         out: The draft.
-        before: How far the transplant agrees with the target.
-        after: How far the draft does.
-        prediction: What it should gain, in transformers on this device.
-        written: Texts that it learnt from.
-        steps: Updates.
-        told: All of it as plain data, as the manifest has it.
+        prediction: What it should gain, in transformers on this device; None where times cannot be taken.
+        told: All that was measured as plain data, as the manifest has it (``draft``).
     """
 
     out: Path
-    before: Agreement
-    after: Agreement
-    prediction: Prediction
-    written: int
-    steps: int
+    prediction: Prediction | None
     told: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldOut:
+    """Texts that the target wrote and the draft never learns from: the likeliest tokens, and drawn ones."""
+
+    greedy: list[Written]
+    sampled: list[Written]
 
 
 def make_draft(
@@ -79,6 +85,7 @@ def make_draft(
         progress: Called with (stage, done, total).
 
     Raises:
+        MissingDependencyError: Where it is to learn, and peft is not there.
         InputError: If the input cannot be used, or a tool would refuse the draft; nothing is written then.
         VerificationError: If the written model breaks an invariant; nothing is left behind.
 
@@ -86,51 +93,111 @@ def make_draft(
         >>> import tokensurgeon
         >>> options = tokensurgeon.MakeDraftOptions(prompts=2, new_tokens=8, draft_tokens=2)
         >>> report = tokensurgeon.make_draft("base", "donor", "out", options, tools=["transformers"])
-        >>> 0 <= report.after.greedy <= 1
+        >>> 0 <= report.told["greedy"] <= 1
         True
     """
     options, place = options or MakeDraftOptions(), Path(out).expanduser().absolute()
     if unknown := [tool for tool in tools if tool not in TOOLS]:
         raise InputError(f"--for {unknown[0]!r}: known are {', '.join(TOOLS)}")
     check_target(place, overwrite, (small, target))
-    device = pick_device(options.device)
-    prompts = _prompts(options)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    device, texts = pick_device(options.device), _prompts(options)
+    how = TransplantOptions(method=options.method, device=options.device, seed=options.seed, score=False)
+    base = OpenModel.open(small, "all")
+    if options.minutes and options.lora:
+        _refuse_rank(base, options.lora)
+    main = plainly(load_model(resolve(target), device))
+    starts = encoded(main, texts)
+    _refuse_few(len(starts), options)
+    _refuse_long(starts, [context for context in (main.context, _context(base)) if context], options)
+    rows = len(main.model.get_output_embeddings().weight)
+    refuse_full(place, 2 * output_bytes(base, rows))
+
     with hidden_place(place, "partial") as room:
         made = room / "transplant"
-        how = TransplantOptions(method=options.method, device=options.device, seed=options.seed)
         transplant(small, target, made, how, progress=progress)
         for tool in tools:
             _refuse(tool, str(made), target)
-        main, draft = load_model(resolve(target), device), load_model(made, device)
-        starts = encoded(main, prompts)
-        texts = write_texts(main, starts[: options.prompts], options.new_tokens, options.batch, sample=False, seed=0)
-        held_out = list(_told(texts, options.prompts, progress))
-        before = agree(draft, held_out)
-        opened = OpenModel.open(str(made))
-        learnt, written = None, 0
+        first, rest = starts[: options.prompts], starts[options.prompts :]
+        both = (_told(_write(main, first, options, drawn), len(first), progress) for drawn in (0, 1))
+        held_out = _HeldOut(*map(list, both))
+        target_s = time_tokens(main, _behind(held_out, main), range(1, options.draft_tokens + 2))
+        opened, draft = OpenModel.open(str(made)), load_model(made, device)
+        before = {"greedy_before": agree(draft, held_out.greedy).greedy}
+        before["overlap_before"] = agree(draft, held_out.sampled).overlap
+        learnt, n_texts = None, 0
         if options.minutes:
-            learnt, written = _learnt(draft, opened, main, starts[options.prompts :], held_out, options, progress)
-        after = before if learnt is None else agree(draft, held_out)
-        prediction = _predicted(main, draft, held_out, after, options)
-        told = _described(target, held_out, before, after, prediction, options, str(device))
-        run = options.as_dict() | {"teacher": target, "lora": options.lora or None, "rows": "all", "texts": written}
-        run |= {"steps": learnt.steps, "curve": learnt.curve} if learnt is not None else {}
-        write_draft(place, opened, resolve(small), learnt, run, told, overwrite)
-    steps = 0 if learnt is None else learnt.steps
-    return DraftReport(place, before, after, prediction, written, steps, told)
+            learnt, n_texts = _learnt(draft, opened, main, rest, options, progress)
+            if not learnt.steps:
+                log.warning("what it learnt in %g minutes made it no better, and is left out", options.minutes)
+                learnt = None
+        del main, draft
+        run = options.as_dict() | {"teacher": target, "lora": options.lora or None, "rows": "all", "texts": n_texts}
+        predicted: list[Prediction | None] = []
+
+        def measure(work: Path) -> dict[str, Any]:
+            told, prediction = _measured(load_model(work, device), held_out, target_s)
+            predicted.append(prediction)
+            more = {"target": target, "device": str(device), "learnt_from": n_texts if learnt else 0}
+            return more | before | told
+
+        run |= {"steps": learnt.steps, "curve": learnt.curve} if learnt else {}
+        try:
+            told = write_draft(place, opened, base.directory, learnt, run, measure, overwrite)
+        except VerificationError as error:
+            if learnt is None:
+                raise
+            log.warning("what it learnt is left out, for as written %s", error)
+            learnt = None
+            told = write_draft(place, opened, base.directory, None, run, measure, overwrite)
+    return DraftReport(place, predicted[-1], told)
 
 
 def _prompts(options: MakeDraftOptions) -> list[str]:
-    """Those that the draft is measured on, and, where it is to learn, as many more as there are."""
+    """Pieces of the texts in turn: those that the draft is measured on, and, where it is to learn, all others."""
     texts = list(open_texts([Path(name).expanduser() for name in options.text]).values())
-    for wanted in (_MANY, *range(_MANY // 2, options.prompts, -_MANY // 32)) if options.minutes else ():
-        try:
-            return take_prompts(texts, DraftOptions(wanted, options.prompt_bytes))
-        except InputError:
-            continue
-    least = options.prompts + (options.batch if options.minutes else 0)
-    return take_prompts(texts, DraftOptions(least, options.prompt_bytes))
+    if options.minutes and not options.text:
+        texts = [Text.of(python_text(_PYTHON_BYTES, part)) for part in range(4)]
+    wanted = _MANY if options.minutes else options.prompts
+    pieces = [cut_bytes(text, options.prompt_bytes) for text in texts]
+    found: list[str] = []
+    while pieces and len(found) < wanted:
+        heads = [(piece, next(piece, None)) for piece in pieces]
+        pieces = [piece for piece, head in heads if head is not None]
+        found += [head for _, head in heads if head is not None]
+    return found[:wanted]
+
+
+def _refuse_few(n: int, options: MakeDraftOptions) -> None:
+    needed = options.prompts + (2 * options.batch if options.minutes else 0)
+    if n < needed:
+        raise InputError(
+            f"the text has {n} pieces of {options.prompt_bytes} bytes, and {needed} are needed. Give more --text, "
+            "fewer --prompts, or fewer --prompt-bytes"
+        )
+
+
+def _refuse_long(starts: Sequence[list[int]], contexts: Sequence[int], options: MakeDraftOptions) -> None:
+    longest = max(map(len, starts)) + options.new_tokens
+    if contexts and longest > min(contexts):
+        raise InputError(
+            f"a prompt and {options.new_tokens} new tokens are up to {longest} tokens, and one of the two models reads "
+            f"{min(contexts)}. Give fewer --prompt-bytes or --new-tokens"
+        )
+
+
+def _context(model: OpenModel) -> int | None:
+    config = model.config.get("text_config") or model.config
+    size = config.get("max_position_embeddings")
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _refuse_rank(base: OpenModel, rank: int) -> None:
+    """What only training would find."""
+    if importlib.util.find_spec("peft") is None:
+        raise MissingDependencyError("peft", "heal", "a draft that learns")
+    shapes = [base.checkpoint.tensors[name].shape for name in linear_weights(base.directory, base.checkpoint.tensors)]
+    if all(min(shape) <= rank for shape in shapes):
+        raise InputError(f"--lora {rank}: no layer of {base.name} is wider than that. Use a smaller rank")
 
 
 def _refuse(tool: str, made: str, target: str) -> None:
@@ -139,67 +206,77 @@ def _refuse(tool: str, made: str, target: str) -> None:
         raise InputError(f"{tool} would refuse this draft: {broken[0].name}: {broken[0].detail}. {broken[0].remedy}")
 
 
+def _write(
+    main: LoadedModel,
+    starts: Sequence[list[int]],
+    options: MakeDraftOptions,
+    drawn: int,
+    until: Callable[[], bool] | None = None,
+    *,
+    again: bool = False,
+) -> Iterator[Written]:
+    """The likeliest tokens, or with a number above 0 drawn ones, others for every number."""
+    how = options.new_tokens, options.batch
+    return write_texts(main, starts, *how, sample=drawn > 0, seed=options.seed + drawn, until=until, again=again)
+
+
 def _learnt(
     draft: LoadedModel,
     opened: OpenModel,
     main: LoadedModel,
     starts: Sequence[list[int]],
-    held_out: Sequence[Written],
     options: MakeDraftOptions,
     progress: Progress | None,
 ) -> tuple[Learnt, int]:
-    """Half of the time for writing, what is left for learning."""
+    """Half of the time for writing, what is left for learning. Every prompt first greedily, then drawn."""
     begun = time.perf_counter()
     half = 30 * options.minutes
 
-    def enough() -> bool:
+    def until() -> bool:
         return time.perf_counter() - begun > half
 
-    texts = write_texts(main, starts, options.new_tokens, options.batch, sample=True, seed=options.seed, enough=enough)
-    written = list(_told(texts, len(starts), progress))
+    likeliest = _write(main, starts[: len(starts) // 2], options, 0, until)
+    written = list(_told(likeliest, len(starts), progress))
+    written += _told(_write(main, starts, options, 2, until, again=True), len(starts), progress)
     left = options.minutes - (time.perf_counter() - begun) / 60
 
     def tell(share: float) -> None:
         if progress is not None:
             progress(Stage.LEARN, int(100 * share), 100)
 
-    return learn(draft, opened, written, held_out, max(left, options.minutes / 4), options, tell), len(written)
+    step = max(2, len(written) // options.batch)
+    chosen_by, others = written[::step], [text for i, text in enumerate(written) if i % step]
+    return learn(draft, opened, others, chosen_by, max(left, options.minutes / 4), options, tell), len(others)
 
 
 def _told(texts: Iterable[Written], total: int, progress: Progress | None) -> Iterator[Written]:
     for number, text in enumerate(texts, 1):
         if progress is not None:
-            progress(Stage.WRITE, number, total)
+            progress(Stage.WRITE, number, max(number, total))
         yield text
 
 
-def _predicted(
-    main: LoadedModel, draft: LoadedModel, texts: Sequence[Written], agreement: Agreement, options: MakeDraftOptions
-) -> Prediction:
-    context = [i for text in texts for i in text.ids][:_CONTEXT]
-    target_s = time_tokens(main, context, range(1, options.draft_tokens + 2))
-    return predict(agreement.matches, target_s, time_tokens(draft, context, [1])[1])
+def _behind(held_out: _HeldOut, main: LoadedModel) -> list[int]:
+    """What times are taken behind: so many tokens that some more fit."""
+    ids = [i for text in held_out.greedy for i in text.ids]
+    return ids[: min(_CONTEXT, (main.context or _CONTEXT * 2) // 2)]
 
 
-def _described(
-    target: str,
-    texts: Sequence[Written],
-    before: Agreement,
-    after: Agreement,
-    prediction: Prediction,
-    options: MakeDraftOptions,
-    device: str,
-) -> dict[str, Any]:
-    return {
-        "target": target,
-        "texts": len(texts),
-        "positions": sum(map(len, after.matches)),
-        "greedy_before": before.greedy,
-        "overlap_before": before.overlap,
-        "greedy": after.greedy,
-        "overlap": after.overlap,
-        "minutes": options.minutes,
-        "device": device,
-        **{name: value for name, value in asdict(prediction).items() if name != "by_length"},
-        "by_length": {str(length): list(pair) for length, pair in prediction.by_length.items()},
+def _measured(
+    draft: LoadedModel, held_out: _HeldOut, target_s: dict[int, float] | None
+) -> tuple[dict[str, Any], Prediction | None]:
+    """The draft as it was written: what the target agrees to, and what that makes of its speed."""
+    greedy = agree(draft, held_out.greedy)
+    draft_s = time_tokens(draft, _behind(held_out, draft), [1])
+    prediction = None if target_s is None or draft_s is None else predict(greedy.matches, target_s, draft_s[1])
+    told = {
+        "texts": len(held_out.greedy) + len(held_out.sampled),
+        "positions": sum(map(len, greedy.matches)),
+        "greedy": greedy.greedy,
+        "overlap": agree(draft, held_out.sampled).overlap,
+        "draft_tokens": prediction and prediction.draft_tokens,
+        "tokens_per_pass": prediction and prediction.tokens_per_pass,
+        "speed_up": prediction and prediction.speed_up,
+        "by_length": prediction and {str(length): list(pair) for length, pair in prediction.by_length.items()},
     }
+    return told, prediction

@@ -49,10 +49,10 @@ class MakeDraftOptions:
         least = {"minutes": 0, "lora": 0, "prompts": 1, "prompt_bytes": 16, "new_tokens": 2, "batch": 1}
         for name, bound in (least | {"draft_tokens": 1}).items():
             if not bound <= (value := getattr(self, name)) < float("inf"):
-                raise InputError(f"{name}={value} must be at least {bound}, and finite")
+                raise InputError(f"{name}={value} must be at least {bound}, and finite. Give another {name}")
         for name in ("learning_rate", "lora_learning_rate"):
             if not 0 < (value := getattr(self, name)) < float("inf"):
-                raise InputError(f"{name}={value} must be above 0")
+                raise InputError(f"{name}={value} must be above 0. Give another {name}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""

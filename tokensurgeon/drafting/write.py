@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ def write_draft(
     base: Path,
     learnt: Learnt | None,
     run: dict[str, Any],
-    told: dict[str, Any],
+    measure: Callable[[Path], dict[str, Any]],
     overwrite: bool,
-) -> None:
-    """Write and verify.
+) -> dict[str, Any]:
+    """Write, verify, and measure what was written.
 
     Args:
         out: Where to.
@@ -37,8 +38,11 @@ def write_draft(
         base: What it was made from.
         learnt: What it learnt, if it did.
         run: Of the training, for the manifest.
-        told: What was measured, for manifest and card.
+        measure: Called with what was written, before it is at its place; gives what manifest and card say.
         overwrite: Replace a model that is there.
+
+    Returns:
+        What ``measure`` gave.
 
     Raises:
         VerificationError: If the written model breaks an invariant; it does not stay.
@@ -53,26 +57,28 @@ def write_draft(
             changed = changed_tensors(model, learnt.ids, learnt.rows, learnt.body)
             model.checkpoint.write(work, changed, frozenset(model.layout.stale))
             manifest = with_run(manifest, run, learnt.ids, sorted(learnt.body))
-        manifest.content["draft"] = told
         manifest.write(work)
         manifest.content["verified"] = accepted(invariants(work, base))
         manifest.content["sha256"] = recorded_digests(work)
+        manifest.content["draft"] = told = measure(work)
         manifest.write(work)
         card = work / "README.md"
         write_text(card, read_text(card).rstrip() + _section(told))
+    return told
 
 
 def _section(told: dict[str, Any]) -> str:
-    drafted, speed = told["draft_tokens"], told["speed_up"]
-    pays = (
-        f"Drafting {drafted} tokens at a time makes {told['tokens_per_pass']:.2f} tokens a pass, and should be "
-        f"{speed:.2f} times as fast as no draft"
-        if drafted
-        else "No length of draft should be faster than no draft"
-    )
-    learnt = f" It learnt for {told['minutes']:g} minutes from texts that the target wrote." if told["minutes"] else ""
+    pays = "How much faster it makes the target was not predicted: one of the two keeps no cache that can be timed."
+    if told["speed_up"] is not None:
+        pays = f"No length of draft should be faster than no draft, in transformers on {told['device']}."
+    if told["draft_tokens"]:
+        pays = (
+            f"Drafting {told['draft_tokens']} tokens at a time makes {told['tokens_per_pass']:.2f} tokens a pass, and "
+            f"should be {told['speed_up']:.2f} times as fast as no draft, in transformers on {told['device']}."
+        )
+    learnt = f" It learnt from {told['learnt_from']:,} texts that the target wrote." if told["learnt_from"] else ""
     return (
-        f"\n\n## Draft for {code(visible(told['target']))}\n\nOf single drafted tokens {told['greedy']:.0%} are the "
-        f"target's greedy choice; of sampled ones {told['overlap']:.0%} are accepted ({told['positions']:,} tokens of "
-        f"{told['texts']} texts that it had not seen).{learnt} {pays}, in transformers on {told['device']}.\n"
+        f"\n\n## Draft for {code(visible(told['target']))}\n\nOn {told['texts']} texts that the target wrote and it "
+        f"had not seen, {told['greedy']:.0%} of single drafted tokens are the target's greedy choice, and "
+        f"{told['overlap']:.0%} or more are accepted where tokens are sampled.{learnt} {pays}\n"
     )

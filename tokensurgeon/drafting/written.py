@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from transformers import GenerationConfig
 
 from tokensurgeon.evaluation.acceptance import Written, read_beliefs
 from tokensurgeon.evaluation.loading import LoadedModel
 
-__all__ = ["encoded", "write_texts"]
+__all__ = ["encoded", "plainly", "write_texts"]
 
 
 def encoded(target: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
@@ -17,6 +18,15 @@ def encoded(target: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
     prefix = [] if target.prefix is None else [target.prefix]
     found = [prefix + target.encode(prompt) for prompt in prompts]
     return [ids for ids in found if ids]
+
+
+def plainly(target: LoadedModel) -> LoadedModel:
+    """The target, made to write by its probabilities alone, without penalties and what else its settings ask for."""
+    ends = target.model.generation_config.eos_token_id
+    target.model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=0, temperature=1.0, top_k=0, top_p=1.0
+    )
+    return target
 
 
 def write_texts(
@@ -27,37 +37,48 @@ def write_texts(
     *,
     sample: bool,
     seed: int,
-    enough: Callable[[], bool] | None = None,
+    until: Callable[[], bool] | None = None,
+    again: bool = False,
 ) -> Iterator[Written]:
     """Go on from prompts, some at once, and read once more what was written, for what the target believed.
 
     Args:
-        target: The model.
+        target: As `plainly` makes it.
         starts: Ids of the prompts.
         new_tokens: Written after each, if the text does not end before.
         batch: How many at once.
-        sample: Every second batch is sampled at temperature 1; otherwise all are greedy.
-        seed: Of sampling.
-        enough: Asked before every batch but the first; True ends it.
+        sample: Whether tokens are drawn; otherwise the likeliest is taken.
+        seed: Of drawing.
+        until: Asked after every batch; True ends it.
+        again: Whether the prompts come again and again until then; otherwise each comes once.
     """
-    torch.manual_seed(seed)
     model = target.model
     ends = _ends(model.generation_config.eos_token_id)
-    for number, first in enumerate(range(0, len(starts), batch)):
-        if number and enough is not None and enough():
-            return
-        some = starts[first : first + batch]
-        width = max(map(len, some))
-        ids = torch.tensor([[0] * (width - len(start)) + start for start in some], device=model.device)
-        mask = torch.tensor([[0] * (width - len(start)) + [1] * len(start) for start in some], device=model.device)
-        how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample and number % 2 else {}
-        with torch.inference_mode():
-            made = model.generate(
-                ids, attention_mask=mask, max_new_tokens=new_tokens, pad_token_id=0, **({"do_sample": False} | how)
-            )
-        for start, row in zip(some, made[:, width:].tolist(), strict=True):
-            end = next((i + 1 for i, token_id in enumerate(row) if token_id in ends), len(row))
-            yield read_beliefs(target, start + row[:end], len(start))
+    generator = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        while True:
+            for first in range(0, len(starts), batch):
+                some = starts[first : first + batch]
+                width = max(map(len, some))
+                ids = [[0] * (width - len(start)) + start for start in some]
+                mask = [[0] * (width - len(start)) + [1] * len(start) for start in some]
+                with torch.inference_mode():
+                    made = model.generate(
+                        torch.tensor(ids, device=model.device),
+                        attention_mask=torch.tensor(mask, device=model.device),
+                        max_new_tokens=new_tokens,
+                        do_sample=sample,
+                    )
+                for start, row in zip(some, made[:, width:].tolist(), strict=True):
+                    end = next((i + 1 for i, token_id in enumerate(row) if token_id in ends), len(row))
+                    yield read_beliefs(target, start + row[:end], len(start))
+                if until is not None and until():
+                    return
+            if not again:
+                return
+    finally:
+        torch.random.set_rng_state(generator)
 
 
 def _ends(value: int | list[int] | None) -> frozenset[int]:

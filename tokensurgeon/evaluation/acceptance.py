@@ -7,6 +7,7 @@ length of draft: nothing has to be generated with the draft. Times are measured 
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +47,7 @@ class Agreement:
     """Of a draft with what a target wrote.
 
     Attributes:
-        matches: By text: at which positions the draft's likeliest token is the target's.
+        matches: By text: at which positions the draft's likeliest token is the one that was written.
         overlap: Mean over positions of the probability that both share, at least: the acceptance where tokens are
             sampled (arXiv 2211.17192).
         dead: Mean probability of ids that are to take none.
@@ -108,7 +109,7 @@ def agree(draft: LoadedModel, written: Iterable[Written], silenced: torch.Tensor
         with torch.inference_mode():
             ids = torch.tensor([text.ids], device=draft.model.device)
             logits = draft.model(input_ids=ids).logits[0, text.start - 1 : -1].float().cpu()
-        matches.append((logits.argmax(dim=-1) == text.likely[:, 0]).tolist())
+        matches.append((logits.argmax(dim=-1) == torch.tensor(text.ids[text.start :])).tolist())
         mine = logits.softmax(dim=-1)
         shared += float(torch.minimum(mine.gather(1, text.likely), text.probability).sum())
         dead += 0.0 if silenced is None else float(mine[:, silenced].sum())
@@ -160,28 +161,38 @@ def predict(matches: Sequence[Sequence[bool]], target_s: Mapping[int, float], dr
     return Prediction(best, gained, speed_up, by_length)
 
 
-def time_tokens(loaded: LoadedModel, context: Sequence[int], counts: Iterable[int]) -> dict[int, float]:
+def time_tokens(loaded: LoadedModel, context: Sequence[int], counts: Iterable[int]) -> dict[int, float] | None:
     """Seconds that a model takes to read some tokens behind a context that it has read, the median of five.
 
     Args:
         loaded: The model.
-        context: Ids.
+        context: Ids, at least one.
         counts: How many tokens at once.
+
+    Returns:
+        By count; None for a model that keeps no ``past_key_values`` (Mamba).
     """
     model: Any = loaded.model
     ids = torch.tensor([list(context)], device=model.device)
     found = {}
     with torch.inference_mode():
-        cache = model(input_ids=ids, use_cache=True).past_key_values
+        read = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+        if read is None:
+            return None
         for count in counts:
             more = ids[:, -1:].expand(1, count)
             seconds = []
             for _ in range(_REPEATS + 1):
+                cache = copy.deepcopy(read)  # some cannot be cropped
+                _wait(model)
                 begun = time.perf_counter()
                 model(input_ids=more, past_key_values=cache, use_cache=True)
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize(model.device)
+                _wait(model)
                 seconds.append(time.perf_counter() - begun)
-                cache.crop(-count)
             found[count] = statistics.median(seconds[1:])  # the first warms up
     return found
+
+
+def _wait(model: Any) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

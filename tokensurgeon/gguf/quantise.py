@@ -7,19 +7,34 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.checkpoint.partials import hidden_place
+from tokensurgeon.checkpoint.staging import staged
+from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
+from tokensurgeon.gguf.write import export_gguf
+from tokensurgeon.progress import Progress
 
-__all__ = ["find_quantiser", "quantise"]
+__all__ = ["check_quantising", "export_quantised"]
 
 _PROGRAM, _VARIABLE = "llama-quantize", "LLAMA_QUANTIZE"
 
 
-def find_quantiser() -> str:
+def check_quantising(kind: str) -> str:
     """The program's path: what LLAMA_QUANTIZE names, or ``llama-quantize`` of the PATH.
 
+    Args:
+        kind: As the program names it, such as ``Q8_0``.
+
     Raises:
-        InputError: If it is not there.
+        MissingDependencyError: Without gguf.
+        InputError: If the program is not there, or there is no such kind.
     """
+    try:
+        from gguf import LlamaFileType
+    except ImportError as error:
+        raise MissingDependencyError("gguf", "gguf", "--quantise") from error
+    known = sorted(one.name.removeprefix("MOSTLY_") for one in LlamaFileType if one.name.startswith("MOSTLY_"))
+    if kind not in known:
+        raise InputError(f"--quantise {kind}: known are {', '.join(known)}")
     named = os.environ.get(_VARIABLE)
     found = shutil.which(named or _PROGRAM)
     if found is None:
@@ -30,22 +45,30 @@ def find_quantiser() -> str:
     return found
 
 
-def quantise(source: Path, out: Path, kind: str) -> None:
-    """Write a quantised copy.
+def export_quantised(
+    model: str, out: Path, kind: str, *, overwrite: bool = False, progress: Progress | None = None
+) -> None:
+    """Write a model as a quantised GGUF file, by way of one in f16.
 
     Args:
-        source: A GGUF file in f32, f16 or bf16.
-        out: The file to write.
+        model: Directory or hub id.
+        out: The file to write; it is old or new, never between.
         kind: As the program names it, such as ``Q8_0``.
+        overwrite: Replace a file that is there.
+        progress: Called with (stage, done, total).
 
     Raises:
-        InputError: If the program is not there.
-        VerificationError: If it fails; its last line says why.
+        MissingDependencyError: Without gguf.
+        InputError: If the program or the kind is not there, or the model cannot be exported.
+        VerificationError: If the program fails; its last line says why.
     """
-    done = subprocess.run(
-        [find_quantiser(), str(source), str(out), kind], capture_output=True, text=True, errors="replace", check=False
-    )
-    if done.returncode:
-        out.unlink(missing_ok=True)
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["it says nothing"]
-        raise VerificationError(f"{_PROGRAM} could not make {kind} of {source}: {lines[-1].strip()}")
+    program = check_quantising(kind)
+    with hidden_place(out, "partial") as room, staged(out, overwrite, suffix=".gguf", option="--gguf") as work:
+        whole = room / "whole.gguf"
+        export_gguf(model, whole, progress=progress)
+        done = subprocess.run(
+            [program, str(whole), str(work), kind], capture_output=True, text=True, errors="replace", check=False
+        )
+        if done.returncode:
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["it says nothing"]
+            raise VerificationError(f"{program} could not make {kind} of {model}: {lines[-1].strip()}")
