@@ -99,6 +99,7 @@ def test_it_is_told_everywhere_or_left_out(zoo, tmp_path):
     figure = f"{loss['loss']:+.3f} bits per byte"
     assert figure in done.stdout
     assert figure in (tmp_path / "out/README.md").read_text() and figure in (tmp_path / "out/report.html").read_text()
+    assert "The costliest tokens" in (tmp_path / "out/report.html").read_text()
     done = CliRunner().invoke(app, [*words, "--overwrite", "--no-score"])
     assert "loss" not in json.loads((tmp_path / "out/tokensurgeon.json").read_text())
     assert done.exit_code == 0 and "bits per byte" not in done.stdout
