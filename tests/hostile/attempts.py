@@ -30,6 +30,7 @@ COMMANDS = {
     "trim": "trim base --text text.txt --out out",
     "extend": "extend base --text text.txt --add 3 --out out",
     "resize": "resize base --pad-to-multiple-of 128 --out out",
+    "draft": "draft base donor --prompts 2 --prompt-bytes 32 --new-tokens 3 --out out",
     "verify": "verify model --base base",
     "revert": "revert model --base base --out out",
     "adapter": "adapter adapter model --out out",

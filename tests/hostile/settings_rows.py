@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attempts import Row
-from edits import gone, padded, put, raw, some, truncated
+from edits import ODD, gone, padded, put, raw, some, truncated
 
 __all__ = ["ROWS"]
 
@@ -41,6 +41,9 @@ ROWS = [
     Row("is cut off", _TOKENIZER_FILE, truncated(0.5), "align", "tokenizer_config.json"),
     *(Row(f"{key} is gone", _CONFIG_FILE, gone(key), "transplant", "config.json", True)
       for key in ("model_type", "vocab_size", "num_attention_heads", "hidden_size")),
+    # What ends a target's texts.
+    *(Row(f"eos_token_id is {name}", "donor/generation_config.json", put("eos_token_id", value), "draft",
+          "generation_config.json", True) for name, value in ODD.items()),
     # Sizes that no honest model has.
     *(Row(f"{key} is {_MANY:,}", _CONFIG_FILE, put(key, _MANY), "resize", f"{key} is {_MANY}")
       for key in ("num_hidden_layers", "num_attention_heads", "num_labels")),

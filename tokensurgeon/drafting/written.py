@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers import GenerationConfig
 
+from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.acceptance import Written, read_beliefs
 from tokensurgeon.evaluation.loading import LoadedModel
 
@@ -21,8 +22,18 @@ def encoded(target: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
 
 
 def plainly(target: LoadedModel) -> LoadedModel:
-    """The target, made to write by its probabilities alone, without penalties and what else its settings ask for."""
+    """The target, made to write by its probabilities alone, without penalties and what else its settings ask for.
+
+    Raises:
+        InputError: If what ends its texts is no id.
+    """
     ends = target.model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(i) is int and 0 <= i < 2**31 for i in listed):
+        raise InputError(
+            f"{target.model.name_or_path}/generation_config.json: eos_token_id is {ends!r:.60}, and must be an id or a "
+            "list of ids. Mend it, or fetch the file again"
+        )
     target.model.generation_config = GenerationConfig(
         eos_token_id=ends, pad_token_id=0, temperature=1.0, top_k=0, top_p=1.0
     )
