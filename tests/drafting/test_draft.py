@@ -145,7 +145,7 @@ def test_a_draft_learns_what_its_target_believes(zoo, target, tmp_path, monkeypa
 def test_the_command_makes_a_draft_that_is_verified(zoo, target, text, tmp_path):
     out = tmp_path / "draft"
     words = ["draft", str(zoo["gpt"]), str(target), "--out", str(out), "--text", str(text), "--for", "transformers"]
-    words += ["--prompts", "2", "--prompt-bytes", "64", "--new-tokens", "8", "--minutes", "0.05", "--lora", "2"]
+    words += ["--prompts", "2", "--prompt-bytes", "64", "--new-tokens", "8", "--minutes", "0.01", "--lora", "2"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.stderr
     told = json.loads((out / "tokensurgeon.json").read_text())

@@ -104,7 +104,13 @@ def files(models, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("method", [*MERGEKIT, *OWN])
+QUICK = {"linear", "slerp", "ties", "model_stock", "passthrough", "dam", "fisher", "widen"}
+"""Of every kind one; the others are tried in the slow suite."""
+
+
+@pytest.mark.parametrize(
+    "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in (*MERGEKIT, *OWN)]
+)
 def test_every_method_merges_models_with_different_tokenizers(method, models, recipe, tmp_path, files):
     ours = {
         "dam": {"base_model": None, "parameters": {"coefficients": str(files / "dam.safetensors")}},
