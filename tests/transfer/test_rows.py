@@ -119,6 +119,26 @@ def test_untrained_control_tokens_are_like_rows_that_no_text_has():
     assert untrained_ids(vocabulary, rows[:10]) == frozenset()  # too few to compare with
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-3])
+def test_a_control_token_that_training_moved_a_little_is_trained_where_the_others_are_alike(spread):
+    """As in Qwen2.5-Coder-1.5B: all unused rows are one, and the turn marker has a cosine of 0.78 with it."""
+    reserved = [f"<unused{i}>" for i in range(10)]
+    vocabulary = Vocabulary.from_tokenizer(byte_level(400, specials=("<|im_start|>", "<|im_end|>", *reserved)))
+    start, end = (vocabulary.pieces.index(literal) for literal in ("<|im_start|>", "<|im_end|>"))
+    unused = [*np.flatnonzero(~vocabulary.canonical).tolist(), *map(vocabulary.pieces.index, reserved)]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(len(vocabulary), 64, generator=generator)
+    one = 0.5 * torch.randn(64, generator=generator)
+    for token_id in (*unused, start, end):
+        rows[token_id] = one + spread * torch.randn(64, generator=generator)
+    assert untrained_ids(vocabulary, rows, unused) >= {start, end}
+    rows[start] += 0.3 * torch.randn(64, generator=generator)
+    mean = rows.mean(dim=0)
+    assert torch.cosine_similarity(rows[start] - mean, one - mean, dim=0) > 0.76
+    found = untrained_ids(vocabulary, rows, unused)
+    assert end in found and start not in found
+
+
 def test_dtype_is_the_bases():
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
     half = VocabularyMatrices(base.embedding.bfloat16())

@@ -12,10 +12,13 @@ from tokensurgeon.vocabulary.token import NEVER_PREDICTED
 
 __all__ = ["untrained_ids"]
 
-_ALIKE = 0.75
-"""Centred cosine with the mean of the rows that were never trained. Those have 0.98 and more; Gemma-3-270M's
-``<end_of_turn>`` has 0.98, its ``<start_of_turn>`` 0.88, which is of no use either (``benchmarks/LOG.md``), tokens that
-were trained 0.5 and less."""
+_ALIKE, _NEAR = 0.75, 50.0
+"""Centred cosine with the mean of the rows that were never trained, and distance from it in units of theirs (median).
+Those have 0.98 and more; Gemma-3-270M's ``<end_of_turn>`` has 0.98 and 10 units, its ``<start_of_turn>`` 0.88 and 26,
+which is of no use either (``benchmarks/LOG.md``). Tokens that were trained have a cosine of 0.5 and less, or as
+Qwen2.5-Coder-1.5B's ``<|im_start|>`` 0.78, but are 211 units away."""
+_ROUNDING = 1e-3
+"""Of the norm of such rows, which may be equal to the last bit."""
 _FEWEST = 8
 
 
@@ -42,6 +45,8 @@ def untrained_ids(vocabulary: Vocabulary, embedding: torch.Tensor, placeholders:
     if len(never) < _FEWEST or not asked:
         return frozenset()
     mean = embedding.mean(dim=0, dtype=torch.float32)
-    like = embedding[never].mean(dim=0, dtype=torch.float32) - mean
-    cosine = torch.nn.functional.cosine_similarity(embedding[asked].float() - mean, like[None], dim=1)
-    return frozenset(i for i, c in zip(asked, cosine.tolist(), strict=True) if c > _ALIKE)
+    middle = embedding[never].mean(dim=0, dtype=torch.float32)
+    unit, own = (embedding[never].float() - middle).norm(dim=1).median(), embedding[asked].float()
+    cosine = torch.nn.functional.cosine_similarity(own - mean, middle[None] - mean, dim=1)
+    near = (own - middle).norm(dim=1) <= _NEAR * unit + _ROUNDING * middle.norm()
+    return frozenset(i for i, alike in zip(asked, ((cosine > _ALIKE) & near).tolist(), strict=True) if alike)
