@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -207,17 +208,11 @@ def _refuse(tool: str, made: str, target: str) -> None:
 
 
 def _write(
-    main: LoadedModel,
-    starts: Sequence[list[int]],
-    options: MakeDraftOptions,
-    drawn: int,
-    until: Callable[[], bool] | None = None,
-    *,
-    again: bool = False,
-) -> Iterator[Written]:
+    main: LoadedModel, starts: Sequence[list[int]], options: MakeDraftOptions, drawn: int, *, again: bool = False
+) -> Generator[Written]:
     """The likeliest tokens, or with a number above 0 drawn ones, others for every number."""
     how = options.new_tokens, options.batch
-    return write_texts(main, starts, *how, sample=drawn > 0, seed=options.seed + drawn, until=until, again=again)
+    return write_texts(main, starts, *how, sample=drawn > 0, seed=options.seed + drawn, again=again)
 
 
 def _learnt(
@@ -228,25 +223,25 @@ def _learnt(
     options: MakeDraftOptions,
     progress: Progress | None,
 ) -> tuple[Learnt, int]:
-    """Half of the time for writing, what is left for learning. Every prompt first greedily, then drawn."""
+    """Half of the time for writing, the likeliest tokens and drawn ones by turns, the other half for learning."""
     begun = time.perf_counter()
-    half = 30 * options.minutes
-
-    def until() -> bool:
-        return time.perf_counter() - begun > half
-
-    likeliest = _write(main, starts[: len(starts) // 2], options, 0, until)
-    written = list(_told(likeliest, len(starts), progress))
-    written += _told(_write(main, starts, options, 2, until, again=True), len(starts), progress)
-    left = options.minutes - (time.perf_counter() - begun) / 60
+    written: list[Written] = []
+    ways = _write(main, starts[::2], options, 0), _write(main, starts, options, 2, again=True)
 
     def tell(share: float) -> None:
         if progress is not None:
             progress(Stage.LEARN, int(100 * share), 100)
 
+    while (share := (time.perf_counter() - begun) / (60 * options.minutes)) < 1 / 2 or not written:
+        for texts in ways:
+            written += islice(texts, options.batch)
+        tell(min(share, 1 / 2))
+    for texts in ways:
+        texts.close()
     step = max(2, len(written) // options.batch)
     chosen_by, others = written[::step], [text for i, text in enumerate(written) if i % step]
-    return learn(draft, opened, others, chosen_by, max(left, options.minutes / 4), options, tell), len(others)
+    later = learn(draft, opened, others, chosen_by, options.minutes / 2, options, lambda share: tell((1 + share) / 2))
+    return later, len(others)
 
 
 def _told(texts: Iterable[Written], total: int, progress: Progress | None) -> Iterator[Written]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from transformers import GenerationConfig
@@ -48,9 +48,8 @@ def write_texts(
     *,
     sample: bool,
     seed: int,
-    until: Callable[[], bool] | None = None,
     again: bool = False,
-) -> Iterator[Written]:
+) -> Generator[Written]:
     """Go on from prompts, some at once, and read once more what was written, for what the target believed.
 
     Args:
@@ -60,8 +59,7 @@ def write_texts(
         batch: How many at once.
         sample: Whether tokens are drawn; otherwise the likeliest is taken.
         seed: Of drawing.
-        until: Asked after every batch; True ends it.
-        again: Whether the prompts come again and again until then; otherwise each comes once.
+        again: Whether the prompts come again and again; otherwise each comes once.
     """
     model = target.model
     ends = _ends(model.generation_config.eos_token_id)
@@ -84,8 +82,6 @@ def write_texts(
                 for start, row in zip(some, made[:, width:].tolist(), strict=True):
                     end = next((i + 1 for i, token_id in enumerate(row) if token_id in ends), len(row))
                     yield read_beliefs(target, start + row[:end], len(start))
-                if until is not None and until():
-                    return
             if not again:
                 return
     finally:
