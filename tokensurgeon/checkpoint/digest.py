@@ -6,13 +6,18 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-__all__ = ["file_digest"]
+__all__ = ["file_digest", "file_state"]
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """Size, times and inode: while they stay what they are, so does the file, for all that is kept of it."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, which is not read again in this process while size, times and inode stay what they are."""
-    found = path.stat()
-    return _read_digest(path, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+    return _read_digest(path, *file_state(path))
 
 
 @cache

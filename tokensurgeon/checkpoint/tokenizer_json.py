@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from tokensurgeon.checkpoint.digest import file_state
 from tokensurgeon.checkpoint.limits import LONGEST_TOKENIZER, refuse_charsmap, refuse_long
 from tokensurgeon.checkpoint.text import refuse_lfs_pointer
 from tokensurgeon.errors import InputError, gave_up
@@ -38,8 +39,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         InputError: If tokenizers cannot read it, an id is too high, or a step makes too much of a text.
     """
     refuse_long(path, LONGEST_TOKENIZER)
-    found = path.stat()
-    return _loaded(path, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+    return _loaded(path, *file_state(path))
 
 
 @lru_cache(maxsize=3)

@@ -15,8 +15,8 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.drafting.options import MakeDraftOptions
 from tokensurgeon.evaluation.acceptance import Agreement, Written, agree
 from tokensurgeon.evaluation.loading import LoadedModel
-from tokensurgeon.healing.lora import add_lora
-from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
+from tokensurgeon.healing.lora import add_lora, updates_of
+from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups, put_in_front
 from tokensurgeon.verification.running import DEAD_MASS_LIMIT
 
 __all__ = ["Learnt", "divergence", "learn"]
@@ -82,12 +82,7 @@ def learn(
     trained = TrainedRows.of(model, ids.to(model.device))
     names = add_lora(model, options.lora, opened) if options.lora else {}
     put_in_front(model, trained)
-    own = [t.rows for t in trained.values()]
-    body = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in own)]
-    groups: list[dict[str, Any]] = [
-        {"params": [rows], "lr": options.learning_rate * float(rows.detach().square().mean().sqrt())} for rows in own
-    ]
-    groups += [{"params": body, "lr": options.lora_learning_rate}] if body else []
+    groups = parameter_groups(model, trained, options.learning_rate, options.lora_learning_rate)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     rates = [float(group["lr"]) for group in groups]
 
@@ -121,10 +116,7 @@ def learn(
         for parameter, value in zip(parameters, state, strict=True):
             parameter.copy_(value)
     learnt.rows = {name: t.rows.detach().cpu() for name, t in trained.items()}
-    learnt.body = {
-        stored: model.get_submodule(module).get_delta_weight("default").detach().cpu()
-        for module, stored in names.items()
-    }
+    learnt.body = updates_of(model, names)
     return learnt
 
 

@@ -23,8 +23,9 @@ from tokensurgeon.drafting.write import write_draft
 from tokensurgeon.drafting.written import encoded, plainly, write_texts
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predict, time_tokens
+from tokensurgeon.evaluation.drafts import pieces_in_turn
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
-from tokensurgeon.evaluation.texts import Text, cut_bytes, open_texts, python_text
+from tokensurgeon.evaluation.texts import Text, open_texts, python_text
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.readiness import TOOLS, check
 from tokensurgeon.surgery.options import TransplantOptions
@@ -158,14 +159,7 @@ def _prompts(options: MakeDraftOptions) -> list[str]:
     texts = list(open_texts([Path(name).expanduser() for name in options.text]).values())
     if options.minutes and not options.text:
         texts = [Text.of(python_text(_PYTHON_BYTES, part)) for part in range(4)]
-    wanted = _MANY if options.minutes else options.prompts
-    pieces = [cut_bytes(text, options.prompt_bytes) for text in texts]
-    found: list[str] = []
-    while pieces and len(found) < wanted:
-        heads = [(piece, next(piece, None)) for piece in pieces]
-        pieces = [piece for piece, head in heads if head is not None]
-        found += [head for _, head in heads if head is not None]
-    return found[:wanted]
+    return list(islice(pieces_in_turn(texts, options.prompt_bytes), _MANY if options.minutes else options.prompts))
 
 
 def _refuse_few(n: int, options: MakeDraftOptions) -> None:

@@ -24,7 +24,7 @@ from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.texts import cut_bytes, open_texts
 from tokensurgeon.progress import Progress, Stage
 
-__all__ = ["MODES", "DraftOptions", "DraftScore", "bench_drafts", "generate_with", "take_prompts"]
+__all__ = ["MODES", "DraftOptions", "DraftScore", "bench_drafts", "generate_with", "pieces_in_turn", "take_prompts"]
 
 MODES = ("greedy", "sampling")
 NO_DRAFT = "no draft"
@@ -163,14 +163,22 @@ def _refuse_other_ids(draft: str, target: str, own: LoadedModel, main: LoadedMod
 
 def take_prompts(texts: Sequence[Iterable[str]], options: DraftOptions) -> list[str]:
     """Pieces of the texts, each of which comes in parts; as many from each, from their beginnings."""
-    pieces = [list(islice(cut_bytes(text, options.prompt_bytes), options.prompts)) for text in texts]
-    turns = [piece for turn in range(options.prompts) for of in pieces for piece in of[turn : turn + 1]]
+    turns = list(islice(pieces_in_turn(texts, options.prompt_bytes), options.prompts))
     if len(turns) < options.prompts:
         raise InputError(
             f"the text has {len(turns)} pieces of {options.prompt_bytes} bytes for {options.prompts} prompts. "
             "Give more text, or fewer --prompts"
         )
-    return turns[: options.prompts]
+    return turns
+
+
+def pieces_in_turn(texts: Iterable[Iterable[str]], size: int) -> Iterator[str]:
+    """Pieces of ``size`` bytes of texts, each of which comes in parts: the first of each, then the second of each."""
+    pieces = [cut_bytes(text, size) for text in texts]
+    while pieces:
+        heads = [(piece, next(piece, None)) for piece in pieces]
+        pieces = [piece for piece, head in heads if head is not None]
+        yield from (head for _, head in heads if head is not None)
 
 
 def generate_with(

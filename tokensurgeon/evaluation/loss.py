@@ -69,6 +69,11 @@ class Unit:
     forced: tuple[float, ...]
     transplant: tuple[float, ...]
 
+    @property
+    def loss(self) -> float:
+        """Nats that the transplant needs more than the base."""
+        return sum(self.transplant) - self.base
+
 
 def score_ids(
     model: Any, prefix: int | None, ids: Sequence[int], watched: torch.Tensor | None = None
@@ -184,7 +189,7 @@ def describe_loss(
         for token, one, other in zip(unit.donor, unit.forced, unit.transplant, strict=True):
             rows[new(token)] += other - one
     split = [unit for unit in units if unit.kind == "split"]
-    deviation = _deviation([sum(u.transplant) - u.base for u in units])
+    deviation = _deviation([unit.loss for unit in units])
     inside = [nats for unit in split for nats in unit.transplant[1:]]
     return {
         "bytes": n_bytes,
@@ -197,7 +202,7 @@ def describe_loss(
         "units": {
             kind: {
                 "count": sum(unit.kind == kind for unit in units),
-                "loss": sum(sum(u.transplant) - u.base for u in units if u.kind == kind) * bits,
+                "loss": sum(unit.loss for unit in units if unit.kind == kind) * bits,
             }
             for kind in ("whole", "split", "joined", "mixed")
         },
@@ -215,7 +220,7 @@ def _costliest(units: Sequence[Unit], bits: float, describe: Callable[[int], str
     """Units by what all of them with the same tokens lose."""
     lost: dict[tuple[int, ...], list[float]] = {}
     for unit in units:
-        lost.setdefault(unit.donor, []).append(sum(unit.transplant) - unit.base)
+        lost.setdefault(unit.donor, []).append(unit.loss)
     order = sorted(lost, key=lambda tokens: (-sum(lost[tokens]), tokens))
     return [
         {

@@ -17,7 +17,7 @@ from tokensurgeon.healing.batches import Piece, collate, in_passes, nth_piece
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState
-from tokensurgeon.healing.trained_rows import TrainedRows
+from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups
 
 __all__ = ["HealProgress", "HealReport", "Loop"]
 
@@ -93,14 +93,8 @@ class Loop:
         """
         self.accelerator, self.options, self.student, self.teacher = accelerator, options, student, teacher
         self.scored = scored
-        groups: list[dict[str, Any]] = [
-            {"params": [t.rows], "lr": options.learning_rate * float(t.rows.detach().square().mean().sqrt())}
-            for t in trained.values()
-            if t.rows.requires_grad
-        ]
         own = [t.rows for t in trained.values()]
-        body = [p for p in student.model.parameters() if p.requires_grad and all(p is not q for q in own)]
-        groups += [{"params": body, "lr": options.lora_learning_rate}] if body else []
+        groups = parameter_groups(student.model, trained, options.learning_rate, options.lora_learning_rate)
         self.rates = [float(group["lr"]) for group in groups]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
         self.module, self.optimizer = accelerator.prepare(_Student(student.model), optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 
-__all__ = ["add_lora"]
+__all__ = ["add_lora", "updates_of"]
 
 
 def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
@@ -73,6 +74,19 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return found
+
+
+def updates_of(model: Any, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """What the updates add to each weight, by its name in the files.
+
+    Args:
+        model: With updates.
+        names: As `add_lora` gave them.
+    """
+    return {
+        stored: model.get_submodule(module).get_delta_weight("default").detach().cpu()
+        for module, stored in names.items()
+    }
 
 
 def _before(opened: OpenModel) -> tuple[int, frozenset[str]]:

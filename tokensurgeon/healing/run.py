@@ -20,7 +20,7 @@ from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
-from tokensurgeon.healing.lora import add_lora
+from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
@@ -128,10 +128,7 @@ def _trained(
     state = SavedState(target, key_of(settings, asdict(WEIGHTS), _digest(train), ids.tolist(), *identities))
     classes = numbered(*first_shared(left.vocabulary, right.vocabulary, plan))
     loop.train(pieces, classes, WEIGHTS, state, progress)
-    body = {
-        stored: student.model.get_submodule(module).get_delta_weight("default").detach().cpu()
-        for module, stored in (names if accelerator.is_main_process else {}).items()
-    }
+    body = updates_of(student.model, names) if accelerator.is_main_process else {}
     rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
     return Healed(right, left, ids, rows_now, body, options, loop.report, held_out), state
 

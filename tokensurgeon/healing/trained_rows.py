@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["AskedHead", "TrainedEmbedding", "TrainedHead", "TrainedRows", "put_in_front"]
+__all__ = ["AskedHead", "TrainedEmbedding", "TrainedHead", "TrainedRows", "parameter_groups", "put_in_front"]
 
 
 class TrainedRows(nn.Module):
@@ -122,3 +123,24 @@ def put_in_front(model: Any, trained: dict[str, TrainedRows]) -> None:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     model.set_input_embeddings(TrainedEmbedding(embedding, trained["embedding"]))
     model.set_output_embeddings(TrainedHead(head, trained.get("head", trained["embedding"])))
+
+
+def parameter_groups(
+    model: Any, trained: Mapping[str, TrainedRows], learning_rate: float, others: float
+) -> list[dict[str, Any]]:
+    """What an optimizer is to train, with learning rates: rows that require gradients, and all else that does.
+
+    Args:
+        model: With trained rows in front.
+        trained: The rows.
+        learning_rate: Of rows, in units of their root mean square per coordinate.
+        others: Of everything else.
+    """
+    own = [t.rows for t in trained.values()]
+    groups: list[dict[str, Any]] = [
+        {"params": [rows], "lr": learning_rate * float(rows.detach().square().mean().sqrt())}
+        for rows in own
+        if rows.requires_grad
+    ]
+    body = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in own)]
+    return groups + ([{"params": body, "lr": others}] if body else [])

@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.errors import InputError
 from tokensurgeon.verification.audit import audit_checks
 from tokensurgeon.verification.digests import digest_checks
 from tokensurgeon.verification.evidence import Evidence
 from tokensurgeon.verification.fitting import fitting_checks
-from tokensurgeon.verification.merged import is_merge, merge_checks
+from tokensurgeon.verification.merged import merge_checks
 from tokensurgeon.verification.origin import identity_checks, plan_checks
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.settings import own_tokenizer_checks, settings_checks
@@ -58,10 +59,11 @@ def verify(
         []
     """
     if base is None:
-        if is_merge(out):
+        manifest = Manifest.read(out)
+        if manifest is not None and "merge" in manifest.content:
             if donor is not None:
                 raise InputError(f"{out} is a merge, which is checked by itself. Leave out its donor (--donor)")
-            return merge_checks(out, unrun)
+            return merge_checks(out, manifest, unrun)
         raise InputError(f"{out} is no merge, so it is compared with its base. Give that (--base)")
     evidence = Evidence.open(out, base, donor)
     checks = list(_beside(evidence))
