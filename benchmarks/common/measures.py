@@ -36,17 +36,18 @@ def measure(
 
     Args:
         directory: The model.
-        settings: ``bytes`` of each corpus (0 for none), and ``items`` of each task, if any.
+        settings: ``bytes`` of each corpus (0 for none), ``items`` of each task, if any, and ``dtype``, if all is to be
+            measured in another precision than the model's own.
         rows: Provenance of every row, to split the loss by gold token and to watch dead ids: our own alignment of
             the pair, for peers' models too.
         through: A donor's tokenizer that loses something (case, newlines). All sides of its pair are scored on what
             it leaves of the texts, and on no tasks.
     """
-    loaded = load_model(directory)
+    loaded = _load(directory, settings)
     result: dict[str, Any] = {"texts": _texts(loaded, loaded.encode, settings["bytes"], rows, through)}
     if through is not None or not settings["items"]:
         return result
-    for task in COMPLETIONS:
+    for task in (task for task in COMPLETIONS if task in settings["items"]):
         found = completed(loaded, task, settings["items"][task])
         result[task] = [int(score.greedy) for score in found]
         result[f"{task}_bits"] = [[score.nats / math.log(2), score.n_bytes] for score in found]
@@ -54,6 +55,13 @@ def measure(
     for task in CHOICES:
         result[task] = answers(loaded, task, settings["items"][task])
     return result
+
+
+def _load(directory: Path, settings: dict[str, Any]) -> LoadedModel:
+    loaded = load_model(directory)
+    if "dtype" in settings:
+        loaded.model.to(getattr(torch, settings["dtype"]))
+    return loaded
 
 
 def completed(loaded: LoadedModel, task: str, n: int) -> list[Continuation]:
@@ -85,7 +93,7 @@ def measure_forced(base: Path, donor: Path, settings: dict[str, Any], through: T
     Each donor token becomes the equal base token, or the base's pieces where there is none. It is a reference for
     what rows can do, and no limit: one good row may do better than the pieces that it stands for.
     """
-    loaded, left, right = load_model(base), OpenModel.open(str(base), "all"), OpenModel.open(str(donor), "none")
+    loaded, left, right = _load(base, settings), OpenModel.open(str(base), "all"), OpenModel.open(str(donor), "none")
     ids = base_pieces(left.vocabulary, right.vocabulary, range(len(right.vocabulary)), len(left.vocabulary))
     known = left.vocabulary.text_ids()
     for token_id, key in enumerate(right.vocabulary.keys):

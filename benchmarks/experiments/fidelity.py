@@ -50,10 +50,10 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
     for name in only or experiment["pairs"]:
         pair = experiment["pairs"][name]
         sides = {side: experiment["sides"][side] for side in pair["sides"]}
-        settings = {"measures": experiment["measures"], "sides": sides, "mergekit": peer_version()}
+        settings = {"measures": measures_of(experiment, pair), "sides": sides, "mergekit": peer_version()}
         result = provenance(path.stem) | {"settings": settings, "title": pair["title"], "pair": bench.pair(pair)}
         (results / f"{path.stem}_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        if experiment["measures"]["items"]:
+        if experiment.get("page"):
             write_page(all_results(path, results), results / f"{path.stem}.html")
 
 
@@ -61,6 +61,11 @@ def all_results(path: Path, results: Path = RESULTS) -> list[dict[str, Any]]:
     """The results of an experiment file that are there, in its order."""
     files = [results / f"{path.stem}_{name}.json" for name in tomllib.loads(path.read_text())["pairs"]]
     return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def measures_of(experiment: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
+    """What is measured on a pair: the experiment's measures, with its own in their place."""
+    return {**experiment["measures"], **pair.get("measures", {})}
 
 
 class Bench:
@@ -73,13 +78,13 @@ class Bench:
     def pair(self, pair: dict[str, Any]) -> dict[str, Any]:
         """All sides of one pair, as figures with intervals."""
         base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
-        settings = self.experiment["measures"]
+        settings = measures_of(self.experiment, pair)
         _, right, aligned, _ = align_models(str(base), str(donor))
         rows, through = Manifest({}, aligned.plan), lossy(right.vocabulary)
         seen = (digest(donor),) if through else ()
-        untouched = self._scores((digest(base), *seen), lambda: measure(base, settings, None, through))
+        untouched = self._scores((digest(base), *seen), settings, lambda: measure(base, settings, None, through))
         cut_by = (digest(base), digest(donor), *map(source, _ALIGNED_BY))
-        forced = self._scores(("forced", *cut_by), lambda: measure_forced(base, donor, settings, through))
+        forced = self._scores(("forced", *cut_by), settings, lambda: measure_forced(base, donor, settings, through))
         entry: dict[str, Any] = {
             "lossy": through is not None,
             "untouched": figures(untouched, untouched, None),
@@ -92,23 +97,29 @@ class Bench:
             def score(out: Path) -> dict[str, Any]:
                 return measure(out, settings, rows, through)
 
-            made, scores = self._side(side, base, donor, (provenance_of_rows, *seen), score)
+            made, scores = self._side(side, (base, donor), (provenance_of_rows, *seen), settings, score)
             entry["sides"][side] = {**made, **(figures(scores, untouched, forced) if scores else {})}
             loss = f"+{entry['sides'][side]['loss']['mean']:.4f}, {made['wall_s']} s" if scores else made["failed"]
             print(f"{pair['title']}, {side}: {loss}", flush=True)
         return entry
 
     def _side(
-        self, side: str, base: Path, donor: Path, seen: tuple[str, ...], score: Callable[[Path], dict[str, Any]]
+        self,
+        side: str,
+        pair: tuple[Path, Path],
+        seen: tuple[str, ...],
+        settings: dict[str, Any],
+        score: Callable[[Path], dict[str, Any]],
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Time, memory and held-out score of a transplant, and the scores of what it made; or why a peer failed."""
+        """Time, memory and figures of a transplant, and the scores of what it made; or why a peer failed."""
+        base, donor = pair
         options, peer = self.experiment["sides"][side], side.startswith("mergekit")
         maker = peer_version() if peer else own_source()
         made_as = key("transplant", options, digest(base), digest(donor), maker)
         made = self.cached.read(made_as)
         if made is not None and "failed" in made:
             return made, None
-        if made is not None and (scores := self.cached.read(self._score_key((made["model"], *seen)))) is not None:
+        if made is not None and (scores := self.cached.read(_score_key((made["model"], *seen), settings))) is not None:
             return made, scores
         with tempfile.TemporaryDirectory(prefix="tokensurgeon-fidelity-") as work:
             out, text = Path(work) / "out", Path(work) / "python.txt"
@@ -126,19 +137,16 @@ class Bench:
                 return made, None
             own = Manifest.read(out)
             again = {**run, "held_out": own.content["held_out"] if own else None, "model": digest(out)}
-            if own and own.content.get("choice"):
-                again["choice"] = own.content["choice"]
+            again |= {name: own.content[name] for name in ("choice", "loss", "stages") if own and own.content.get(name)}
             if made is None or made["model"] != again["model"]:
                 made = again
                 self.cached.write(made_as, made)
-            return made, self._scores((made["model"], *seen), lambda: score(out))
+            return made, self._scores((made["model"], *seen), settings, lambda: score(out))
 
-    def _scores(self, model: tuple[str, ...], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        return self.cached.once(self._score_key(model), run)
-
-    def _score_key(self, model: tuple[str, ...]) -> str:
-        used = (versions(), _texts_digest(), *map(source, _SCORED_BY))
-        return key("scores", model, self.experiment["measures"], *used)
+    def _scores(
+        self, model: tuple[str, ...], settings: dict[str, Any], run: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        return self.cached.once(_score_key(model, settings), run)
 
 
 def figures(scores: dict[str, Any], untouched: dict[str, Any], forced: dict[str, Any] | None) -> dict[str, Any]:
@@ -172,6 +180,10 @@ def peer_version() -> str:
     return subprocess.run(
         [".venv-peers/bin/python", "-c", ask], stdout=subprocess.PIPE, check=True, text=True
     ).stdout.strip()
+
+
+def _score_key(model: tuple[str, ...], settings: dict[str, Any]) -> str:
+    return key("scores", model, settings, versions(), _texts_digest(), *map(source, _SCORED_BY))
 
 
 @cache
