@@ -86,10 +86,12 @@ def test_a_second_run_reads_the_cache(tmp_path):
     bench = fidelity.Bench({"measures": SETTINGS}, tmp_path)
     runs = []
     for model in ("a", "a", "b"):
-        assert bench._scores((model,), lambda model=model: runs.append(model) or {"texts": {}}) == {"texts": {}}
+        assert bench._scores((model,), SETTINGS, lambda model=model: runs.append(model) or {"texts": {}})
     assert runs == ["a", "b"]
-    other = fidelity.Bench({"measures": SETTINGS | {"bytes": 5000}}, tmp_path)
-    other._scores(("a",), lambda: runs.append("again") or {})
+    pair = {"measures": {"bytes": 5000}}
+    settings = fidelity.measures_of({"measures": SETTINGS}, pair)
+    assert settings == SETTINGS | {"bytes": 5000}
+    bench._scores(("a",), settings, lambda: runs.append("again") or {})
     assert runs == ["a", "b", "again"] and not list(tmp_path.glob("*.partial"))
 
 
