@@ -11,14 +11,18 @@ from tiny import TEXT, llama, save
 from typer.testing import CliRunner
 
 from tokensurgeon import InputError, MakeDraftOptions, bench_drafts, make_draft, verify
+from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.cli.app import app
 from tokensurgeon.drafting.learn import _better, divergence, learn
 from tokensurgeon.drafting.make import _prompts
+from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.drafting.written import encoded, plainly, write_texts
 from tokensurgeon.evaluation.acceptance import Agreement, agree, predict, read_beliefs, time_tokens, tokens_per_pass
 from tokensurgeon.evaluation.drafts import DraftOptions
 from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.healing.resume import SavedState
+from tokensurgeon.progress import Stage
 
 NONE = torch.zeros(0, dtype=torch.int64)
 QUICK = {"prompts": 3, "prompt_bytes": 64, "new_tokens": 12, "batch": 2, "draft_tokens": 3}
@@ -69,7 +73,7 @@ def test_the_best_length_goes_by_times_and_agreement():
 def test_a_target_agrees_with_itself_and_beliefs_are_its_probabilities(target):
     loaded = plainly(load_model(target))
     starts = encoded(loaded, ["The first thing", "And another one, which is longer than that", ""])
-    written = list(write_texts(loaded, starts, 9, 2, sample=False, seed=0))
+    written = write_texts(loaded, starts, 9, sample=False, seed=0)
     assert len(written) == len(starts)
     for start, text in zip(starts, written, strict=True):
         assert text.ids[: text.start] == start
@@ -98,7 +102,7 @@ def test_acceptance_is_that_of_assisted_generation(target, spm, text, tmp_path):
     main = plainly(load_model(target))
     main.model.generation_config.eos_token_id = None
     pieces = [TEXT.encode()[i : i + 64].decode() for i in range(0, 192, 64)]
-    written = list(write_texts(main, encoded(main, pieces), 20, 2, sample=False, seed=0))
+    written = write_texts(main, encoded(main, pieces), 20, sample=False, seed=0)
     matches = agree(load_model(tmp_path / "draft"), written).matches
     assert 0.1 < sum(map(sum, matches)) / 60 < 0.95
     assert tokens_per_pass(matches, 3) == pytest.approx(
@@ -109,7 +113,7 @@ def test_acceptance_is_that_of_assisted_generation(target, spm, text, tmp_path):
 def test_the_divergence_is_the_one_over_the_whole_vocabulary(target):
     main, other = plainly(load_model(target)), load_model(target)
     other.model.get_output_embeddings().weight.data.mul_(0.7)
-    (text,) = write_texts(main, encoded(main, ["Some words"]), 8, 1, sample=False, seed=0)
+    (text,) = write_texts(main, encoded(main, ["Some words"]), 8, sample=False, seed=0)
     whole = read_beliefs(main, text.ids, text.start, 10**6)
     p, q = (
         loaded.model(input_ids=torch.tensor([text.ids])).logits[0, text.start - 1 : -1].log_softmax(-1)
@@ -130,7 +134,7 @@ def test_a_draft_learns_what_its_target_believes(zoo, target, tmp_path, monkeypa
     made = make_draft(str(zoo["gpt"]), str(target), tmp_path / "plain", MakeDraftOptions(**QUICK))
     opened, draft, main = OpenModel.open(str(made.out)), load_model(made.out), plainly(load_model(target))
     starts = encoded(main, [TEXT[i : i + 40] for i in range(0, 480, 40)])
-    written = list(write_texts(main, starts, 12, 4, sample=True, seed=0))
+    written = write_texts(main, starts, 12, sample=True, seed=0)
     now = itertools.count()
     monkeypatch.setattr("tokensurgeon.drafting.learn.time.perf_counter", lambda: next(now))
     options = MakeDraftOptions(**QUICK | {"learning_rate": 0.05, "lora_learning_rate": 0.02, "lora": 4})
@@ -206,7 +210,7 @@ def test_probability_on_ids_that_nobody_reads_is_no_gain():
 
 def test_the_divergence_counts_what_silenced_ids_take(target):
     loaded = plainly(load_model(target))
-    (text,) = write_texts(loaded, encoded(loaded, ["Some words"]), 8, 1, sample=False, seed=0)
+    (text,) = write_texts(loaded, encoded(loaded, ["Some words"]), 8, sample=False, seed=0)
     silenced = torch.tensor([i for i in range(5) if i not in text.likely.flatten().tolist()])
     assert len(silenced)
     assert float(divergence(loaded.model, text, silenced)) > float(divergence(loaded.model, text, NONE)) + 1e-4
@@ -239,18 +243,87 @@ def test_a_target_that_asks_for_penalties_writes_by_its_probabilities(target):
     loaded = load_model(target)
     loaded.model.generation_config.repetition_penalty = 1.9
     loaded.model.generation_config.no_repeat_ngram_size = 1
-    (text,) = write_texts(plainly(loaded), encoded(loaded, ["Some words"]), 12, 1, sample=False, seed=0)
+    (text,) = write_texts(plainly(loaded), encoded(loaded, ["Some words"]), 12, sample=False, seed=0)
     assert text.likely[:, 0].tolist() == text.ids[text.start :]
 
 
-def test_drawn_texts_come_again_and_differ(target):
+def test_drawn_texts_differ_by_seed_and_leave_the_generator_alone(target):
     loaded = plainly(load_model(target))
-    starts = encoded(loaded, ["Some words", "Other words", "And a third"])
-    again = list(itertools.islice(write_texts(loaded, starts, 6, 2, sample=True, seed=1, again=True), 8))
-    assert again[0].ids[: again[0].start] == again[3].ids[: again[3].start] and again[0].ids != again[3].ids
-    state = torch.random.get_rng_state()
-    assert len(list(write_texts(loaded, starts, 6, 2, sample=True, seed=1))) == 3
+    starts, state = encoded(loaded, ["Some words", "Other words", "And a third"]), torch.random.get_rng_state()
+    one, same, other = (write_texts(loaded, starts, 6, sample=True, seed=seed) for seed in (1, 1, 2))
+    assert [text.ids for text in one] == [text.ids for text in same] != [text.ids for text in other]
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_what_the_target_believes_on_the_way_through_a_prompt(target):
+    loaded = plainly(load_model(target))
+    starts = encoded(loaded, ["Some words", "Other words that are more"])
+    after, whole = (
+        write_texts(loaded, starts, 6, sample=False, seed=0, prompts_too=wanted) for wanted in (False, True)
+    )
+    for start, one, other in zip(starts, after, whole, strict=True):
+        assert one.ids == other.ids and other.start == 1 and len(other.likely) == len(other.ids) - 1
+        torch.testing.assert_close(other.probability[len(start) - 1 :], one.probability)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on(zoo, target, text, tmp_path, monkeypatch):
+    """Broken once while the target writes, and once while the draft learns: nothing is written or learnt twice."""
+    clock, told, seeds = itertools.count(), itertools.count(1), []
+    monkeypatch.setattr("tokensurgeon.drafting.state.time.perf_counter", lambda: next(clock))  # seconds go by fast
+    monkeypatch.setattr("tokensurgeon.drafting.state._SAVE_S", 0.0)
+    monkeypatch.setattr("tokensurgeon.drafting.make.time_tokens", lambda *_: None)
+
+    def write(*words, seed, **more):
+        seeds.append((str(words[1]), more["sample"], seed))
+        return write_texts(*words, seed=seed, **more)
+
+    monkeypatch.setattr("tokensurgeon.drafting.make.write_texts", write)
+
+    def tell(stage, *_):
+        if stage == Stage.LEARN and next(told) in (3, 14):
+            raise KeyboardInterrupt
+
+    options, out = MakeDraftOptions(**QUICK, minutes=1.0, text=(str(text),), lora=2), tmp_path / "draft"
+    found = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            make_draft(str(zoo["gpt"]), str(target), out, options, progress=tell)
+        (saved,) = (tmp_path / ".draft.drafting").iterdir()
+        found.append(torch.load(saved, weights_only=True))
+        assert not out.exists()
+    make_draft(str(zoo["gpt"]), str(target), out, options, progress=tell)
+    assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "draft"}
+    assert len(seeds) == len(set(seeds))
+    assert found[0]["training"] is None and 0 < found[1]["training"]["steps"] < 20
+    run = Manifest.read(out).content["draft"]
+    assert run["learnt_from"] in (0, len(found[1]["texts"]["learn"]))
+    first = DraftState(SavedState(tmp_path / "other", "key", "drafting"))
+    assert first.texts == {} and first.seconds == 0
+
+
+def test_a_training_that_is_interrupted_goes_on_where_it_was(zoo, target, tmp_path):
+    made = make_draft(str(zoo["gpt"]), str(target), tmp_path / "plain", MakeDraftOptions(**QUICK)).out
+    opened, main = OpenModel.open(str(made)), plainly(load_model(target))
+    written = write_texts(main, encoded(main, [TEXT[i : i + 40] for i in range(0, 320, 40)]), 12, sample=True, seed=0)
+    options = MakeDraftOptions(**QUICK, lora=2)
+    saved = SavedState(tmp_path / "draft", "key", "drafting")
+
+    def stop(_share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(load_model(made), opened, written[2:], written[:2], 1.0, options, DraftState(saved), stop)
+    again = DraftState(saved)
+    before = again.training
+    assert before["steps"] == 1 and len(before["curve"]) == 1
+    with pytest.raises(KeyboardInterrupt):
+        learn(load_model(made), opened, written[2:], written[:2], 1.0, options, again, stop)
+    after = DraftState(saved).training
+    assert after["steps"] == 2 and after["seconds"] > before["seconds"] and len(after["curve"]) == 1
+    assert float(after["optimizer"]["state"][0]["step"]) == 2
+    changed = [bool((a != b).any()) for a, b in zip(after["parameters"], before["parameters"], strict=True)]
+    assert any(changed)
 
 
 def test_all_of_a_text_is_there_to_learn_from(text):

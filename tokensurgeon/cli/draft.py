@@ -52,10 +52,13 @@ def command(
     """Make SMALL a draft model for TARGET, and predict what it gains.
 
     SMALL gets TARGET's tokenizer. With --minutes, TARGET writes texts for half of the time, and the draft learns from
-    them what TARGET believes at every position. Then TARGET writes other texts, and what the draft agrees to, with the
-    times of both models, gives the best number of drafted tokens and the speed-up in transformers on this device.
+    them what TARGET believes at every position; what is interrupted goes on where it was. Then TARGET writes other
+    texts, and what the draft agrees to, with the times of both models, gives the best number of drafted tokens and the
+    speed-up in transformers on this device.
     """
-    with guarded(debug=debug, quiet=quiet or json_out):
+    with guarded(
+        debug=debug, quiet=quiet or json_out, interrupted="the same command goes on from the last saved state"
+    ):
         from tokensurgeon.drafting import MakeDraftOptions, make_draft
         from tokensurgeon.gguf import export_gguf
         from tokensurgeon.gguf.quantise import export_quantised

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.drafting.options import MakeDraftOptions
+from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.evaluation.acceptance import Agreement, Written, agree
 from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.healing.batches import nth_piece
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups, put_in_front
 from tokensurgeon.verification.running import DEAD_MASS_LIMIT
@@ -50,12 +51,13 @@ def learn(
     held_out: Sequence[Written],
     minutes: float,
     options: MakeDraftOptions,
+    state: DraftState | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> Learnt:
     """Train rows and low-rank updates for some minutes, and give the best state by acceptance on held-out texts.
 
     The loss is the divergence of the draft's next-token distribution from the target's, as far as that was kept, at all
-    positions that the target wrote (arXiv 2310.08461).
+    positions whose beliefs were (arXiv 2310.08461).
 
     Args:
         draft: Is changed.
@@ -64,6 +66,7 @@ def learn(
         held_out: Texts to choose the state by.
         minutes: How long.
         options: See `MakeDraftOptions`.
+        state: Where to save, and what to go on from.
         tell: Called with the share done after every update.
 
     Raises:
@@ -84,40 +87,108 @@ def learn(
     put_in_front(model, trained)
     groups = parameter_groups(model, trained, options.learning_rate, options.lora_learning_rate)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+    parameters = [p for group in groups for p in group["params"]]
     rates = [float(group["lr"]) for group in groups]
 
-    learnt, begun, steps = Learnt(ids), time.perf_counter(), 0
-    parameters = [p for group in groups for p in group["params"]]
-    best = _evaluated(learnt, draft, held_out, silenced, begun, steps)
-    state = [p.detach().clone() for p in parameters]
-    order = np.random.default_rng(options.seed)
-    queue: list[int] = []
-    while (share := (time.perf_counter() - begun) / (60 * minutes)) < 1:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * min(1.0, 20 * share + 0.05) * (1 - share)
-        if len(queue) < options.batch:
-            queue += order.permutation(len(written)).tolist()
-        some, queue = queue[: options.batch], queue[options.batch :]
-        for number in some:  # one at a time: logits are large, and lengths differ
-            (divergence(model, written[number], silenced) / len(some)).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        steps += 1
-        if share * _EVALUATIONS >= len(learnt.curve):
-            now = _evaluated(learnt, draft, held_out, silenced, begun, steps)
-            if _better(now, best):
-                best, state, learnt.steps = now, [p.detach().clone() for p in parameters], steps
-        if tell is not None:
-            tell(share)
-    if learnt.curve[-1]["step"] != steps and _better(_evaluated(learnt, draft, held_out, silenced, begun, steps), best):
-        state, learnt.steps = [p.detach().clone() for p in parameters], steps
+    training = _Training.begun(parameters, optimizer, state)
+    learnt = Learnt(ids, curve=training.curve)
+    begun = time.perf_counter() - training.seconds
+
+    def evaluate() -> None:
+        found = agree(draft, held_out, silenced)
+        if training.best is None or _better(found, training.best):
+            training.best, training.kept = found, training.steps
+            training.state = [p.detach().clone() for p in parameters]
+        minutes_so_far = round((time.perf_counter() - begun) / 60, 3)
+        told = {"greedy": found.greedy, "overlap": found.overlap, "dead": found.dead}
+        training.curve.append({"step": training.steps, "minutes": minutes_so_far, **told})
+
+    if training.best is None:
+        evaluate()
+    try:
+        while (share := (time.perf_counter() - begun) / (60 * minutes)) < 1:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * min(1.0, 20 * share + 0.05) * (1 - share)
+            for place in range(training.steps * options.batch, (training.steps + 1) * options.batch):
+                text = written[nth_piece(len(written), place, options.seed)]  # one at a time: logits are large
+                loss = divergence(model, text, silenced) / options.batch
+                loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            training.steps += 1
+            if share * _EVALUATIONS >= len(training.curve):
+                evaluate()
+            if tell is not None:
+                tell(share)
+            training.seconds = time.perf_counter() - begun
+            training.save(parameters, optimizer, state)
+    finally:
+        training.seconds = time.perf_counter() - begun
+        training.save(parameters, optimizer, state, now=True)
+    if training.curve[-1]["step"] != training.steps:
+        evaluate()
     with torch.no_grad():
-        for parameter, value in zip(parameters, state, strict=True):
+        for parameter, value in zip(parameters, training.state, strict=True):
             parameter.copy_(value)
+    learnt.steps = training.kept
     learnt.rows = {name: t.rows.detach().cpu() for name, t in trained.items()}
     learnt.body = updates_of(model, names)
     return learnt
+
+
+@dataclass(slots=True)
+class _Training:
+    """How far it got.
+
+    Attributes:
+        steps: Updates made.
+        kept: Of the best state.
+        seconds: Spent.
+        curve: See `Learnt`.
+        best: What the best state does; None before the first evaluation.
+        state: Its parameters.
+    """
+
+    steps: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best: Agreement | None = None
+    state: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def begun(
+        cls, parameters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer, state: DraftState | None
+    ) -> _Training:
+        """Go on from what was saved, or begin."""
+        saved = state.training if state is not None else None
+        if saved is None:
+            return cls()
+        with torch.no_grad():
+            for parameter, value in zip(parameters, saved["parameters"], strict=True):
+                parameter.copy_(value)
+        optimizer.load_state_dict(saved["optimizer"])
+        best = Agreement([], *saved["best"])
+        return cls(saved["steps"], saved["kept"], saved["seconds"], saved["curve"], best, saved["state"])
+
+    def save(
+        self,
+        parameters: Sequence[torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        state: DraftState | None,
+        *,
+        now: bool = False,
+    ) -> None:
+        """Keep it, if there is anything to keep it in."""
+        if state is None or self.best is None:
+            return
+        state.training = {
+            "steps": self.steps, "kept": self.kept, "seconds": self.seconds, "curve": self.curve,
+            "best": [self.best.overlap, self.best.dead], "state": self.state,
+            "parameters": [p.detach() for p in parameters], "optimizer": optimizer.state_dict(),
+        }  # fmt: skip
+        state.save(now=now)
 
 
 def divergence(model: Any, text: Written, silenced: torch.Tensor) -> torch.Tensor:
@@ -131,10 +202,13 @@ def divergence(model: Any, text: Written, silenced: torch.Tensor) -> torch.Tenso
     ids = torch.tensor([text.ids], device=model.device)
     logits = model(input_ids=ids).logits[0, text.start - 1 : -1].float()
     wanted, likely = text.probability.to(logits.device), text.likely.to(logits.device)
-    every = logits.log_softmax(dim=-1)
-    logs, dead = every.gather(1, likely), torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    dead = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     dead[silenced.to(logits.device)] = True
-    alive = 1 - every[:, dead].exp().sum(dim=1) - (logs.exp() * ~dead[likely]).sum(dim=1)  # of what was not kept
+    top = logits.detach().amax(dim=-1, keepdim=True)  # with it a sum of exponentials is four times as fast
+    normaliser = top + (logits - top).exp().sum(dim=-1, keepdim=True).log()
+    logs = logits.gather(1, likely) - normaliser
+    taken = (logits[:, dead] - normaliser).exp().sum(dim=1)
+    alive = 1 - taken - (logs.exp() * ~dead[likely]).sum(dim=1)  # of what was not kept
     rest, mine = (1 - wanted.sum(dim=1)).clamp(min=1e-6), alive.clamp(min=1e-6)
     inside = (wanted * (wanted.clamp(min=1e-9).log() - logs)).sum(dim=1)
     whole: torch.Tensor = (inside + rest * (rest.log() - mine.log())).mean()
@@ -144,19 +218,3 @@ def divergence(model: Any, text: Written, silenced: torch.Tensor) -> torch.Tenso
 def _better(now: Agreement, best: Agreement) -> bool:
     """Accepted more often, and with next to nothing on ids that nobody reads: more would be refused as written."""
     return now.overlap > best.overlap and now.dead < max(DEAD_MASS_LIMIT / 4, best.dead)
-
-
-def _evaluated(
-    learnt: Learnt, draft: LoadedModel, held_out: Sequence[Written], silenced: torch.Tensor, begun: float, step: int
-) -> Agreement:
-    found = agree(draft, held_out, silenced)
-    learnt.curve.append(
-        {
-            "step": step,
-            "minutes": round((time.perf_counter() - begun) / 60, 3),
-            "greedy": found.greedy,
-            "overlap": found.overlap,
-            "dead": found.dead,
-        }
-    )
-    return found

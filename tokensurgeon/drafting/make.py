@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tokensurgeon.checkpoint import resolve
 from tokensurgeon.checkpoint.layout import linear_weights
@@ -19,13 +21,15 @@ from tokensurgeon.checkpoint.room import output_bytes, refuse_full
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.drafting.learn import Learnt, learn
 from tokensurgeon.drafting.options import MakeDraftOptions
+from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.drafting.write import write_draft
 from tokensurgeon.drafting.written import encoded, plainly, write_texts
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predict, time_tokens
 from tokensurgeon.evaluation.drafts import pieces_in_turn
-from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
+from tokensurgeon.evaluation.loading import LoadedModel, computes_in_bfloat16, load_model, pick_device
 from tokensurgeon.evaluation.texts import Text, open_texts, python_text
+from tokensurgeon.healing.resume import SavedState, identity_of, key_of
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.readiness import TOOLS, check
 from tokensurgeon.surgery.options import TransplantOptions
@@ -38,6 +42,9 @@ log = logging.getLogger(__name__)
 _MANY = 4096
 """Prompts to write from, at most."""
 _PYTHON_BYTES = 1 << 19
+_HELD_OUT, _CHOSEN_BY = ("greedy", "sampled"), "chosen by"
+_AT_ONCE = 4
+"""Batches that the target writes at once: each of its passes reads all weights."""
 _CONTEXT = 256
 """Tokens behind which times are taken, at most."""
 
@@ -55,14 +62,6 @@ class DraftReport:
     out: Path
     prediction: Prediction | None
     told: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _HeldOut:
-    """Texts that the target wrote and the draft never learns from: the likeliest tokens, and drawn ones."""
-
-    greedy: list[Written]
-    sampled: list[Written]
 
 
 def make_draft(
@@ -107,7 +106,7 @@ def make_draft(
     base = OpenModel.open(small, "all")
     if options.minutes and options.lora:
         _refuse_rank(base, options.lora)
-    main = plainly(load_model(resolve(target), device))
+    main = plainly(_fast(load_model(resolve(target), device)))
     starts = encoded(main, texts)
     _refuse_few(len(starts), options)
     _refuse_long(starts, [context for context in (main.context, _context(base)) if context], options)
@@ -119,25 +118,30 @@ def make_draft(
         transplant(small, target, made, how, progress=progress)
         for tool in tools:
             _refuse(tool, str(made), target)
-        first, rest = starts[: options.prompts], starts[options.prompts :]
-        both = (_told(_write(main, first, options, drawn), len(first), progress) for drawn in (0, 1))
-        held_out = _HeldOut(*map(list, both))
-        target_s = time_tokens(main, _behind(held_out, main), range(1, options.draft_tokens + 2))
-        opened, draft = OpenModel.open(str(made)), load_model(made, device)
-        before = {"greedy_before": agree(draft, held_out.greedy).greedy}
-        before["overlap_before"] = agree(draft, held_out.sampled).overlap
-        learnt, n_texts = None, 0
-        if options.minutes:
-            learnt, n_texts = _learnt(draft, opened, main, rest, options, progress)
-            if not learnt.steps:
-                log.warning("what it learnt in %g minutes made it no better, and is left out", options.minutes)
-                learnt = None
+        state = DraftState(SavedState(place, _key(base, target, starts, options), "drafting"))
+        try:
+            first, rest = starts[: options.prompts], starts[options.prompts :]
+            for purpose in _HELD_OUT:
+                _write_once(main, first, options, state, purpose, progress)
+            greedy, sampled = map(state.of, _HELD_OUT)
+            target_s = time_tokens(main, _behind(greedy, main), range(1, options.draft_tokens + 2))
+            opened, draft = OpenModel.open(str(made)), _fast(load_model(made, device))
+            before = {"greedy_before": agree(draft, greedy).greedy, "overlap_before": agree(draft, sampled).overlap}
+            learnt, n_texts = None, 0
+            if options.minutes:
+                learnt, n_texts = _learnt(draft, opened, main, rest, options, state, progress)
+                if not learnt.steps:
+                    log.warning("what it learnt in %g minutes made it no better, and is left out", options.minutes)
+                    learnt = None
+        except KeyboardInterrupt:
+            state.save(now=True)
+            raise
         del main, draft
         run = options.as_dict() | {"teacher": target, "lora": options.lora or None, "rows": "all", "texts": n_texts}
         predicted: list[Prediction | None] = []
 
         def measure(work: Path) -> dict[str, Any]:
-            told, prediction = _measured(load_model(work, device), held_out, target_s)
+            told, prediction = _measured(_fast(load_model(work, device)), greedy, sampled, target_s)
             predicted.append(prediction)
             more = {"target": target, "device": str(device), "learnt_from": n_texts if learnt else 0}
             return more | before | told
@@ -151,7 +155,21 @@ def make_draft(
             log.warning("what it learnt is left out, for as written %s", error)
             learnt = None
             told = write_draft(place, opened, base.directory, None, run, measure, overwrite)
+        state.remove()
     return DraftReport(place, predicted[-1], told)
+
+
+def _fast(loaded: LoadedModel) -> LoadedModel:
+    """The model in bfloat16 where it is in float32 and the device computes faster so."""
+    if next(loaded.model.parameters()).dtype == torch.float32 and computes_in_bfloat16(loaded.model.device):
+        loaded.model.to(torch.bfloat16)
+    return loaded
+
+
+def _key(base: OpenModel, target: str, starts: Sequence[list[int]], options: MakeDraftOptions) -> str:
+    """What must be the same for an interrupted run to go on: all but how long it may take."""
+    settings = {name: value for name, value in options.as_dict().items() if name not in ("text", "minutes")}
+    return key_of(settings, starts, identity_of(base), identity_of(OpenModel.open(target, "all")))
 
 
 def _prompts(options: MakeDraftOptions) -> list[str]:
@@ -201,12 +219,21 @@ def _refuse(tool: str, made: str, target: str) -> None:
         raise InputError(f"{tool} would refuse this draft: {broken[0].name}: {broken[0].detail}. {broken[0].remedy}")
 
 
-def _write(
-    main: LoadedModel, starts: Sequence[list[int]], options: MakeDraftOptions, drawn: int, *, again: bool = False
-) -> Generator[Written]:
-    """The likeliest tokens, or with a number above 0 drawn ones, others for every number."""
-    how = options.new_tokens, options.batch
-    return write_texts(main, starts, *how, sample=drawn > 0, seed=options.seed + drawn, again=again)
+def _write_once(
+    main: LoadedModel,
+    starts: Sequence[list[int]],
+    options: MakeDraftOptions,
+    state: DraftState,
+    purpose: str,
+    progress: Progress | None,
+) -> None:
+    """Texts that the draft never learns from, one of each prompt: the likeliest tokens, or drawn ones."""
+    texts, sample = state.of(purpose), purpose != _HELD_OUT[0]
+    while len(texts) < len(starts):
+        some = starts[len(texts) : len(texts) + options.batch]
+        texts += write_texts(main, some, options.new_tokens, sample=sample, seed=options.seed + len(texts))
+        if progress is not None:
+            progress(Stage.WRITE, len(texts), len(starts))
 
 
 def _learnt(
@@ -215,54 +242,56 @@ def _learnt(
     main: LoadedModel,
     starts: Sequence[list[int]],
     options: MakeDraftOptions,
+    state: DraftState,
     progress: Progress | None,
 ) -> tuple[Learnt, int]:
-    """Half of the time for writing, the likeliest tokens and drawn ones by turns, the other half for learning."""
-    begun = time.perf_counter()
-    written: list[Written] = []
-    ways = _write(main, starts[::2], options, 0), _write(main, starts, options, 2, again=True)
+    """Half of the time for writing, the likeliest tokens and drawn ones by turns, the other half for learning.
+
+    Prompts come again, with other draws, when all had their turn. What the target believes on the way through a prompt
+    costs next to nothing once it reads it, and is learnt from too.
+    """
+    begun = time.perf_counter() - state.seconds
 
     def tell(share: float) -> None:
         if progress is not None:
             progress(Stage.LEARN, int(100 * share), 100)
 
-    while (share := (time.perf_counter() - begun) / (60 * options.minutes)) < 1 / 2 or not written:
-        for texts in ways:
-            written += islice(texts, options.batch)
+    _write_once(main, starts[: options.batch], options, state, _CHOSEN_BY, progress)
+    written, starts, many = state.of("learn"), starts[options.batch :], _AT_ONCE * options.batch
+
+    while state.training is None and ((share := state.seconds / (60 * options.minutes)) < 1 / 2 or not written):
+        turn = len(written) // many
+        some = [starts[(len(written) + i) % len(starts)] for i in range(many)]
+        # the first turn takes drawn texts: prompts that come again would have the same likeliest ones
+        sample = turn % 2 == 0 or len(written) >= len(starts)
+        seed = options.seed + 1 + turn
+        written += write_texts(main, some, options.new_tokens, sample=sample, seed=seed, prompts_too=True)
+        state.seconds = time.perf_counter() - begun
+        state.save()
         tell(min(share, 1 / 2))
-    for texts in ways:
-        texts.close()
-    step = max(2, len(written) // options.batch)
-    chosen_by, others = written[::step], [text for i, text in enumerate(written) if i % step]
-    later = learn(draft, opened, others, chosen_by, options.minutes / 2, options, lambda share: tell((1 + share) / 2))
-    return later, len(others)
+    minutes, chosen_by = options.minutes / 2, state.of(_CHOSEN_BY)
+    later = learn(draft, opened, written, chosen_by, minutes, options, state, lambda share: tell((1 + share) / 2))
+    return later, len(written)
 
 
-def _told(texts: Iterable[Written], total: int, progress: Progress | None) -> Iterator[Written]:
-    for number, text in enumerate(texts, 1):
-        if progress is not None:
-            progress(Stage.WRITE, number, max(number, total))
-        yield text
-
-
-def _behind(held_out: _HeldOut, main: LoadedModel) -> list[int]:
+def _behind(texts: Sequence[Written], main: LoadedModel) -> list[int]:
     """What times are taken behind: so many tokens that some more fit."""
-    ids = [i for text in held_out.greedy for i in text.ids]
+    ids = [i for text in texts for i in text.ids]
     return ids[: min(_CONTEXT, (main.context or _CONTEXT * 2) // 2)]
 
 
 def _measured(
-    draft: LoadedModel, held_out: _HeldOut, target_s: dict[int, float] | None
+    draft: LoadedModel, texts: Sequence[Written], sampled: Sequence[Written], target_s: dict[int, float] | None
 ) -> tuple[dict[str, Any], Prediction | None]:
     """The draft as it was written: what the target agrees to, and what that makes of its speed."""
-    greedy = agree(draft, held_out.greedy)
-    draft_s = time_tokens(draft, _behind(held_out, draft), [1])
+    greedy = agree(draft, texts)
+    draft_s = time_tokens(draft, _behind(texts, draft), [1])
     prediction = None if target_s is None or draft_s is None else predict(greedy.matches, target_s, draft_s[1])
     told = {
-        "texts": len(held_out.greedy) + len(held_out.sampled),
+        "texts": len(texts) + len(sampled),
         "positions": sum(map(len, greedy.matches)),
         "greedy": greedy.greedy,
-        "overlap": agree(draft, held_out.sampled).overlap,
+        "overlap": agree(draft, sampled).overlap,
         "draft_tokens": prediction and prediction.draft_tokens,
         "tokens_per_pass": prediction and prediction.tokens_per_pass,
         "speed_up": prediction and prediction.speed_up,

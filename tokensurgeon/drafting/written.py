@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import torch
 from transformers import GenerationConfig
@@ -44,48 +44,43 @@ def write_texts(
     target: LoadedModel,
     starts: Sequence[list[int]],
     new_tokens: int,
-    batch: int,
     *,
     sample: bool,
     seed: int,
-    again: bool = False,
-) -> Generator[Written]:
-    """Go on from prompts, some at once, and read once more what was written, for what the target believed.
+    prompts_too: bool = False,
+) -> list[Written]:
+    """Go on from prompts, all at once, and read once more what was written, for what the target believed.
 
     Args:
         target: As `plainly` makes it.
         starts: Ids of the prompts.
         new_tokens: Written after each, if the text does not end before.
-        batch: How many at once.
         sample: Whether tokens are drawn; otherwise the likeliest is taken.
         seed: Of drawing.
-        again: Whether the prompts come again and again; otherwise each comes once.
+        prompts_too: Whether what it believed on the way through the prompt is wanted.
     """
     model = target.model
     ends = _ends(model.generation_config.eos_token_id)
+    width = max(map(len, starts))
+    ids = [[0] * (width - len(start)) + start for start in starts]
+    mask = [[0] * (width - len(start)) + [1] * len(start) for start in starts]
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        while True:
-            for first in range(0, len(starts), batch):
-                some = starts[first : first + batch]
-                width = max(map(len, some))
-                ids = [[0] * (width - len(start)) + start for start in some]
-                mask = [[0] * (width - len(start)) + [1] * len(start) for start in some]
-                with torch.inference_mode():
-                    made = model.generate(
-                        torch.tensor(ids, device=model.device),
-                        attention_mask=torch.tensor(mask, device=model.device),
-                        max_new_tokens=new_tokens,
-                        do_sample=sample,
-                    )
-                for start, row in zip(some, made[:, width:].tolist(), strict=True):
-                    end = next((i + 1 for i, token_id in enumerate(row) if token_id in ends), len(row))
-                    yield read_beliefs(target, start + row[:end], len(start))
-            if not again:
-                return
+        with torch.inference_mode():
+            made = model.generate(
+                torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                max_new_tokens=new_tokens,
+                do_sample=sample,
+            )
     finally:
         torch.random.set_rng_state(generator)
+    found = []
+    for start, row in zip(starts, made[:, width:].tolist(), strict=True):
+        end = next((i + 1 for i, token_id in enumerate(row) if token_id in ends), len(row))
+        found.append(read_beliefs(target, start + row[:end], 1 if prompts_too else len(start)))
+    return found
 
 
 def _ends(value: int | list[int] | None) -> frozenset[int]:

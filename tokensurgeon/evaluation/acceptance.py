@@ -23,6 +23,8 @@ __all__ = ["Agreement", "Prediction", "Written", "agree", "predict", "read_belie
 KEPT = 64
 """Of the target's likeliest tokens at each position, how many are kept."""
 _REPEATS = 5
+_ROWS = 64
+"""Of logits, made probabilities at once: they are large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ def read_beliefs(target: LoadedModel, ids: list[int], start: int, kept: int = KE
     """
     with torch.no_grad():  # a draft may learn from it
         logits = target.model(input_ids=torch.tensor([ids], device=target.model.device)).logits[0, start - 1 : -1]
-        probability, likely = logits.float().softmax(dim=-1).topk(min(kept, logits.shape[-1]), dim=-1)
-    return Written(ids, start, likely.cpu(), probability.cpu())
+        found = [some.float().softmax(dim=-1).topk(min(kept, logits.shape[-1]), dim=-1) for some in logits.split(_ROWS)]
+    probability, likely = (torch.cat([one[i] for one in found]).cpu() for i in range(2))
+    return Written(ids, start, likely, probability)
 
 
 def agree(draft: LoadedModel, written: Iterable[Written], silenced: torch.Tensor | None = None) -> Agreement:

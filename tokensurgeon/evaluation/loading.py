@@ -14,7 +14,7 @@ from tokensurgeon.checkpoint.layout import error_reason, read_config, refuse_mis
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
 
-__all__ = ["LoadedModel", "load_model", "pick_device"]
+__all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,14 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}). Use --device cpu") from error
     return device
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for it; others are slower in it than in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return device.type == "cpu" and supported is not None and bool(supported())
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from tokensurgeon.checkpoint.durable import flush
+from tokensurgeon.checkpoint.model import OpenModel
 
-__all__ = ["SavedState", "key_of"]
+__all__ = ["SavedState", "identity_of", "key_of"]
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +24,18 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def identity_of(side: OpenModel) -> list[Any]:
+    """Tokenizer and weights, the latter by size and time."""
+    weights = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(side.directory.glob("*.safetensors"))]
+    return [side.tokenizer.digest(), weights]
+
+
 class SavedState:
     """One file per key, in a hidden directory beside the output."""
 
-    def __init__(self, target: Path, key: str) -> None:
-        """For an output and a key."""
-        self.directory = target.with_name(f".{target.name}.healing")
+    def __init__(self, target: Path, key: str, work: str = "healing") -> None:
+        """For an output, a key, and what is being done."""
+        self.directory = target.with_name(f".{target.name}.{work}")
         self.path = self.directory / f"{key}.pt"
 
     def save(self, content: dict[str, Any]) -> None:

@@ -17,14 +17,14 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
-from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.loading import computes_in_bfloat16, load_model
 from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
-from tokensurgeon.healing.resume import SavedState, key_of
+from tokensurgeon.healing.resume import SavedState, identity_of, key_of
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
 from tokensurgeon.healing.write import Healed, write_healed
@@ -124,7 +124,7 @@ def _trained(
 
     loop = Loop(accelerator, options, student, master, trained, (held_out, other))
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
-    identities = [_identity(side) for side in (right, left)]
+    identities = [identity_of(side) for side in (right, left)]
     state = SavedState(target, key_of(settings, asdict(WEIGHTS), _digest(train), ids.tolist(), *identities))
     classes = numbered(*first_shared(left.vocabulary, right.vocabulary, plan))
     loop.train(pieces, classes, WEIGHTS, state, progress)
@@ -156,8 +156,7 @@ def _precision() -> str | None:
         return None
     if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):
         return "bf16" if torch.cuda.is_bf16_supported() else None
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return "bf16" if supported is not None and supported() else None
+    return "bf16" if computes_in_bfloat16(torch.device("cpu")) else None
 
 
 def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
@@ -182,9 +181,3 @@ def _freeze(model: Any, precision: str) -> None:
         parameter.requires_grad_(False)
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
-
-
-def _identity(side: OpenModel) -> list[Any]:
-    """Tokenizer and weights, the latter by size and time."""
-    weights = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(side.directory.glob("*.safetensors"))]
-    return [side.tokenizer.digest(), weights]
