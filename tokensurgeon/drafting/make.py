@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tokensurgeon.checkpoint import resolve
 from tokensurgeon.checkpoint.layout import linear_weights
 from tokensurgeon.checkpoint.model import OpenModel
@@ -27,7 +25,7 @@ from tokensurgeon.drafting.written import encoded, plainly, write_texts
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predict, time_tokens
 from tokensurgeon.evaluation.drafts import pieces_in_turn
-from tokensurgeon.evaluation.loading import LoadedModel, computes_in_bfloat16, load_model, pick_device
+from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.texts import Text, open_texts, python_text
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
 from tokensurgeon.progress import Progress, Stage
@@ -106,7 +104,7 @@ def make_draft(
     base = OpenModel.open(small, "all")
     if options.minutes and options.lora:
         _refuse_rank(base, options.lora)
-    main = plainly(_fast(load_model(resolve(target), device)))
+    main = plainly(load_model(resolve(target), device, fast=True))
     starts = encoded(main, texts)
     _refuse_few(len(starts), options)
     _refuse_long(starts, [context for context in (main.context, _context(base)) if context], options)
@@ -125,7 +123,7 @@ def make_draft(
                 _write_once(main, first, options, state, purpose, progress)
             greedy, sampled = map(state.of, _HELD_OUT)
             target_s = time_tokens(main, _behind(greedy, main), range(1, options.draft_tokens + 2))
-            opened, draft = OpenModel.open(str(made)), _fast(load_model(made, device))
+            opened, draft = OpenModel.open(str(made)), load_model(made, device, fast=True)
             before = {"greedy_before": agree(draft, greedy).greedy, "overlap_before": agree(draft, sampled).overlap}
             learnt, n_texts = None, 0
             if options.minutes:
@@ -141,7 +139,7 @@ def make_draft(
         predicted: list[Prediction | None] = []
 
         def measure(work: Path) -> dict[str, Any]:
-            told, prediction = _measured(_fast(load_model(work, device)), greedy, sampled, target_s)
+            told, prediction = _measured(load_model(work, device, fast=True), greedy, sampled, target_s)
             predicted.append(prediction)
             more = {"target": target, "device": str(device), "learnt_from": n_texts if learnt else 0}
             return more | before | told
@@ -157,13 +155,6 @@ def make_draft(
             told = write_draft(place, opened, base.directory, None, run, measure, overwrite)
         state.remove()
     return DraftReport(place, predicted[-1], told)
-
-
-def _fast(loaded: LoadedModel) -> LoadedModel:
-    """The model in bfloat16 where it is in float32 and the device computes faster so."""
-    if next(loaded.model.parameters()).dtype == torch.float32 and computes_in_bfloat16(loaded.model.device):
-        loaded.model.to(torch.bfloat16)
-    return loaded
 
 
 def _key(base: OpenModel, target: str, starts: Sequence[list[int]], options: MakeDraftOptions) -> str:

@@ -81,17 +81,25 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and supported is not None and bool(supported())
 
 
-def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedModel:
+def load_model(directory: Path, device: str | torch.device = "cpu", *, fast: bool = False) -> LoadedModel:
     """Load for evaluation.
+
+    Args:
+        directory: The model.
+        device: Where to.
+        fast: Whether weights in float32 may become bfloat16, where the device computes in it.
 
     Raises:
         InputError: If transformers cannot load the directory, or text has tokens without a row.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    refuse_missing_body(directory, Checkpoint.open(directory).tensors)
+    tensors = Checkpoint.open(directory).tensors
+    refuse_missing_body(directory, tensors)
+    fast = fast and computes_in_bfloat16(torch.device(device)) and all(t.dtype == "F32" for t in tensors.values())
+    dtype = torch.bfloat16 if fast else "auto"
     try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # whatever a model class raises at values that it did not expect
         shapes = "ignore_mismatched_sizes" in str(error)
