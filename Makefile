@@ -7,7 +7,8 @@ WORKERS := 2
 
 .PHONY: demo install test test-slow lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
-	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-drafts bench-llama-cpp \
+	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-drafts \
+	bench-serving bench-four-models bench-llama-cpp \
 	authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
@@ -27,7 +28,8 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-models: $(VENV)/.models  ## fetch the two real models and run the tests that need them
+models: $(VENV)/.models $(VENV)/.qwen  ## fetch four real models, convert them, and run the tests that need them
+	$(VENV)/bin/python -m benchmarks.common.models
 	$(VENV)/bin/python -m pytest -m models
 
 bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, transplanted and verified
@@ -99,6 +101,12 @@ bench-distil: $(VENV)/.models  ## a student with its teacher's tokenizer, taught
 
 bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, with its tokenizer
 	$(VENV)/bin/python -m benchmarks.experiments.drafts benchmarks/experiments/drafts.toml
+
+bench-serving: $(VENV)/.models $(VENV)/.qwen  ## drafts for a target of 1.5B in llama.cpp's server (hours; LLAMA_CPP: its programs)
+	$(VENV)/bin/python -m benchmarks.experiments.serving benchmarks/experiments/serving.toml
+
+bench-four-models: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## methods and mergekit on four models in all pairs (hours)
+	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/four_models.toml
 
 bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real llama.cpp
 	$(VENV)-tools/bin/python -m benchmarks.experiments.llama_cpp benchmarks/experiments/llama_cpp.toml

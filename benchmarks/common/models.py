@@ -25,6 +25,13 @@ LICENCES = {
     "SmolLM2-135M-Instruct": "Apache-2.0",
 }
 """Of the two that the demo fetches."""
+_QWEN = {"Qwen2.5-Coder-0.5B-Instruct": "Apache-2.0", "Qwen2.5-Coder-1.5B-Instruct": "Apache-2.0"}
+
+
+def main() -> None:
+    """``make models``: join, check and convert all four, and say where they are."""
+    for (name, licence), make in zip((LICENCES | _QWEN).items(), (gemma, smollm2, qwen_small, qwen), strict=True):
+        print(f"{name} ({licence}): {make()}", flush=True)
 
 
 def gemma() -> Path:
@@ -95,3 +102,7 @@ def _inside(package: str, purpose: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(package.replace("_", "-"), "demo", purpose)
     return Path(spec.submodule_search_locations[0])
+
+
+if __name__ == "__main__":
+    main()

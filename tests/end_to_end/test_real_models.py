@@ -32,9 +32,8 @@ def vocabularies(pair):
 
 def test_anchors(vocabularies):
     gemma, smollm2 = vocabularies
-    assert (
-        len(align(gemma, smollm2).plan.anchors) >= 46_146
-    )  # not bytes C3 and CC: Gemma has all letters that they lead
+    # not bytes C3 and CC, since Gemma has all letters that they lead, and not <|im_start|>, which gets two rows' mean
+    assert len(align(gemma, smollm2).plan.anchors) >= 46_145
     back = align(smollm2, gemma).plan
     assert len(back.anchors) >= 46_146
     assert back.counts()["unreachable"] > 6_242  # the unused tokens, and byte pieces that are never emitted
