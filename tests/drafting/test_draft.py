@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import tomllib
 
 import pytest
 import torch
 from tiny import TEXT, llama, save
 from typer.testing import CliRunner
 
+from benchmarks.experiments import architectures
 from tokensurgeon import InputError, MakeDraftOptions, bench_drafts, make_draft, verify
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
@@ -232,6 +234,10 @@ def test_a_gguf_is_quantised_by_llama_cpps_program(zoo, target, text, tmp_path, 
     done = CliRunner().invoke(app, [*words, "--quantise", "Q8_0", "--overwrite"])
     assert (tmp_path / "d-f16.gguf").read_bytes() == b"mine"
     assert {path.name for path in tmp_path.iterdir()} <= {"d.gguf", "d-f16.gguf", "draft", "quantiser", "text.txt"}
+    exported = CliRunner().invoke(
+        app, ["export", str(target), "--gguf", str(tmp_path / "t.gguf"), "--quantise", "Q8_0"]
+    )
+    assert exported.exit_code == (0 if works else 2) and (tmp_path / "t.gguf").is_file() == works
     if works:
         assert done.exit_code == 0 and len((tmp_path / "d.gguf").read_bytes()) > 1000
     else:
@@ -347,3 +353,22 @@ def test_times_of_a_cache_that_cannot_be_cropped(tmp_path, spm):
         spm.save_pretrained(place)
         found = time_tokens(load_model(place), list(range(20)), [1, 3])
         assert (set(found) == {1, 3}) if timed else found is None
+
+
+KINDS = ["gpt2", "gemma3", "qwen3_moe", "deepseek_v3", "mamba", "falcon_h1", "qwen3_next", "recurrent_gemma", "jamba"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_many_kinds_draft_and_are_drafted_for(kind, tmp_path):
+    """With experts, states instead of attention, both by turns, and several models in one."""
+    experiment = tomllib.loads((architectures.RESULTS.parent / "experiments/architectures.toml").read_text())
+    settings, sizes = experiment["architectures"], experiment["sizes"]
+    other = architectures.build({}, sizes, "llama", tmp_path / "llama", 900)
+    model = architectures.build(settings[kind], sizes, kind, tmp_path / kind, 700)
+    for number, (small, target) in enumerate([(model, other), (other, model)]):
+        options = MakeDraftOptions(**QUICK, minutes=0.02, lora=2)
+        made = make_draft(str(small), str(target), tmp_path / f"out{number}", options)
+        assert not [check for check in verify(made.out, small, target) if not check.ok]
+        assert (made.prediction is None) == (kind in ("mamba", "recurrent_gemma"))

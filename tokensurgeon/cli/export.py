@@ -15,7 +15,12 @@ from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_b
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub id.")],
     gguf: Annotated[Path, typer.Option("--gguf", metavar="FILE", help="The file to write, for llama.cpp.")],
-    dtype: Annotated[str, typer.Option(help="Matrices as f32, f16 or bf16; vectors are always f32.")] = "f16",
+    dtype: Annotated[
+        str | None, typer.Option(help="Matrices as f32, f16 or bf16; vectors are always f32. Default: f16.")
+    ] = None,
+    quantise: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Such as Q8_0, by llama.cpp's llama-quantize; not with --dtype.")
+    ] = None,
     overwrite: o.OverwriteFile = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
@@ -23,15 +28,21 @@ def command(
 ) -> None:
     """Write a model as GGUF, tokenizer included.
 
-    For Llama-, Mistral-, Qwen- and Gemma-3-like models with byte-level or SentencePiece-like BPE. llama.cpp's own
-    llama-quantize makes smaller files of it. [bold]tokensurgeon check MODEL --for llama.cpp[/bold] says beforehand
-    whether llama.cpp can read it.
+    For Llama-, Mistral-, Qwen- and Gemma-3-like models with byte-level or SentencePiece-like BPE.
+    [bold]tokensurgeon check MODEL --for llama.cpp[/bold] says beforehand whether llama.cpp can read it.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.errors import InputError
         from tokensurgeon.gguf import export_gguf
+        from tokensurgeon.gguf.quantise import export_quantised
 
+        if dtype is not None and quantise is not None:
+            raise InputError(f"--dtype {dtype} and --quantise {quantise} are two wishes for one file. Drop one of them")
         with progress_bar(quiet or json_out) as tell:
-            report = export_gguf(model, gguf, dtype=dtype, overwrite=overwrite, progress=tell)
+            if quantise is not None:
+                report = export_quantised(model, gguf, quantise, overwrite=overwrite, progress=tell)
+            else:
+                report = export_gguf(model, gguf, dtype=dtype or "f16", overwrite=overwrite, progress=tell)
         if json_out:
             emit_json({**asdict(report), "out": str(report.out)})
         elif not quiet:

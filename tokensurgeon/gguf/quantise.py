@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from tokensurgeon.checkpoint.partials import hidden_place
 from tokensurgeon.checkpoint.staging import staged
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
-from tokensurgeon.gguf.write import export_gguf
+from tokensurgeon.gguf.write import ExportReport, export_gguf
 from tokensurgeon.progress import Progress
 
 __all__ = ["check_quantising", "export_quantised"]
@@ -47,7 +48,7 @@ def check_quantising(kind: str) -> str:
 
 def export_quantised(
     model: str, out: Path, kind: str, *, overwrite: bool = False, progress: Progress | None = None
-) -> None:
+) -> ExportReport:
     """Write a model as a quantised GGUF file, by way of one in f16.
 
     Args:
@@ -57,6 +58,9 @@ def export_quantised(
         overwrite: Replace a file that is there.
         progress: Called with (stage, done, total).
 
+    Returns:
+        As `export_gguf` gives it, of the quantised file.
+
     Raises:
         MissingDependencyError: Without gguf.
         InputError: If the program or the kind is not there, or the model cannot be exported.
@@ -65,10 +69,12 @@ def export_quantised(
     program = check_quantising(kind)
     with hidden_place(out, "partial") as room, staged(out, overwrite, suffix=".gguf", option="--gguf") as work:
         whole = room / "whole.gguf"
-        export_gguf(model, whole, progress=progress)
+        report = export_gguf(model, whole, progress=progress)
         done = subprocess.run(
             [program, str(whole), str(work), kind], capture_output=True, text=True, errors="replace", check=False
         )
         if done.returncode:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["it says nothing"]
             raise VerificationError(f"{program} could not make {kind} of {model}: {lines[-1].strip()}")
+        report = replace(report, out=out.expanduser().absolute(), dtype=kind, bytes=work.stat().st_size)
+    return report

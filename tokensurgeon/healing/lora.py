@@ -18,10 +18,12 @@ __all__ = ["add_lora", "updates_of"]
 
 
 def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
-    """Put updates, in float32, on all linear layers that are wider than their rank and that of earlier runs' together.
+    """Put updates, in float32, on linear layers.
 
-    Narrower ones (routers of a few experts) stay as they are: their change could be any, so that nobody could tell
-    afterwards that it is no more than training.
+    Three kinds stay as they are. Layers that are no wider than their rank and that of earlier runs' together (routers
+    of a few experts): their change could be any, so that nobody could tell afterwards that it is no more than training.
+    Layers whose weights the files have otherwise than the model (under other names, several in one tensor). And those
+    whose weights fused kernels of Mamba layers take without calling the layer.
 
     Args:
         model: Is changed.
@@ -32,48 +34,46 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
         Names of the layers, and of their weights in the files.
 
     Raises:
-        InputError: If no layer is wide enough, or one that was trained before no longer is; or if a weight is not in
-            the files as the model has it.
+        InputError: If no layer is left, or one that was trained before no longer is wide enough.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     files = opened.checkpoint
     earlier, trained = _before(opened)
-    wide: list[str] = []
-    narrow: list[str] = []
+    found: dict[str, str] = {}
     for name, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear | Conv1D) or module is model.get_output_embeddings():
             continue
-        width = min(module.weight.shape)
-        if width > earlier + rank:
-            wide.append(name)
-            continue
-        narrow.append(name)
+        shape, width = tuple(module.weight.shape), min(module.weight.shape)
         stored = stored_name(f"{name}.weight", model.base_model_prefix, files.tensors)
-        if stored in trained:
+        info = files.tensors[stored] if stored else None
+        if stored is None or info is None or info.dtype not in DTYPES or info.shape != shape or _fused(model, name):
+            continue
+        if width > earlier + rank:
+            found[name] = stored
+        elif stored in trained:
             raise InputError(
                 f"--lora {rank}: {stored} is {width} wide, and earlier runs changed it by rank {earlier}. All together "
                 "must be less than its width. Heal with a smaller rank, or without --lora"
             )
-    if not wide:
-        raise InputError(f"--lora {rank}: no layer of the model is wider than that. Use a smaller rank")
+    if not found:
+        raise InputError(
+            f"--lora {rank}: no layer of the model is wider than that and in the files under its own name. Use a "
+            "smaller rank, or leave out --lora"
+        )
 
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=narrow or None)
-    inject_adapter_in_model(settings, model)
-    found = {}
-    for name, module in model.named_modules():
-        if not hasattr(module, "get_delta_weight"):
-            continue
-        stored = stored_name(f"{name}.weight", model.base_model_prefix, files.tensors)
-        info = files.tensors[stored] if stored else None
-        if stored is None or info is None or info.dtype not in DTYPES or info.shape != shapes[f"{name}.weight"]:
-            raise InputError(f"--lora: the checkpoint has no {name}.weight that could be changed. Heal without --lora")
-        found[name] = stored
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(found)), model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return found
+    # peft leaves out some layers of models with experts
+    return {name: stored for name, stored in found.items() if hasattr(model.get_submodule(name), "get_delta_weight")}
+
+
+def _fused(model: Any, name: str) -> bool:
+    """Whether kernels take a layer's weight without calling the layer."""
+    parent, _, own = name.rpartition(".")
+    return own == "out_proj" and hasattr(model.get_submodule(parent), "conv1d")
 
 
 def updates_of(model: Any, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
