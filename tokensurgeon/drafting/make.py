@@ -223,6 +223,7 @@ def _write_once(
     while len(texts) < len(starts):
         some = starts[len(texts) : len(texts) + options.batch]
         texts += write_texts(main, some, options.new_tokens, sample=sample, seed=options.seed + len(texts))
+        state.save()
         if progress is not None:
             progress(Stage.WRITE, len(texts), len(starts))
 
