@@ -284,7 +284,7 @@ def test_an_interrupted_run_goes_on(zoo, target, text, tmp_path, monkeypatch):
         seeds.append((str(words[1]), more["sample"], seed))
         return write_texts(*words, seed=seed, **more)
 
-    monkeypatch.setattr("tokensurgeon.drafting.make.write_texts", write)
+    monkeypatch.setattr("tokensurgeon.drafting.gather.write_texts", write)
 
     def tell(stage, *_):
         if stage == Stage.LEARN and next(told) in (3, 14):

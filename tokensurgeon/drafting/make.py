@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,11 +16,12 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.partials import hidden_place
 from tokensurgeon.checkpoint.room import output_bytes, refuse_full
 from tokensurgeon.checkpoint.staging import check_target
+from tokensurgeon.drafting.gather import CHOSEN_BY, HELD_OUT, LEARNT_FROM, write_once, write_to_learn_from
 from tokensurgeon.drafting.learn import Learnt, learn
 from tokensurgeon.drafting.options import MakeDraftOptions
 from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.drafting.write import write_draft
-from tokensurgeon.drafting.written import encoded, plainly, write_texts
+from tokensurgeon.drafting.written import encoded, plainly
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predict, time_tokens
 from tokensurgeon.evaluation.drafts import pieces_in_turn
@@ -40,9 +40,6 @@ log = logging.getLogger(__name__)
 _MANY = 4096
 """Prompts to write from, at most."""
 _PYTHON_BYTES = 1 << 19
-_HELD_OUT, _CHOSEN_BY = ("greedy", "sampled"), "chosen by"
-_AT_ONCE = 4
-"""Batches that the target writes at once: each of its passes reads all weights."""
 _CONTEXT = 256
 """Tokens behind which times are taken, at most."""
 
@@ -119,22 +116,22 @@ def make_draft(
         state = DraftState(SavedState(place, _key(base, target, starts, options), "drafting"))
         try:
             first, rest = starts[: options.prompts], starts[options.prompts :]
-            for purpose in _HELD_OUT:
-                _write_once(main, first, options, state, purpose, progress)
-            greedy, sampled = map(state.of, _HELD_OUT)
+            for purpose in HELD_OUT:
+                write_once(main, first, options, state, purpose, progress)
+            greedy, sampled = map(state.of, HELD_OUT)
             target_s = time_tokens(main, _behind(greedy, main), range(1, options.draft_tokens + 2))
+            if options.minutes:
+                write_to_learn_from(main, rest, options, state, progress)
+            del main  # it may be large
             opened, draft = OpenModel.open(str(made)), load_model(made, device, fast=True)
             before = {"greedy_before": agree(draft, greedy).greedy, "overlap_before": agree(draft, sampled).overlap}
             learnt, n_texts = None, 0
             if options.minutes:
-                learnt, n_texts = _learnt(draft, opened, main, rest, options, state, progress)
-                if not learnt.steps:
-                    log.warning("what it learnt in %g minutes made it no better, and is left out", options.minutes)
-                    learnt = None
+                learnt, n_texts = _learnt(draft, opened, options, state, progress)
         except KeyboardInterrupt:
             state.save(now=True)
             raise
-        del main, draft
+        del draft
         run = options.as_dict() | {"teacher": target, "lora": options.lora or None, "rows": "all", "texts": n_texts}
         predicted: list[Prediction | None] = []
 
@@ -210,60 +207,20 @@ def _refuse(tool: str, made: str, target: str) -> None:
         raise InputError(f"{tool} would refuse this draft: {broken[0].name}: {broken[0].detail}. {broken[0].remedy}")
 
 
-def _write_once(
-    main: LoadedModel,
-    starts: Sequence[list[int]],
-    options: MakeDraftOptions,
-    state: DraftState,
-    purpose: str,
-    progress: Progress | None,
-) -> None:
-    """Texts that the draft never learns from, one of each prompt: the likeliest tokens, or drawn ones."""
-    texts, sample = state.of(purpose), purpose != _HELD_OUT[0]
-    while len(texts) < len(starts):
-        some = starts[len(texts) : len(texts) + options.batch]
-        texts += write_texts(main, some, options.new_tokens, sample=sample, seed=options.seed + len(texts))
-        state.save()
-        if progress is not None:
-            progress(Stage.WRITE, len(texts), len(starts))
-
-
 def _learnt(
-    draft: LoadedModel,
-    opened: OpenModel,
-    main: LoadedModel,
-    starts: Sequence[list[int]],
-    options: MakeDraftOptions,
-    state: DraftState,
-    progress: Progress | None,
-) -> tuple[Learnt, int]:
-    """Half of the time for writing, the likeliest tokens and drawn ones by turns, the other half for learning.
-
-    Prompts come again, with other draws, when all had their turn. What the target believes on the way through a prompt
-    costs next to nothing once it reads it, and is learnt from too.
-    """
-    begun = time.perf_counter() - state.seconds
+    draft: LoadedModel, opened: OpenModel, options: MakeDraftOptions, state: DraftState, progress: Progress | None
+) -> tuple[Learnt | None, int]:
+    """What the draft learnt in the second half of its time, unless that is no better; and from how many texts."""
 
     def tell(share: float) -> None:
         if progress is not None:
-            progress(Stage.LEARN, int(100 * share), 100)
+            progress(Stage.LEARN, 50 + int(50 * share), 100)
 
-    _write_once(main, starts[: options.batch], options, state, _CHOSEN_BY, progress)
-    written, starts, many = state.of("learn"), starts[options.batch :], _AT_ONCE * options.batch
-
-    while state.training is None and ((share := state.seconds / (60 * options.minutes)) < 1 / 2 or not written):
-        turn = len(written) // many
-        some = [starts[(len(written) + i) % len(starts)] for i in range(many)]
-        # the first turn takes drawn texts: prompts that come again would have the same likeliest ones
-        sample = turn % 2 == 0 or len(written) >= len(starts)
-        seed = options.seed + 1 + turn
-        written += write_texts(main, some, options.new_tokens, sample=sample, seed=seed, prompts_too=True)
-        state.seconds = time.perf_counter() - begun
-        state.save()
-        tell(min(share, 1 / 2))
-    minutes, chosen_by = options.minutes / 2, state.of(_CHOSEN_BY)
-    later = learn(draft, opened, written, chosen_by, minutes, options, state, lambda share: tell((1 + share) / 2))
-    return later, len(written)
+    written = state.of(LEARNT_FROM)
+    found = learn(draft, opened, written, state.of(CHOSEN_BY), options.minutes / 2, options, state, tell)
+    if not found.steps:
+        log.warning("what it learnt in %g minutes made it no better, and is left out", options.minutes)
+    return found if found.steps else None, len(written)
 
 
 def _behind(texts: Sequence[Written], main: LoadedModel) -> list[int]:
