@@ -43,7 +43,7 @@ def prompts(n: int, n_bytes: int) -> list[str]:
 
 
 def training_text(out: Path, n_bytes: int) -> None:
-    """Write ``n_bytes`` of each: modules, WikiText-2 and word problems with answers, none that `prompts` are of."""
+    """Write ``n_bytes`` of each: modules, WikiText-2 and word problems, none that `prompts` are of."""
     directory = texts.required_directory()
     library = Path(sysconfig.get_paths()["stdlib"])
     code = "\n".join(p.read_text("utf-8") for p in sorted(library.glob("*.py")) if p.stem not in _CODE)

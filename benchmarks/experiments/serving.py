@@ -2,8 +2,9 @@
 
     LLAMA_CPP=path/to/build/bin python -m benchmarks.experiments.serving benchmarks/experiments/serving.toml [draft...]
 
-With names of drafts it only makes these, which takes as long as they learn; what was made is kept by what goes into
-it. Without names it makes what is missing, and measures everything: run that with nothing beside it.
+With names of drafts it only makes these, which takes as long as they learn; what was made is kept by models, options
+and texts, with the commit that made it. Without names it makes what is missing, and measures everything: run that with
+nothing beside it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import eq
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from benchmarks.common import models
-from benchmarks.common.cached import ROOT, key, own_source
+from benchmarks.common.cached import ROOT, digest, files_digest, key
 from benchmarks.common.prompts import prompts, training_text
 from benchmarks.common.provenance import provenance
 from tokensurgeon.checkpoint.cache import cache_directory
@@ -60,15 +62,23 @@ def made(name: str, experiment: dict[str, Any]) -> Path:
     """A draft, made by the command for the experiment's target, or kept."""
     draft, target = experiment["drafts"][name], getattr(models, experiment["target"])()
     base = getattr(models, draft["small"])()
-    out = cache_directory() / "serving" / key(str(base), str(target), draft, experiment["learn"], own_source())
-    if not out.is_dir():
-        out.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="tokensurgeon-serving-") as work:
-            training_text(Path(work), experiment["learn"]["bytes"])
-            files = [word for file in sorted(Path(work).iterdir()) for word in ("--text", str(file))]
+    with tempfile.TemporaryDirectory(prefix="tokensurgeon-serving-") as work:
+        training_text(Path(work), experiment["learn"]["bytes"])
+        files = sorted(Path(work).iterdir())
+        made_as = key(digest(base), digest(target), draft, files_digest(files))
+        out = cache_directory() / "serving" / made_as
+        if not out.is_dir():
+            out.parent.mkdir(exist_ok=True)
+            begun = provenance("serving")
             command = [".venv/bin/tokensurgeon", "draft", str(base), str(target), "--out", str(out), *draft["options"]]
-            subprocess.run([*command, *files, "--for", "llama.cpp", "--json"], check=True)
+            texts = [word for file in files for word in ("--text", str(file))]
+            subprocess.run([*command, *texts, "--for", "llama.cpp", "--json"], check=True)
+            _made_by(out).write_text(json.dumps(begun))
     return out
+
+
+def _made_by(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
 
 
 def told(directory: Path) -> dict[str, Any]:
@@ -76,53 +86,52 @@ def told(directory: Path) -> dict[str, Any]:
     content = Manifest.of_output(directory).content
     runs = content.get("healed", {}).get("runs", [])
     training = {name: run[name] for run in runs for name in ("minutes", "steps", "texts", "lora", "curve")}
-    return content["draft"] | {"training": training}
+    return content["draft"] | {"training": training, "made_by": json.loads(_made_by(directory).read_text())}
 
 
 def in_llama_cpp(experiment: dict[str, Any], drafts: dict[str, Path]) -> dict[str, Any]:
     """All sides behind llama-server: the best length of each by some prompts, then greedy and sampled by others."""
     asked = experiment["llama.cpp"]
-    all_prompts = prompts(asked["prompts"] + asked["tune_prompts"], asked["prompt_bytes"])
+    all_prompts = prompts(asked["greedy"] + asked["tune_prompts"], asked["prompt_bytes"])
     tune, others = all_prompts[: asked["tune_prompts"]], all_prompts[asked["tune_prompts"] :]
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-serving-") as place:
         work, target = Path(place), getattr(models, experiment["target"])()
         export_quantised(str(target), work / "target.gguf", asked["type"])
         sides: Sides = {"no draft": None, "native": getattr(models, experiment["native"])(), **drafts}
         found: dict[str, Any] = {}
-        for name, directory in sides.items():
-            lengths: list[Any] = [0]
+        for number, (name, directory) in enumerate(sides.items()):
             if directory is not None:
-                export_quantised(str(directory), work / "draft.gguf", asked["type"], overwrite=True)
-                lengths = asked["draft_tokens"]
+                export_quantised(str(directory), work / f"{number}.gguf", asked["type"])
             tuned = {}
-            for length in lengths:
-                with served(work, length, asked) as port:
-                    tuned[length] = write(port, tune, asked["new_tokens"], "greedy")
+            for length in [0] if directory is None else asked["draft_tokens"]:
+                with served(work, number, length, asked) as port:
+                    tuned[length] = write(port, tune, asked["new_tokens"], "greedy")[0]
             best = max(tuned, key=lambda length: tuned[length]["tokens_per_second"])
             found[name] = {"draft_tokens": best, "by_length": {str(length): of for length, of in tuned.items()}}
             print(name, json.dumps(found[name]), flush=True)
         for mode in MODES:  # sides follow each other closely, so that all meet the same state of the machine
-            for name, directory in sides.items():
-                if directory is not None:
-                    export_quantised(str(directory), work / "draft.gguf", asked["type"], overwrite=True)
-                with served(work, found[name]["draft_tokens"], asked) as port:
-                    found[name][mode] = write(port, others, asked["new_tokens"], mode)
+            alone: list[str] = []
+            for number, name in enumerate(sides):
+                with served(work, number, found[name]["draft_tokens"], asked) as port:
+                    found[name][mode], texts = write(port, others[: asked[mode]], asked["new_tokens"], mode)
+                alone = alone or texts
+                found[name][mode] |= {"same_texts": sum(map(eq, texts, alone)), "texts": len(texts)}
                 print(name, mode, json.dumps(found[name][mode]), flush=True)
     for mode in MODES:
-        alone = found["no draft"][mode]["tokens_per_second"]
+        speed = found["no draft"][mode]["tokens_per_second"]
         for of in found.values():
-            of[mode]["speed_up"] = of[mode]["tokens_per_second"] / alone
+            of[mode]["speed_up"] = of[mode]["tokens_per_second"] / speed
     return found
 
 
 @contextmanager
-def served(work: Path, draft_tokens: int, asked: dict[str, Any]) -> Iterator[int]:
+def served(work: Path, number: int, draft_tokens: int, asked: dict[str, Any]) -> Iterator[int]:
     """The target behind llama-server, with a draft or without; gives the port."""
     port = asked["port"]
     command = [_program("llama-server"), "-m", work / "target.gguf", "-c", "1024", "-t", asked["threads"], "-np", "1"]
     command += ["--port", port, "--no-webui"]
     if draft_tokens:
-        command += ["-md", work / "draft.gguf", "--spec-type", "draft-simple", "--spec-draft-n-max", draft_tokens]
+        command += ["-md", work / f"{number}.gguf", "--spec-type", "draft-simple", "--spec-draft-n-max", draft_tokens]
     with (work / "server.log").open("w") as log:
         server = subprocess.Popen(
             [str(word) for word in command], stdout=log, stderr=subprocess.STDOUT,
@@ -138,13 +147,15 @@ def served(work: Path, draft_tokens: int, asked: dict[str, Any]) -> Iterator[int
                         break
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.5)
+        else:
+            sys.exit(f"llama-server does not answer: {(work / 'server.log').read_text()[-2000:]}")
         yield port
     finally:
         server.terminate()
         server.wait()
 
 
-def write(port: int, starts: Sequence[str], new_tokens: int, mode: str) -> dict[str, Any]:
+def write(port: int, starts: Sequence[str], new_tokens: int, mode: str) -> tuple[dict[str, Any], list[str]]:
     """Go on from all prompts, one after the other; times are the server's own, of writing alone."""
     sums = {"predicted_n": 0, "predicted_ms": 0.0, "draft_n": 0, "draft_n_accepted": 0}
     texts = []
@@ -165,8 +176,7 @@ def write(port: int, starts: Sequence[str], new_tokens: int, mode: str) -> dict[
         "acceptance": sums["draft_n_accepted"] / drafted if drafted else None,
         "tokens_per_pass": sums["predicted_n"] / max(1, passes),
         "tokens_per_second": 1000 * sums["predicted_n"] / sums["predicted_ms"],
-        "texts": key(*texts),
-    }
+    }, texts
 
 
 def in_transformers(experiment: dict[str, Any], drafts: dict[str, Path]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def four_models(results: list[dict[str, Any]]) -> str:
     for result in results:
         pair = result["pair"]
         losses = {side: of["loss"]["mean"] for side, of in pair["sides"].items() if "loss" in of}
-        best = min(losses.values())
+        best = min(losses[side] for side in _METHODS if side in losses)
         cells = [_loss(losses[side], best) if side in losses else "" for side in _METHODS]
         untouched, forced = pair["untouched"]["bits_per_byte"]["mean"], pair["segmentation"]["mean"]
         lines.append(f"| {result['title']} | {untouched:.3f} | {forced:+.3f} | {' | '.join(cells)} |")
@@ -107,8 +107,10 @@ def serving(result: dict[str, Any]) -> str:
     speed = result["llama.cpp"]["no draft"]["greedy"]["tokens_per_second"]
     lines += [
         "",
-        f"llama-server, {how['type']}, {how['threads']} threads of {hardware['cpu']}: {how['prompts']} prompts of "
-        f"code, prose and word problems, {how['new_tokens']} tokens after each; {speed:.1f} tokens a second alone. "
+        f"llama-server, {how['type']}, {how['threads']} threads of {hardware['cpu']}: {how['greedy']} prompts "
+        f"({how['sampled']} sampled) of "
+        f"code, prose and word problems, {how['new_tokens']} tokens after each; {speed:.1f} "
+        "tokens a second alone, prompts not counted. "
         f"The length of each draft is the fastest of {', '.join(map(str, how['draft_tokens']))} on "
         f"{how['tune_prompts']} other prompts. transformers: bfloat16, {result['settings']['transformers']['prompts']} "
         f"prompts, greedy. {result['date']}. Result file: `benchmarks/results/serving.json`.",

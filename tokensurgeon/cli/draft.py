@@ -52,13 +52,11 @@ def command(
     """Make SMALL a draft model for TARGET, and predict what it gains.
 
     SMALL gets TARGET's tokenizer. With --minutes, TARGET writes texts for half of the time, and the draft learns from
-    them what TARGET believes at every position; what is interrupted goes on where it was. Then TARGET writes other
-    texts, and what the draft agrees to, with the times of both models, gives the best number of drafted tokens and the
-    speed-up in transformers on this device.
+    them what TARGET believes at every position; what is interrupted goes on where it was. What the draft agrees to of
+    other texts by TARGET, with the times of both models, gives the best number of drafted tokens and the speed-up in
+    transformers on this device.
     """
-    with guarded(
-        debug=debug, quiet=quiet or json_out, interrupted="the same command goes on from the last saved state"
-    ):
+    with guarded(debug=debug, quiet=quiet or json_out, interrupted="the same command goes on from what was saved"):
         from tokensurgeon.drafting import MakeDraftOptions, make_draft
         from tokensurgeon.gguf import export_gguf
         from tokensurgeon.gguf.quantise import export_quantised
@@ -70,6 +68,9 @@ def command(
         _check_gguf(gguf, quantise, out, (small, target), overwrite)
         with progress_bar(quiet or json_out) as tell:
             report = make_draft(small, target, out, options, tools=tool or (), overwrite=overwrite, progress=tell)
+    stands = f"the draft stands in {out}; tokensurgeon export {out} --gguf {gguf} writes what is missing"
+    with guarded(debug=debug, quiet=quiet or json_out, interrupted=stands):
+        with progress_bar(quiet or json_out) as tell:
             if gguf is not None and quantise is not None:
                 export_quantised(str(report.out), gguf, quantise, overwrite=overwrite, progress=tell)
             elif gguf is not None:

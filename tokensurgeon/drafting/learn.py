@@ -128,6 +128,7 @@ def learn(
         training.save(parameters, optimizer, state, now=True)
     if training.curve[-1]["step"] != training.steps:
         evaluate()
+        training.save(parameters, optimizer, state, now=True)
     with torch.no_grad():
         for parameter, value in zip(parameters, training.state, strict=True):
             parameter.copy_(value)
@@ -184,7 +185,8 @@ class _Training:
         if state is None or self.best is None:
             return
         state.training = {
-            "steps": self.steps, "kept": self.kept, "seconds": self.seconds, "curve": self.curve,
+            "report": {"steps": self.steps},
+            "steps": self.steps, "kept": self.kept, "seconds": self.seconds, "curve": [*self.curve],
             "best": [self.best.overlap, self.best.dead], "state": self.state,
             "parameters": [p.detach() for p in parameters], "optimizer": optimizer.state_dict(),
         }  # fmt: skip

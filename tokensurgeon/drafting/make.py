@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensurgeon.checkpoint import resolve
+from tokensurgeon.checkpoint.header import DTYPES
 from tokensurgeon.checkpoint.layout import linear_weights
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.partials import hidden_place
@@ -27,7 +28,7 @@ from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predi
 from tokensurgeon.evaluation.drafts import pieces_in_turn
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.texts import Text, open_texts, python_text
-from tokensurgeon.healing.resume import SavedState, identity_of, key_of
+from tokensurgeon.healing.resume import identity_of, key_of
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.readiness import TOOLS, check
 from tokensurgeon.surgery.options import TransplantOptions
@@ -82,8 +83,10 @@ def make_draft(
 
     Raises:
         MissingDependencyError: Where it is to learn, and peft is not there.
-        InputError: If the input cannot be used, or a tool would refuse the draft; nothing is written then.
-        VerificationError: If the written model breaks an invariant; nothing is left behind.
+        InputError: If the input cannot be used, or a tool would refuse the draft.
+        VerificationError: If the written model breaks an invariant.
+
+    Nothing is left behind then but what a later run goes on from.
 
     Example:
         >>> import tokensurgeon
@@ -113,17 +116,18 @@ def make_draft(
         transplant(small, target, made, how, progress=progress)
         for tool in tools:
             _refuse(tool, str(made), target)
-        state = DraftState(SavedState(place, _key(base, target, starts, options), "drafting"))
+        state = DraftState(place, _key(base, target, starts, options))
         try:
             first, rest = starts[: options.prompts], starts[options.prompts :]
             for purpose in HELD_OUT:
                 write_once(main, first, options, state, purpose, progress)
             greedy, sampled = map(state.of, HELD_OUT)
+            opened, draft = OpenModel.open(str(made)), load_model(made, device, fast=True)
             target_s = time_tokens(main, _behind(greedy, main), range(1, options.draft_tokens + 2))
+            draft_s = time_tokens(draft, _behind(greedy, draft), [1])  # what it learns changes no time
             if options.minutes:
                 write_to_learn_from(main, rest, options, state, progress)
             del main  # it may be large
-            opened, draft = OpenModel.open(str(made)), load_model(made, device, fast=True)
             before = {"greedy_before": agree(draft, greedy).greedy, "overlap_before": agree(draft, sampled).overlap}
             learnt, n_texts = None, 0
             if options.minutes:
@@ -136,7 +140,7 @@ def make_draft(
         predicted: list[Prediction | None] = []
 
         def measure(work: Path) -> dict[str, Any]:
-            told, prediction = _measured(load_model(work, device, fast=True), greedy, sampled, target_s)
+            told, prediction = _measured(load_model(work, device, fast=True), greedy, sampled, (target_s, draft_s))
             predicted.append(prediction)
             more = {"target": target, "device": str(device), "learnt_from": n_texts if learnt else 0}
             return more | before | told
@@ -196,9 +200,13 @@ def _refuse_rank(base: OpenModel, rank: int) -> None:
     """What only training would find."""
     if importlib.util.find_spec("peft") is None:
         raise MissingDependencyError("peft", "heal", "a draft that learns")
-    shapes = [base.checkpoint.tensors[name].shape for name in linear_weights(base.directory, base.checkpoint.tensors)]
-    if all(min(shape) <= rank for shape in shapes):
-        raise InputError(f"--lora {rank}: no layer of {base.name} is wider than that. Use a smaller rank")
+    tensors = base.checkpoint.tensors
+    infos = [tensors[name] for name in linear_weights(base.directory, tensors)]
+    if all(min(info.shape) <= rank or info.dtype not in DTYPES for info in infos):
+        raise InputError(
+            f"--lora {rank}: no layer of {base.name} is wider than that and of floating numbers. Use a smaller "
+            "rank, or --lora 0"
+        )
 
 
 def _refuse(tool: str, made: str, target: str) -> None:
@@ -230,11 +238,13 @@ def _behind(texts: Sequence[Written], main: LoadedModel) -> list[int]:
 
 
 def _measured(
-    draft: LoadedModel, texts: Sequence[Written], sampled: Sequence[Written], target_s: dict[int, float] | None
+    draft: LoadedModel,
+    texts: Sequence[Written],
+    sampled: Sequence[Written],
+    seconds: tuple[dict[int, float] | None, dict[int, float] | None],
 ) -> tuple[dict[str, Any], Prediction | None]:
     """The draft as it was written: what the target agrees to, and what that makes of its speed."""
-    greedy = agree(draft, texts)
-    draft_s = time_tokens(draft, _behind(texts, draft), [1])
+    greedy, (target_s, draft_s) = agree(draft, texts), seconds
     prediction = None if target_s is None or draft_s is None else predict(greedy.matches, target_s, draft_s[1])
     told = {
         "texts": len(texts) + len(sampled),

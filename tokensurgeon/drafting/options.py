@@ -22,7 +22,7 @@ class MakeDraftOptions:
         prompts: How many prompts the draft is measured on.
         prompt_bytes: Bytes of text in each prompt.
         new_tokens: Tokens that the target writes after each.
-        batch: Texts that are written, or learnt from, at once.
+        batch: Texts that are learnt from at once; four times as many are written at once.
         draft_tokens: The longest draft that is thought of.
         learning_rate: Of the rows, in units of their root mean square per coordinate.
         lora_learning_rate: Of the low-rank updates.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,44 +15,60 @@ from tokensurgeon.healing.resume import SavedState
 
 __all__ = ["DraftState"]
 
+log = logging.getLogger(__name__)
+
 _SAVE_S = 60.0
 
 
 class DraftState:
-    """As far as it got.
+    """As far as it got: what the target wrote is one file, which is no longer touched when the draft learns.
 
     Attributes:
         texts: By purpose: what the target wrote.
-        seconds: Spent on writing and learning.
+        seconds: Spent on writing.
         training: Of `tokensurgeon.drafting.learn`; None before it begins.
     """
 
-    def __init__(self, saved: SavedState) -> None:
-        """Go on from what was saved, or begin."""
-        found = saved.load(torch.device("cpu")) or {"texts": {}, "seconds": 0.0, "training": None}
+    def __init__(self, target: Path, key: str) -> None:
+        """Go on from what was saved, or begin.
+
+        Args:
+            target: The output.
+            key: What must be the same to go on.
+        """
+        self._texts, self._training = (SavedState(target, f"{key}{part}", "drafting") for part in ("-texts", ""))
+        cpu = torch.device("cpu")
+        found = self._texts.load(cpu) or {"texts": {}, "seconds": 0.0}
         self.texts = {purpose: [_unpacked(one) for one in texts] for purpose, texts in found["texts"].items()}
         self.seconds: float = found["seconds"]
-        self.training: dict[str, Any] | None = found["training"]
-        self._saved, self._last = saved, time.perf_counter()
+        if kept := self._count():
+            log.warning("going on with %d texts, saved in %s", kept, self._texts.path)
+        self.training: dict[str, Any] | None = self._training.load(cpu) if kept else None
+        self._saved, self._last = kept, time.perf_counter()
 
     def of(self, purpose: str) -> list[Written]:
         """Texts for a purpose, to be added to."""
         return self.texts.setdefault(purpose, [])
 
     def save(self, *, now: bool = False) -> None:
-        """Save once in a while, or at once."""
+        """Save what is new, once in a while or at once."""
         if not now and time.perf_counter() - self._last < _SAVE_S:
             return
-        steps = self.training["steps"] if self.training else 0
-        texts = {purpose: [_packed(one) for one in of] for purpose, of in self.texts.items()}
-        self._saved.save(
-            {"report": {"steps": steps}, "texts": texts, "seconds": self.seconds, "training": self.training}
-        )
+        if (count := self._count()) > self._saved:
+            texts = {purpose: [_packed(one) for one in of] for purpose, of in self.texts.items()}
+            self._texts.save({"texts": texts, "seconds": self.seconds})
+            self._saved = count
+        if self.training is not None:
+            self._training.save(self.training)
         self._last = time.perf_counter()
 
     def remove(self) -> None:
         """It is no longer needed."""
-        self._saved.remove()
+        self._texts.remove()
+        self._training.remove()
+
+    def _count(self) -> int:
+        return sum(map(len, self.texts.values()))
 
 
 def _packed(text: Written) -> Sequence[Any]:

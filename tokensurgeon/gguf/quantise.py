@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokensurgeon.checkpoint.partials import hidden_place
-from tokensurgeon.checkpoint.staging import staged
+from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 from tokensurgeon.gguf.write import ExportReport, export_gguf
 from tokensurgeon.progress import Progress
@@ -47,7 +47,7 @@ def check_quantising(kind: str) -> str:
 
 
 def export_quantised(
-    model: str, out: Path, kind: str, *, overwrite: bool = False, progress: Progress | None = None
+    model: str, out: Path | str, kind: str, *, overwrite: bool = False, progress: Progress | None = None
 ) -> ExportReport:
     """Write a model as a quantised GGUF file, by way of one in f16.
 
@@ -66,8 +66,10 @@ def export_quantised(
         InputError: If the program or the kind is not there, or the model cannot be exported.
         VerificationError: If the program fails; its last line says why.
     """
-    program = check_quantising(kind)
-    with hidden_place(out, "partial") as room, staged(out, overwrite, suffix=".gguf", option="--gguf") as work:
+    program, target = check_quantising(kind), Path(out).expanduser().absolute()
+    check_target(target, overwrite, (model,), suffix=".gguf", option="--gguf")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with hidden_place(target, "partial") as room, staged(target, overwrite, suffix=".gguf", option="--gguf") as work:
         whole = room / "whole.gguf"
         report = export_gguf(model, whole, progress=progress)
         done = subprocess.run(
@@ -76,5 +78,5 @@ def export_quantised(
         if done.returncode:
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["it says nothing"]
             raise VerificationError(f"{program} could not make {kind} of {model}: {lines[-1].strip()}")
-        report = replace(report, out=out.expanduser().absolute(), dtype=kind, bytes=work.stat().st_size)
+        report = replace(report, out=target, dtype=kind, bytes=work.stat().st_size)
     return report

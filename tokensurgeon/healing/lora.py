@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +21,10 @@ __all__ = ["add_lora", "updates_of"]
 def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
     """Put updates, in float32, on linear layers.
 
-    Three kinds stay as they are. Layers that are no wider than their rank and that of earlier runs' together (routers
+    Four kinds stay as they are. Layers that are no wider than their rank and that of earlier runs' together (routers
     of a few experts): their change could be any, so that nobody could tell afterwards that it is no more than training.
     Layers whose weights the files have otherwise than the model (under other names, several in one tensor). And those
-    whose weights fused kernels of Mamba layers take without calling the layer.
+    whose weights several layers share, or which fused kernels of Mamba layers take without calling the layer.
 
     Args:
         model: Is changed.
@@ -41,6 +42,11 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
     files = opened.checkpoint
     earlier, trained = _before(opened)
     found: dict[str, str] = {}
+    users = Counter(
+        stored_name(f"{name}.weight", model.base_model_prefix, files.tensors)
+        for name, module in model.named_modules()
+        if hasattr(module, "weight")
+    )
     for name, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear | Conv1D) or module is model.get_output_embeddings():
             continue
@@ -49,17 +55,19 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
         info = files.tensors[stored] if stored else None
         if stored is None or info is None or info.dtype not in DTYPES or info.shape != shape or _fused(model, name):
             continue
+        if users[stored] > 1:
+            continue
         if width > earlier + rank:
             found[name] = stored
         elif stored in trained:
             raise InputError(
                 f"--lora {rank}: {stored} is {width} wide, and earlier runs changed it by rank {earlier}. All together "
-                "must be less than its width. Heal with a smaller rank, or without --lora"
+                "must be less than its width. Use a smaller rank, or 0"
             )
     if not found:
         raise InputError(
             f"--lora {rank}: no layer of the model is wider than that and in the files under its own name. Use a "
-            "smaller rank, or leave out --lora"
+            "smaller rank; without low-rank updates rows are trained alone"
         )
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(found)), model)
@@ -71,9 +79,9 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
 
 
 def _fused(model: Any, name: str) -> bool:
-    """Whether kernels take a layer's weight without calling the layer."""
+    """Whether a Mamba layer takes a layer's weight without calling it, by a kernel or by hand."""
     parent, _, own = name.rpartition(".")
-    return own == "out_proj" and hasattr(model.get_submodule(parent), "conv1d")
+    return own in ("out_proj", "dt_proj") and hasattr(model.get_submodule(parent), "A_log")
 
 
 def updates_of(model: Any, names: Mapping[str, str]) -> dict[str, torch.Tensor]:

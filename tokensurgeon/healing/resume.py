@@ -49,12 +49,14 @@ class SavedState:
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """What was saved, if anything was."""
         if not self.path.is_file():
-            others = sorted(self.directory.glob("*.pt"))
+            own = self.path.stem.partition("-")[0]  # there may be several parts of one state
+            others = sorted(path for path in self.directory.glob("*.pt") if path.stem.partition("-")[0] != own)
             if others:
                 log.warning("%s is of another model, text or other options; starting anew beside it", others[0])
             return None
         content: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
-        log.warning("going on from step %d, saved in %s", content["report"]["steps"], self.path)
+        if "report" in content:
+            log.warning("going on from step %d, saved in %s", content["report"]["steps"], self.path)
         return content
 
     def remove(self) -> None:
