@@ -10,6 +10,9 @@ __all__ = ["advice", "level", "loss_in_words"]
 _SMALL, _LARGE = 0.02, 0.1
 """Bits per byte. Of four real models with each other's tokenizers, chat and text suffer little below the former."""
 
+_MUCH = 0.2
+"""Of the loss: kinds of text that hold less are not named."""
+
 
 def level(loss: Mapping[str, Any]) -> str:
     """``good``, ``watch`` or ``bad``."""
@@ -37,7 +40,17 @@ def loss_in_words(content: Mapping[str, Any]) -> list[str]:
             f"{unit['count']:,} tokens of the base are split ({unit['loss']:+.3f}); pieces inside of them cost "
             f"{split['inside_nats']:.1f} nats each."
         )
-    return [*found, advice(content)]
+    return [*found, *_stands_out(loss), advice(content)]
+
+
+def _stands_out(loss: Mapping[str, Any]) -> list[str]:
+    """A sentence about the kinds of text that lose far more than their share, where there are any."""
+    if loss["loss"] <= _SMALL:
+        return []
+    parts = {kind: (of["bytes"], of["loss"] / loss["loss"]) for kind, of in loss["writing"].items()}
+    worse = [(kind, *of) for kind, of in parts.items() if of[1] >= max(_MUCH, 2 * of[0])]
+    named = [f"{kind} ({lost:.0%} of the loss, {share:.0%} of the text)" for kind, share, lost in worse]
+    return [f"It falls hardest on {' and '.join(named)}."] if named else []
 
 
 def advice(content: Mapping[str, Any]) -> str:
