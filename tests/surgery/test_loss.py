@@ -41,6 +41,7 @@ def test_bits_per_byte_are_those_of_evaluate(made, zoo, text):
 
 def test_parts_add_up(made):
     loss = made.content["loss"]
+    assert "prediction" not in made.content  # what is measured need not be predicted
     bits = loss["bits_per_byte"]
     assert loss["loss"] == pytest.approx(bits["transplant"] - bits["base"])
     assert loss["segmentation"] == pytest.approx(bits["forced"] - bits["base"])

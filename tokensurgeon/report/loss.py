@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["advice", "level", "loss_in_words"]
+__all__ = ["advice", "level", "loss_in_words", "prediction_in_words"]
 
 _SMALL, _LARGE = 0.02, 0.1
 """Bits per byte. Of four real models with each other's tokenizers, chat and text suffer little below the former."""
@@ -51,6 +51,20 @@ def _stands_out(loss: Mapping[str, Any]) -> list[str]:
     worse = [(kind, *of) for kind, of in parts.items() if of[1] >= max(_MUCH, 2 * of[0])]
     named = [f"{kind} ({lost:.0%} of the loss, {share:.0%} of the text)" for kind, share, lost in worse]
     return [f"It falls hardest on {' and '.join(named)}."] if named else []
+
+
+def prediction_in_words(prediction: Mapping[str, Any]) -> str:
+    """Sentences: what tokenizers alone say of the loss, and why.
+
+    Args:
+        prediction: As `tokensurgeon.surgery.prediction.predict` gives it.
+    """
+    return (
+        f"Expected loss, predicted from the tokenizers alone: {prediction['loss']:+.3f} bits per byte "
+        f"(±{prediction['interval']:.3f}) on {prediction['bytes'] / 1000:.1f} kB of {prediction['text']}. Of its bytes "
+        f"{prediction['split']:.1%} lie in tokens of the base that are split, {prediction['joined']:.1%} in joined "
+        f"ones, {prediction['mixed']:.1%} in ones that are cut across, and {prediction['new_bytes']:.1%} in new tokens."
+    )
 
 
 def advice(content: Mapping[str, Any]) -> str:
