@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from tokensurgeon import Vocabulary, align
 from tokensurgeon.alignment.cuts import Cuts
-from tokensurgeon.alignment.prediction import predict_loss
+from tokensurgeon.alignment.prediction import NATS_A_PLACE, SPREAD, predict_loss
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +34,31 @@ def cut(base, donor, *pieces):
 def test_every_byte_is_counted_once(letters):
     """The base reads ab|c|d|e|f|gh|i, the donor a|b|c|de|f|g|hi."""
     base, donor = letters(("a", "b"), ("g", "h")), letters(("d", "e"), ("h", "i"))
-    assert cut(base, donor, "abcdefghi") == Cuts(
-        n_bytes=9, base_tokens=7, tokens=7, new=2, inside=1, new_bytes=4, whole=2, split=2, joined=2, mixed=3
-    )
+    found = cut(base, donor, "abcdefghi")
+    assert (found.n_bytes, found.base_tokens, found.tokens, found.new, found.new_bytes) == (9, 7, 7, 2, 4)
+    assert found.places == {"whole": 2, "split": 1, "joined": 1, "mixed": 1} and found.changed == 3
+    assert found.inside == {"whole": 2, "split": 2, "joined": 2, "mixed": 3}
+    told = found.as_dict()
+    assert told["shared"] == 5 / 7 and told["of_bytes"]["new"] == 4 / 9 and told["of_bytes"]["mixed"] == 3 / 9
 
 
 def test_pieces_add_up(letters):
     base, donor = letters(("a", "b"), ("ab", "c")), letters(("b", "c"))
-    assert cut(base, donor, "abc", "ab") == Cuts(
-        n_bytes=5, base_tokens=2, tokens=4, new=1, inside=2, new_bytes=2, split=5
-    )
+    found = cut(base, donor, "abc", "", "ab")
+    assert found.places["split"] == 2 and found.inside["split"] == found.n_bytes == 5 and found.new == 1
 
 
 def test_the_same_tokenizer_cuts_nothing_and_costs_nothing(gpt):
     own = Vocabulary.from_tokenizer(gpt)
     found = cut(own, own, TEXT[:3000])
-    assert found.whole == found.n_bytes == len(TEXT[:3000].encode()) and found.tokens == found.base_tokens
-    assert found.shares()["shared"] == 1 and not found.new + found.split + found.joined + found.mixed
-    assert predict_loss(found)[0] == 0
+    assert found.inside["whole"] == found.n_bytes == len(TEXT[:3000].encode()) and found.tokens == found.base_tokens
+    assert found.as_dict()["shared"] == 1 and not found.changed
+    assert predict_loss(found) == (0, 0)
 
 
-def test_more_cuts_and_more_new_tokens_cost_more():
-    few, cut_up, new = (Cuts(n_bytes=1000, tokens=300, **of) for of in ({}, {"inside": 9}, {"inside": 9, "new": 9}))
-    losses = [predict_loss(of)[0] for of in (few, cut_up, new)]
-    assert losses == sorted(losses) and len(set(losses)) == 3
-    assert predict_loss(new)[1] > predict_loss(few)[1] > 0
-    assert predict_loss(Cuts())[0] == 0
+def test_each_place_that_is_cut_otherwise_costs_the_same(letters):
+    base, donor = letters(("a", "b")), letters()
+    once, twice = (cut(base, donor, text) for text in ("abcd", "abab"))
+    loss, interval = predict_loss(once)
+    assert loss == pytest.approx(NATS_A_PLACE / 0.693147 / 4, rel=1e-5) and interval == SPREAD * loss**0.5
+    assert predict_loss(twice)[0] == pytest.approx(2 * loss)

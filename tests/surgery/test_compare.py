@@ -28,7 +28,10 @@ def test_its_own_tokenizer_costs_a_base_least(zoo, text):
     own, other = found
     assert own["loss"] == 0 and own["shared"] == 1 and own["tokens"] == own["base_tokens"]
     assert own["bytes"] == text.stat().st_size and not own["cut_differently"]
-    assert other["loss"] > other["interval"] / 2 > 0 < other["new_bytes"] and "whitespace" in other["cut_differently"]
+    assert (
+        other["loss"] > other["interval"] / 2 > 0 < other["of_bytes"]["new"]
+        and "whitespace" in other["cut_differently"]
+    )
     assert [done for _, done, _ in told] == [1, 2]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,24 +22,19 @@ class Cuts:
         base_tokens: Of the base, in all.
         tokens: Of the donor, in all.
         new: Of these, tokens that the base has not.
-        inside: Of the donor's tokens, those behind the first one of a split token: the base never saw them there.
         new_bytes: Of new tokens.
-        whole: Bytes of tokens that stand alone on both sides.
-        split: Bytes of the base's tokens that the donor cuts into pieces.
-        joined: Bytes of the donor's tokens that the base cuts into pieces.
-        mixed: Bytes that are cut across.
+        places: What stands between two meetings, by `KINDS`: tokens that both have, tokens of the base that the donor
+            splits, ones that it joins, and what is cut across.
+        inside: Bytes of these places.
     """
 
-    n_bytes: int = 0
-    base_tokens: int = 0
-    tokens: int = 0
-    new: int = 0
-    inside: int = 0
-    new_bytes: int = 0
-    whole: int = 0
-    split: int = 0
-    joined: int = 0
-    mixed: int = 0
+    n_bytes: int
+    base_tokens: int
+    tokens: int
+    new: int
+    new_bytes: int
+    places: Mapping[str, int]
+    inside: Mapping[str, int]
 
     @classmethod
     def of(cls, base: Vocabulary, donor: Vocabulary, plan: RowPlan, pieces: Iterable[str]) -> Self:
@@ -53,30 +47,36 @@ class Cuts:
             pieces: Text, each cut on its own.
         """
         left, right = token_bytes(base), token_bytes(donor)
-        found: Counter[str] = Counter()
+        n_bytes = base_tokens = tokens = new = new_bytes = 0
+        places, inside = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
         for piece in pieces:
             ours, theirs = base.encode(piece), donor.encode(piece)
             if not ours or not theirs:
                 continue
             lengths = [len(right[i]) for i in theirs]
-            new = [n for i, n in zip(theirs, lengths, strict=True) if plan.source[i] < 0]
-            found.update(n_bytes=sum(lengths), base_tokens=len(ours), tokens=len(theirs), new=len(new))
-            found.update(new_bytes=sum(new))
+            unknown = [n for i, n in zip(theirs, lengths, strict=True) if plan.source[i] < 0]
+            n_bytes, base_tokens, tokens = n_bytes + sum(lengths), base_tokens + len(ours), tokens + len(theirs)
+            new, new_bytes = new + len(unknown), new_bytes + sum(unknown)
             meet = meeting_points([left[i] for i in ours], [right[i] for i in theirs])
             for kind, _, these in between_meetings(meet, len(ours), len(theirs)):
-                found[kind] += sum(lengths[these])
-                if kind == "split":
-                    found["inside"] += these.stop - these.start - 1
-        return cls(**found)
+                places[kind] += 1
+                inside[kind] += sum(lengths[these])
+        return cls(n_bytes, base_tokens, tokens, new, new_bytes, places, inside)
 
-    def shares(self) -> dict[str, Any]:
-        """Plain data: counts, and which share of the donor's tokens is ``shared``, of the text's bytes lies in what."""
+    @property
+    def changed(self) -> int:
+        """Places that the donor does not cut as the base does."""
+        return sum(self.places.values()) - self.places["whole"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: the attributes, and shares of the donor's tokens (``shared``) and of the text's bytes."""
         size = max(1, self.n_bytes)
+        shares = {kind: self.inside[kind] / size for kind in KINDS}
         return {
             "bytes": self.n_bytes,
             "base_tokens": self.base_tokens,
             "tokens": self.tokens,
+            "places": dict(self.places),
             "shared": 1 - self.new / max(1, self.tokens),
-            "new_bytes": self.new_bytes / size,
-            **{kind: getattr(self, kind) / size for kind in KINDS},
+            "of_bytes": shares | {"new": self.new_bytes / size},
         }

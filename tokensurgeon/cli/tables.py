@@ -60,17 +60,19 @@ def print_comparison(console: Console, base: str, found: Sequence[Mapping[str, A
         title=f"tokenizers for {escape(base)}, on {first['bytes'] / 1000:.1f} kB of {escape(first['text'])}, which are "
         f"{first['base_tokens']:,} tokens of its own",
         title_justify="left",
-        caption="split, new: share of the bytes in tokens of the base that are cut into pieces, and in tokens that it "
-        "has not. Expected loss: bits per byte, from what other pairs lost; `tokensurgeon BASE DONOR` measures it.",
+        caption="shared: of its tokens, those that the base has. split, joined, across: share of the bytes in tokens "
+        "of the base that it cuts into pieces, joins, or cuts across; new: in tokens that the base has not. Expected "
+        "loss: bits per byte, from what other pairs lost; `tokensurgeon BASE DONOR` measures it.",
         caption_justify="left",
     )
-    for title in ("donor", "tokens", "shared", "split", "new", "expected loss", "cut differently"):
+    for title in ("donor", "tokens", "shared", "split", "joined", "across", "new", "expected loss", "cut differently"):
         numeric = title not in ("donor", "cut differently")
         table.add_column(title, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for one in found:
+        shares = (f"{one['of_bytes'][kind]:.1%}" for kind in ("split", "joined", "mixed", "new"))
         table.add_row(
-            escape(one["donor"]), f"{one['tokens']:,}", f"{one['shared']:.1%}", f"{one['split']:.1%}",
-            f"{one['new_bytes']:.1%}", f"{one['loss']:.3f} ±{one['interval']:.3f}", ", ".join(one["cut_differently"]),
+            escape(one["donor"]), f"{one['tokens']:,}", f"{one['shared']:.1%}", *shares,
+            f"{one['loss']:.3f} ±{one['interval']:.3f}", ", ".join(one["cut_differently"]),
         )  # fmt: skip
     console.print(table)
 

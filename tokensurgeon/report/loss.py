@@ -59,11 +59,12 @@ def prediction_in_words(prediction: Mapping[str, Any]) -> str:
     Args:
         prediction: As `tokensurgeon.surgery.prediction.predict` gives it.
     """
+    share = prediction["of_bytes"]
     return (
         f"Expected loss, predicted from the tokenizers alone: {prediction['loss']:+.3f} bits per byte "
         f"(±{prediction['interval']:.3f}) on {prediction['bytes'] / 1000:.1f} kB of {prediction['text']}. Of its bytes "
-        f"{prediction['split']:.1%} lie in tokens of the base that are split, {prediction['joined']:.1%} in joined "
-        f"ones, {prediction['mixed']:.1%} in ones that are cut across, and {prediction['new_bytes']:.1%} in new tokens."
+        f"{share['split']:.1%} lie in tokens of the base that are split, {share['joined']:.1%} in joined ones, "
+        f"{share['mixed']:.1%} in ones that are cut across, and {share['new']:.1%} in new tokens."
     )
 
 

@@ -27,10 +27,10 @@ def predict(base: OpenModel, donor: OpenModel, alignment: Alignment, texts: Mapp
         texts: Their beginnings are read, as one.
 
     Returns:
-        ``text``, its name; what `Cuts.shares` gives; ``loss`` in bits per byte and half of its interval's width,
+        ``text``, its name; what `Cuts.as_dict` gives; ``loss`` in bits per byte and half of its interval's width,
         ``interval``, see `tokensurgeon.alignment.prediction`.
     """
     pieces = [piece for text in texts.values() for piece in split_bytes(text.beginning(_READ))]
     cuts = Cuts.of(base.vocabulary, donor.vocabulary, alignment.plan, pieces)
     loss, interval = predict_loss(cuts)
-    return {"text": ", ".join(texts), **cuts.shares(), "loss": loss, "interval": interval}
+    return {"text": ", ".join(texts), **cuts.as_dict(), "loss": loss, "interval": interval}
