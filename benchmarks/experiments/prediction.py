@@ -80,11 +80,8 @@ def main(path: Path, results: Path = RESULTS) -> None:
         for name, cuts in cut(pair["base"], pair["donor"], read).items()
     ]
     others = elsewhere(json.loads((results / "real_pairs.json").read_text()))
-    result |= {
-        "bases": bases,
-        "pairs": pairs,
-        "forms": {name: fitted(form, points, others) for name, form in FORMS.items()},
-    }
+    forms = {name: fitted(form, points, others) for name, form in FORMS.items()}
+    result |= {"bases": bases, "pairs": pairs, "forms": forms}
     results.mkdir(exist_ok=True)
     (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
@@ -100,18 +97,14 @@ def elsewhere(found: dict[str, Any]) -> list[Point]:
     text = {"text": [piece for of in texts.documents(found["settings"]["bytes"])["wikitext2"] for piece in of]}
     points = []
     for pair in found["pairs"]:
-        sides, lost = (
-            (pair["base"], pair["donor"]),
-            pair["sides"]["ridge"]["text"] - found["bases"][pair["base"]]["text"],
-        )
+        sides = pair["base"], pair["donor"]
+        lost = pair["sides"]["ridge"]["text"] - found["bases"][pair["base"]]["text"]
         if (cuts := cut(*sides, text)["text"]).changed:
             points.append((sides, cuts, lost))
     return points
 
 
-def fitted(
-    form: Callable[[Cuts], tuple[float, ...]], points: Sequence[Point], others: Sequence[Point]
-) -> dict[str, Any]:
+def fitted(form: Form, points: Sequence[Point], others: Sequence[Point]) -> dict[str, Any]:
     """Nats for each unit of what a form counts, and how far its predictions are from what was lost.
 
     Returns:
@@ -136,10 +129,8 @@ def fitted(
         "rms": {"fit": _rms(x @ nats - lost), "left_out": _rms(off), "elsewhere": _rms(further - there)},
         "relative": float(np.median(off / np.abs(lost))),
         "spread": float(np.quantile(off / np.sqrt(left_out), 0.9)),
-        "left_out": [
-            [*pair, loss, guess] for pair, loss, guess in zip(sides, lost.tolist(), left_out.tolist(), strict=True)
-        ],
-        "elsewhere": [[*o[0], o[2], guess] for o, guess in zip(others, further.tolist(), strict=True)],
+        "left_out": listed(points, left_out),
+        "elsewhere": listed(others, further),
     }
 
 
