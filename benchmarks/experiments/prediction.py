@@ -17,7 +17,7 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import transformers
@@ -39,8 +39,17 @@ _MADE_BY = ("tokensurgeon/solver/*.py", "tokensurgeon/transfer/*.py", "tokensurg
             "tokensurgeon/alignment/match.py", "benchmarks/common/texts.py")  # fmt: skip
 
 Form = Callable[[Cuts], tuple[float, ...]]
-Point = tuple[tuple[str, str], Cuts, float]
-"""A pair, a text as it cuts it, and bits per byte lost there."""
+
+
+class Point(NamedTuple):
+    """A pair, a text as it cuts it, and bits per byte lost there."""
+
+    base: str
+    donor: str
+    text: str
+    cuts: Cuts
+    lost: float
+
 
 FORMS: dict[str, Form] = {
     "bytes in split tokens, in new ones": lambda cuts: (cuts.inside["split"], cuts.new_bytes),
@@ -63,10 +72,10 @@ def main(path: Path, results: Path = RESULTS) -> None:
     made_by = (experiment["options"], experiment["bytes"], versions(), *map(source, _MADE_BY))
     bases: dict[str, Any] = {}
     pairs = []
-    for base in experiment["models"]:
+    for base in dict.fromkeys(base for base, _ in experiment["pairs"]):
         bases[base] = cached.once(key("base", base, *made_by), lambda base=base: score(getattr(models, base)(), read))
         print(base, bases[base], flush=True)
-    for base, donor in itertools.permutations(experiment["models"], 2):
+    for base, donor in experiment["pairs"]:
         after = cached.once(
             key("pair", base, donor, *made_by),
             lambda base=base, donor=donor: transplanted(base, donor, experiment["options"], read),
@@ -75,7 +84,7 @@ def main(path: Path, results: Path = RESULTS) -> None:
         pairs.append({"base": base, "donor": donor, **after, "loss": lost})
         print(base, donor, lost, flush=True)
     points = [
-        ((pair["base"], pair["donor"]), cuts, pair["loss"][name])
+        Point(pair["base"], pair["donor"], name, cuts, pair["loss"][name])
         for pair in pairs
         for name, cuts in cut(pair["base"], pair["donor"], read).items()
     ]
@@ -94,13 +103,13 @@ def cut(base: str, donor: str, read: dict[str, list[str]]) -> dict[str, Cuts]:
 
 def elsewhere(found: dict[str, Any]) -> list[Point]:
     """What pairs of `real_pairs` lost on its text, but those of one tokenizer."""
-    text = {"text": [piece for of in texts.documents(found["settings"]["bytes"])["wikitext2"] for piece in of]}
+    text = {"wikitext2": [piece for of in texts.documents(found["settings"]["bytes"])["wikitext2"] for piece in of]}
     points = []
     for pair in found["pairs"]:
         sides = pair["base"], pair["donor"]
         lost = pair["sides"]["ridge"]["text"] - found["bases"][pair["base"]]["text"]
-        if (cuts := cut(*sides, text)["text"]).changed:
-            points.append((sides, cuts, lost))
+        if (cuts := cut(*sides, text)["wikitext2"]).changed:
+            points.append(Point(*sides, "wikitext2", cuts, lost))
     return points
 
 
@@ -110,33 +119,45 @@ def fitted(form: Form, points: Sequence[Point], others: Sequence[Point]) -> dict
     Returns:
         ``nats``; ``rms`` error in bits per byte, ``left_out`` of texts of pairs that it was not fitted to, and
         ``elsewhere``; ``relative``, the median error of texts left out beside the loss; ``spread``, that nine in ten of
-        these errors are within, beside the root of the prediction; and all predictions.
+        these errors are within, beside the root of the prediction; ``order``, how often the donor that should cost a
+        base less does so on a text, and of how many; and all predictions.
     """
 
     def counts(of: Sequence[Point]) -> Any:
-        return np.array([form(cuts) for _, cuts, _ in of]) / np.array([[c.n_bytes * math.log(2)] for _, c, _ in of])
+        return np.array([form(one.cuts) for one in of]) / np.array([[one.cuts.n_bytes * math.log(2)] for one in of])
 
-    sides, lost = [pair for pair, *_ in points], np.array([loss for *_, loss in points])
+    sides, lost = [(one.base, one.donor) for one in points], np.array([one.lost for one in points])
     x, left_out = counts(points), np.empty(len(points))
     for pair in set(sides):
         inside = np.array([other == pair for other in sides])
         left_out[inside] = x[inside] @ _fit(x[~inside], lost[~inside])
     nats = _fit(x, lost)
-    further, there = counts(others) @ nats, np.array([loss for *_, loss in others])
+    further, there = counts(others) @ nats, np.array([one.lost for one in others])
     off = np.abs(left_out - lost)
     return {
         "nats": nats.tolist(),
         "rms": {"fit": _rms(x @ nats - lost), "left_out": _rms(off), "elsewhere": _rms(further - there)},
         "relative": float(np.median(off / np.abs(lost))),
         "spread": float(np.quantile(off / np.sqrt(left_out), 0.9)),
+        "order": order(points, left_out),
         "left_out": listed(points, left_out),
         "elsewhere": listed(others, further),
     }
 
 
+def order(points: Sequence[Point], guessed: Any) -> list[int]:
+    """How often the donor that should lose less than another on a base's text does so, and of how many."""
+    right = [
+        (guess < other) == (one.lost < another.lost)
+        for (one, guess), (another, other) in itertools.combinations(zip(points, guessed, strict=True), 2)
+        if (one.base, one.text) == (another.base, another.text)
+    ]
+    return [sum(map(bool, right)), len(right)]
+
+
 def listed(points: Sequence[Point], guessed: Any) -> list[list[Any]]:
-    """Base, donor, what was lost, and what was predicted."""
-    return [[*sides, lost, float(guess)] for (sides, _, lost), guess in zip(points, guessed, strict=True)]
+    """Base, donor, text, what was lost, and what was predicted."""
+    return [[one.base, one.donor, one.text, one.lost, float(guess)] for one, guess in zip(points, guessed, strict=True)]
 
 
 def _fit(x: Any, lost: Any) -> Any:
