@@ -16,6 +16,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +30,11 @@ from benchmarks.common.provenance import provenance
 from tokensurgeon import TransplantOptions, transplant
 from tokensurgeon.alignment.cuts import Cuts
 from tokensurgeon.checkpoint.cache import cache_directory
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
-from tokensurgeon.surgery.pair import align_models
+from tokensurgeon.surgery.pair import align_sides
 
 RESULTS = Path(__file__).parents[1] / "results"
 _MADE_BY = ("tokensurgeon/solver/*.py", "tokensurgeon/transfer/*.py", "tokensurgeon/baselines/*.py",
@@ -95,9 +97,16 @@ def main(path: Path, results: Path = RESULTS) -> None:
     (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
+@cache
+def opened(name: str) -> OpenModel:
+    """A model's tokenizer."""
+    return OpenModel.open(str(getattr(models, name)()), "none")
+
+
 def cut(base: str, donor: str, read: dict[str, list[str]]) -> dict[str, Cuts]:
     """Each text as a pair cuts it."""
-    left, right, aligned, _ = align_models(*(str(getattr(models, name)()) for name in (base, donor)))
+    left, right = opened(base), opened(donor)
+    aligned, _ = align_sides(left, right)
     return {name: Cuts.of(left.vocabulary, right.vocabulary, aligned.plan, parts) for name, parts in read.items()}
 
 
