@@ -62,8 +62,8 @@ def print_comparison(console: Console, base: str, found: Sequence[Mapping[str, A
         title_justify="left",
         caption="shared: of its tokens, those that the base has. split, joined, across: share of the bytes in tokens "
         "of the base that it cuts into pieces, joins, or cuts across; new: in tokens that the base has not. Expected "
-        "loss: bits per byte, from what other pairs lost; `tokensurgeon BASE DONOR` measures it. Numbers that are cut "
-        "differently cost arithmetic beside that.",
+        "loss: bits per byte, from what other pairs lost; donors nearer than that are not told apart, and "
+        "`tokensurgeon BASE DONOR` measures it. Numbers that are cut differently cost arithmetic beside that.",
         caption_justify="left",
     )
     for title in ("donor", "tokens", "shared", "split", "joined", "across", "new", "expected loss", "cut differently"):
