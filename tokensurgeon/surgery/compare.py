@@ -9,6 +9,7 @@ from typing import Any
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.evaluation.texts import Text, open_texts
 from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import align_sides
 from tokensurgeon.surgery.prediction import predict
 
@@ -27,7 +28,7 @@ def compare(
         progress: Called with (stage, donors done, donors in all).
 
     Returns:
-        For each donor its ``donor`` name, how many ``rows`` it would have, of which ``anchors`` are the base's, how
+        For each donor its ``donor`` name, how many ``tokens_in_all`` it has, of which ``anchors`` are the base's, how
         the text is cut and the loss that is to be expected, see `tokensurgeon.surgery.prediction.predict`, and what
         else is ``cut_differently``. The least loss comes first.
 
@@ -51,10 +52,10 @@ def compare(
 
 def _compared(left: OpenModel, donor: str, texts: Mapping[str, Text]) -> dict[str, Any]:
     right = OpenModel.open(donor, "none")
-    aligned, schemes = align_sides(left, right)
+    aligned, schemes = align_sides(left, right, TransplantOptions(pad_to_multiple_of=1))  # its config may be too small
     return {
         "donor": donor,
-        "rows": aligned.plan.n_rows,
+        "tokens_in_all": aligned.plan.n_rows,
         "anchors": len(aligned.plan.anchors),
         **predict(left, right, aligned, texts),
         "cut_differently": [scheme.kind for scheme in schemes],
