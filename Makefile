@@ -7,8 +7,8 @@ WORKERS := 2
 
 .PHONY: demo install test test-slow lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
-	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-drafts \
-	bench-serving bench-four-models bench-llama-cpp bench-vllm \
+	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-prediction \
+	bench-drafts bench-serving bench-four-models bench-llama-cpp bench-vllm \
 	authors tools clean
 
 demo: $(VENV)/.models  ## the main job on two real models
@@ -45,6 +45,9 @@ bench-pairs: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## every tokenizer on
 	$(VENV)/bin/python -m benchmarks.experiments.control_tokens benchmarks/experiments/control_tokens.toml
 	$(VENV)/bin/python -m benchmarks.experiments.pairs benchmarks/experiments/pairs.toml
 	$(VENV)/bin/python -m benchmarks.experiments.real_pairs benchmarks/experiments/real_pairs.toml
+
+bench-prediction: $(VENV)/.models $(VENV)/.qwen  ## what tokenizers alone say of the loss, beside what is lost (an hour)
+	$(VENV)/bin/python -m benchmarks.experiments.prediction benchmarks/experiments/prediction.toml
 
 authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS (compiles fastText: minutes)
 	$(VENV)/bin/python -m pytest -m peers

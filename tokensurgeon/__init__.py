@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tokensurgeon.readiness import check
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
     from tokensurgeon.surgery.adapter import carry_adapter
+    from tokensurgeon.surgery.compare import compare
     from tokensurgeon.surgery.extend import extend
     from tokensurgeon.surgery.options import ExtendOptions, TransplantOptions
     from tokensurgeon.surgery.pair import align_models
@@ -69,6 +70,7 @@ __all__ = [
     "build_rows",
     "carry_adapter",
     "check",
+    "compare",
     "estimate_fisher",
     "evaluate",
     "export_gguf",
@@ -107,6 +109,7 @@ _HOMES = {
     "build_rows": "transfer.rows",
     "carry_adapter": "surgery.adapter",
     "check": "readiness",
+    "compare": "surgery.compare",
     "estimate_fisher": "merging.estimate.fisher",
     "evaluate": "evaluation.evaluate",
     "export_gguf": "gguf",

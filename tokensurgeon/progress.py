@@ -19,6 +19,7 @@ class Stage(StrEnum):
 
     READ = "Reading text"
     COMPARE = "Comparing encodings of"
+    ALIGN = "Comparing tokenizers"
     STATES = "Reading text through the base"
     VECTORS = "Training vectors on"
     TRIALS = "Trying methods"

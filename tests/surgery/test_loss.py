@@ -41,11 +41,15 @@ def test_bits_per_byte_are_those_of_evaluate(made, zoo, text):
 
 def test_parts_add_up(made):
     loss = made.content["loss"]
+    assert "prediction" not in made.content  # what is measured need not be predicted
     bits = loss["bits_per_byte"]
     assert loss["loss"] == pytest.approx(bits["transplant"] - bits["base"])
     assert loss["segmentation"] == pytest.approx(bits["forced"] - bits["base"])
     assert loss["segmentation"] + loss["new"] + loss["shared"] == pytest.approx(loss["loss"])
-    assert sum(unit["loss"] for unit in loss["units"].values()) == pytest.approx(loss["loss"])
+    for split in ("units", "writing"):
+        assert sum(part["loss"] for part in loss[split].values()) == pytest.approx(loss["loss"]), split
+    assert sum(part["bytes"] for part in loss["writing"].values()) == pytest.approx(1)
+    assert {"words", "white space", "punctuation"} <= set(loss["writing"])
     assert {kind for kind, unit in loss["units"].items() if unit["count"]} >= {"whole", "split", "joined"}
     assert 0 < loss["interval"] < 2
     assert loss["costliest"][0]["loss"] >= loss["costliest"][-1]["loss"] > 0 and len(loss["costliest"]) == 20
@@ -62,24 +66,30 @@ def test_units_of_a_text():
     """The base has ab|c|de|f|g, the donor a|b|c|def|g: split, whole, joined, whole."""
     piece = BasePiece(7, [0, 1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0, 5.0], [10, 11, 12, 13, 14],
                       [1.5, 2.5, 3.5, 4.5, 5.5], ([0, 1, 3, 4], [1, 2, 3, 4]))  # fmt: skip
-    lengths = [0] * 10 + [1, 1, 1, 3, 1]
-    units = list(units_of(piece, [10.0, 20.0, 30.0, 40.0, 50.0], lengths))
-    assert [(unit.kind, unit.n_bytes, unit.base, unit.donor) for unit in units] == [
-        ("split", 2, 1.0, (10, 11)), ("whole", 1, 2.0, (12,)), ("joined", 3, 7.0, (13,)), ("whole", 1, 5.0, (14,)),
+    spelled = [b""] * 10 + [b"a", b"b", b"7", b"def", b" "]
+    units = list(units_of(piece, [10.0, 20.0, 30.0, 40.0, 50.0], spelled))
+    assert [(unit.kind, unit.data, unit.base, unit.donor) for unit in units] == [
+        ("split", b"ab", 1.0, (10, 11)), ("whole", b"7", 2.0, (12,)), ("joined", b"def", 7.0, (13,)),
+        ("whole", b" ", 5.0, (14,)),
     ]  # fmt: skip
     assert units[0].forced == (1.5, 2.5) and units[0].transplant == (10.0, 20.0)
     told = describe_loss(units, 7, lambda i: i == 13, str)
     assert told["split"] == {"first_nats": 10.0, "inside_nats": 20.0, "inside_tokens": 1, "base_nats": 1.0}
     assert told["costliest"][0] == {"tokens": ["14"], "count": 1, "loss": pytest.approx(45 / 7 / 0.693147, rel=1e-4)}
     assert told["new"] == pytest.approx((40 - 4.5) / 7 / 0.693147, rel=1e-4)
+    written = {kind: (7 * of["bytes"], 7 * 0.693147 * of["loss"]) for kind, of in told["writing"].items()}
+    assert written == {
+        kind: pytest.approx(of, rel=1e-4)
+        for kind, of in {"words": (5, 29 + 33), "numbers": (1, 28), "white space": (1, 45)}.items()
+    }
 
 
 def test_what_is_behind_the_last_meeting_counts_too():
     piece = BasePiece(3, [0, 1], [1.0, 2.0], [5, 6, 7], [1.0, 1.0, 1.0], ([0], [0]))
-    units = list(units_of(piece, [1.0, 1.0, 1.0], [1] * 8))
+    units = list(units_of(piece, [1.0, 1.0, 1.0], [b"a"] * 8))
     assert [(unit.kind, unit.base) for unit in units] == [("whole", 1.0), ("split", 2.0)]
     mixed = BasePiece(3, [0, 1, 2], [1.0, 2.0, 3.0], [5, 6], [1.0, 1.0], ([], []))
-    assert [unit.kind for unit in units_of(mixed, [1.0, 1.0], [1] * 8)] == ["mixed"]
+    assert [unit.kind for unit in units_of(mixed, [1.0, 1.0], [b"a"] * 8)] == ["mixed"]
 
 
 def test_the_interval_holds_the_loss_of_other_text():
@@ -87,7 +97,7 @@ def test_the_interval_holds_the_loss_of_other_text():
     generator, inside = torch.Generator().manual_seed(0), 0
     for _ in range(200):
         lost = (1 + 2 * torch.randn(240, generator=generator)).tolist()
-        told = describe_loss([Unit("whole", 4, (1,), 0.0, (0.0,), (x,)) for x in lost], 960, bool, str)
+        told = describe_loss([Unit("whole", b"word", (1,), 0.0, (0.0,), (x,)) for x in lost], 960, bool, str)
         inside += abs(told["loss"] - 1 / (4 * 0.693147)) < told["interval"]
     assert 175 <= inside <= 199
 
@@ -99,6 +109,8 @@ def test_it_is_told_everywhere_or_left_out(zoo, tmp_path):
     figure = f"{loss['loss']:+.3f} bits per byte"
     assert figure in done.stdout
     assert figure in (tmp_path / "out/README.md").read_text() and figure in (tmp_path / "out/report.html").read_text()
+    page = (tmp_path / "out/report.html").read_text()
+    assert all(f"<tr><td>{kind}</td>" in page for kind in loss["writing"])
     assert "The costliest tokens" in (tmp_path / "out/report.html").read_text()
     done = CliRunner().invoke(app, [*words, "--overwrite", "--no-score"])
     assert "loss" not in json.loads((tmp_path / "out/tokensurgeon.json").read_text())
@@ -115,6 +127,7 @@ def content(loss, segmentation, new, shared, split=None, **more):
             "new": new, "shared": shared, "bits_per_byte": {"base": 1.0, "forced": 1.0, "transplant": 1.0 + loss},
             "units": {kind: {"count": 9, "loss": value} for kind, value in kinds.items()},
             "split": {"first_nats": 5.0, "inside_nats": 6.6, "inside_tokens": 12, "base_nats": 4.0}, "costliest": [],
+            "writing": {"words": {"bytes": 0.9, "loss": 0.7 * loss}, "numbers": {"bytes": 0.1, "loss": 0.3 * loss}},
         },
         "base": {"tied": True}, "options": {"untie": False}, "scheme_differences": [],
     } | more  # fmt: skip
@@ -132,3 +145,5 @@ def test_what_to_do_follows_from_where_the_loss_is():
     told = " ".join(loss_in_words(content(0.15, 0.14, 0.005, 0.005, split=0.13)))
     assert "+0.150 bits per byte (±0.010)" in told and "6.6 nats" in told
     assert "with the same tokenizer" not in told
+    assert "It falls hardest on numbers (30% of the loss, 10% of the text)." in told
+    assert "hardest" not in " ".join(loss_in_words(content(0.012, 0.01, 0.0, 0.002)))

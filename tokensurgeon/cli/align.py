@@ -18,7 +18,7 @@ def command(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Compare two vocabularies: what is shared, what must be reconstructed, what is cut differently.
+    """Compare two vocabularies: what is shared, what is cut differently, and which loss is to be expected.
 
     Needs tokenizers only, no weights.
     """
@@ -28,6 +28,7 @@ def command(
         from tokensurgeon.evaluation.texts import open_texts
         from tokensurgeon.surgery.options import TransplantOptions, load_recipe
         from tokensurgeon.surgery.pair import align_models, summarise
+        from tokensurgeon.surgery.prediction import predict
 
         options = load_recipe(config) if config else TransplantOptions()
         given = {
@@ -40,6 +41,7 @@ def command(
         with progress_bar(quiet or json_out) as tell:
             counted = {name: CountedText.of(*sides, given.telling(tell)) for name, given in texts.items()}
         summary = summarise(left, right, alignment, schemes, counted)
+        summary["predictions"] = [predict(left, right, alignment, {name: given}) for name, given in texts.items()]
         if json_out:
             emit_json({"base": base, "donor": donor, **summary})
         elif not quiet:

@@ -14,6 +14,7 @@ from tokensurgeon.cli import (
     adapter,
     align,
     check,
+    compare,
     dam,
     draft,
     draft_bench,
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 app.command("transplant")(transplant.command)
 app.command("align")(align.command)
+app.command("compare")(compare.command)
 app.command("evaluate")(evaluate.command)
 app.command("verify")(verify.command)
 app.command("revert")(revert.command)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tokensurgeon.report.card import choice_in_words, warnings
-from tokensurgeon.report.loss import loss_in_words
+from tokensurgeon.report.loss import loss_in_words, prediction_in_words
 
 if TYPE_CHECKING:
     from tokensurgeon.readiness import Rule
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "print_alignment",
     "print_checks",
+    "print_comparison",
     "print_draft_lengths",
     "print_drafts",
     "print_evaluation",
@@ -47,7 +48,34 @@ def print_alignment(console: Console, base: str, donor: str, summary: Mapping[st
             f"{escape(name)}: {cover['anchor_share']:.1%} of {cover['tokens']:,} donor tokens are anchors "
             f"({cover['anchor_share_of_types']:.1%} of types); most frequent new ones: {escape(new)}"
         )
+    for prediction in summary.get("predictions", ()):
+        console.print(escape(prediction_in_words(prediction)))
     _print_warnings(console, summary)
+
+
+def print_comparison(console: Console, base: str, found: Sequence[Mapping[str, Any]]) -> None:
+    """One line a donor, the one that costs least first."""
+    first = found[0]
+    table = Table(
+        title=f"tokenizers for {escape(base)}, on {first['bytes'] / 1000:.1f} kB of {escape(first['text'])}, which are "
+        f"{first['base_tokens']:,} tokens of its own",
+        title_justify="left",
+        caption="shared: of its tokens, those that the base has. split, joined, across: share of the bytes in tokens "
+        "of the base that it cuts into pieces, joins, or cuts across; new: in tokens that the base has not. Expected "
+        "loss: bits per byte, from what other pairs lost; donors nearer than that are not told apart, and "
+        "`tokensurgeon BASE DONOR` measures it. Numbers that are cut differently cost arithmetic beside that.",
+        caption_justify="left",
+    )
+    for title in ("donor", "tokens", "shared", "split", "joined", "across", "new", "expected loss", "cut differently"):
+        numeric = title not in ("donor", "cut differently")
+        table.add_column(title, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for one in found:
+        shares = (f"{one['of_bytes'][kind]:.1%}" for kind in ("split", "joined", "mixed", "new"))
+        table.add_row(
+            escape(one["donor"]), f"{one['tokens']:,}", f"{one['shared']:.1%}", *shares,
+            f"{one['loss']:.3f} ±{one['interval']:.3f}", ", ".join(one["cut_differently"]),
+        )  # fmt: skip
+    console.print(table)
 
 
 def print_transplant(console: Console, report: TransplantReport, profile: bool = False) -> None:
@@ -73,6 +101,8 @@ def print_transplant(console: Console, report: TransplantReport, profile: bool =
         )
     for sentence in loss_in_words(content) if content.get("loss") else ():
         console.print(escape(sentence))
+    if content.get("prediction"):
+        console.print(escape(prediction_in_words(content["prediction"])))
     if profile:
         print_stages(console, content["stages"])
     console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")

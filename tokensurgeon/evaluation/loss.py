@@ -19,7 +19,8 @@ import torch
 from tokensurgeon.evaluation.context import context_of
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.vocabulary import Vocabulary
-from tokensurgeon.vocabulary.meeting import meeting_points, token_bytes
+from tokensurgeon.vocabulary.meeting import KINDS, between_meetings, meeting_points, token_bytes
+from tokensurgeon.vocabulary.writing import Writing, writing_of
 
 __all__ = ["BasePiece", "Unit", "describe_loss", "read_base", "score_ids", "units_of"]
 
@@ -55,7 +56,7 @@ class Unit:
 
     Attributes:
         kind: ``whole``, ``split``, ``joined`` or ``mixed``.
-        n_bytes: Of it, in the donor's tokens.
+        data: Its bytes, in the donor's tokens.
         donor: The donor's ids.
         base: Nats of the base's own tokens.
         forced: (donor's tokens) nats of the base, made to read them.
@@ -63,7 +64,7 @@ class Unit:
     """
 
     kind: str
-    n_bytes: int
+    data: bytes
     donor: tuple[int, ...]
     base: float
     forced: tuple[float, ...]
@@ -136,36 +137,29 @@ def read_base(
     return found
 
 
-def units_of(piece: BasePiece, transplant: Sequence[float], lengths: Sequence[int]) -> Iterator[Unit]:
+def units_of(piece: BasePiece, transplant: Sequence[float], spelled: Sequence[bytes]) -> Iterator[Unit]:
     """A piece, unit by unit; what comes behind the last meeting is one too.
 
     Args:
         piece: As the base reads it.
         transplant: (tokens of the donor) nats of the transplant.
-        lengths: Bytes of every id of the donor.
+        spelled: Bytes of every id of the donor.
     """
-    here = there = 0
-    ends = [*zip(*piece.meet, strict=True), (len(piece.base) - 1, len(piece.donor) - 1)]
-    for i, j in ends:
-        base, donor = piece.base_nats[here : i + 1], piece.donor[there : j + 1]
-        if base or donor:
-            shape = min(len(base), 2), min(len(donor), 2)
-            kind = {(1, 1): "whole", (1, 2): "split", (2, 1): "joined"}.get(shape, "mixed")
-            yield Unit(
-                kind,
-                sum(lengths[token] for token in donor),
-                tuple(donor),
-                sum(base),
-                tuple(piece.forced_nats[there : j + 1]),
-                tuple(transplant[there : j + 1]),
-            )
-        here, there = i + 1, j + 1
+    for kind, base, donor in between_meetings(piece.meet, len(piece.base), len(piece.donor)):
+        yield Unit(
+            kind,
+            b"".join(spelled[token] for token in piece.donor[donor]),
+            tuple(piece.donor[donor]),
+            sum(piece.base_nats[base]),
+            tuple(piece.forced_nats[donor]),
+            tuple(transplant[donor]),
+        )
 
 
 def describe_loss(
     units: Sequence[Unit], n_bytes: int, new: Callable[[int], bool], describe: Callable[[int], str]
 ) -> dict[str, Any]:
-    """The loss in bits per byte, split in three ways.
+    """The loss in bits per byte, split in four ways.
 
     Args:
         units: Of all pieces, in order.
@@ -177,7 +171,7 @@ def describe_loss(
         ``bits_per_byte`` of base, forced base and transplant; ``loss`` with half of the width of its 95% interval
         (``interval``, None for too little text), of which ``segmentation``, ``new`` and ``shared`` tokens are parts;
         ``units`` by kind, each with its share of the loss; for split ones ``first_nats`` and ``inside_nats`` a token;
-        ``costliest`` tokens.
+        ``writing`` by what the text is, each with its share of the text's bytes and of the loss; ``costliest`` tokens.
     """
     bits = 1 / (math.log(2) * max(1, n_bytes))
     base, forced, after = (
@@ -204,7 +198,7 @@ def describe_loss(
                 "count": sum(unit.kind == kind for unit in units),
                 "loss": sum(unit.loss for unit in units if unit.kind == kind) * bits,
             }
-            for kind in ("whole", "split", "joined", "mixed")
+            for kind in KINDS
         },
         "split": {
             "first_nats": _mean([unit.transplant[0] for unit in split]),
@@ -212,8 +206,20 @@ def describe_loss(
             "inside_tokens": len(inside),
             "base_nats": _mean([unit.base for unit in split]),
         },
+        "writing": _by_writing(units, bits),
         "costliest": _costliest(units, bits, describe),
     }
+
+
+def _by_writing(units: Sequence[Unit], bits: float) -> dict[str, dict[str, float]]:
+    """Share of the bytes and bits per byte lost, of what there is."""
+    shares = {str(kind): {"bytes": 0.0, "loss": 0.0} for kind in Writing}
+    read = sum(len(unit.data) for unit in units)
+    for unit in units:
+        share = shares[writing_of(unit.data)]
+        share["bytes"] += len(unit.data) / max(1, read)
+        share["loss"] += unit.loss * bits
+    return {kind: share for kind, share in shares.items() if any(share.values())}
 
 
 def _costliest(units: Sequence[Unit], bits: float, describe: Callable[[int], str]) -> list[Mapping[str, Any]]:

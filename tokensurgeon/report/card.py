@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokensurgeon.report.loss import loss_in_words
+from tokensurgeon.report.loss import loss_in_words, prediction_in_words
 from tokensurgeon.report.markdown import code, escaped, front_matter, plain
 
 __all__ = [
@@ -60,9 +60,13 @@ def model_card(content: dict[str, Any]) -> str:
 
 
 def _cost(content: dict[str, Any]) -> list[str]:
-    if not content.get("loss"):
+    if content.get("loss"):
+        sentences = loss_in_words(content)
+    elif content.get("prediction"):
+        sentences = [prediction_in_words(content["prediction"])]
+    else:
         return []
-    return ["## What it costs", "", " ".join(escaped(sentence) for sentence in loss_in_words(content)), ""]
+    return ["## What it costs", "", " ".join(map(escaped, sentences)), ""]
 
 
 def described(method: dict[str, Any]) -> str:

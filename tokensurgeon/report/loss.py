@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["advice", "level", "loss_in_words"]
+__all__ = ["advice", "level", "loss_in_words", "prediction_in_words"]
 
 _SMALL, _LARGE = 0.02, 0.1
 """Bits per byte. Of four real models with each other's tokenizers, chat and text suffer little below the former."""
+
+_MUCH = 0.2
+"""Of the loss: kinds of text that hold less are not named."""
 
 
 def level(loss: Mapping[str, Any]) -> str:
@@ -37,7 +40,32 @@ def loss_in_words(content: Mapping[str, Any]) -> list[str]:
             f"{unit['count']:,} tokens of the base are split ({unit['loss']:+.3f}); pieces inside of them cost "
             f"{split['inside_nats']:.1f} nats each."
         )
-    return [*found, advice(content)]
+    return [*found, *_stands_out(loss), advice(content)]
+
+
+def _stands_out(loss: Mapping[str, Any]) -> list[str]:
+    """A sentence about the kinds of text that lose far more than their share, where there are any."""
+    if loss["loss"] <= _SMALL:
+        return []
+    parts = {kind: (of["bytes"], of["loss"] / loss["loss"]) for kind, of in loss["writing"].items()}
+    worse = [(kind, *of) for kind, of in parts.items() if of[1] >= max(_MUCH, 2 * of[0])]
+    named = [f"{kind} ({lost:.0%} of the loss, {share:.0%} of the text)" for kind, share, lost in worse]
+    return [f"It falls hardest on {' and '.join(named)}."] if named else []
+
+
+def prediction_in_words(prediction: Mapping[str, Any]) -> str:
+    """Sentences: what tokenizers alone say of the loss, and why.
+
+    Args:
+        prediction: As `tokensurgeon.surgery.prediction.predict` gives it.
+    """
+    share = prediction["of_bytes"]
+    return (
+        f"Expected loss, predicted from the tokenizers alone: {prediction['loss']:+.3f} bits per byte "
+        f"(±{prediction['interval']:.3f}) on {prediction['bytes'] / 1000:.1f} kB of {prediction['text']}. Of its bytes "
+        f"{share['split']:.1%} lie in tokens of the base that are split, {share['joined']:.1%} in joined ones, "
+        f"{share['mixed']:.1%} in ones that are cut across, and {share['new']:.1%} in new tokens."
+    )
 
 
 def advice(content: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from tokensurgeon.report.card import choice_in_words, described, few_anchors, outliers_in_words, warnings
 from tokensurgeon.report.loss import level as level_of
-from tokensurgeon.report.loss import loss_in_words
+from tokensurgeon.report.loss import loss_in_words, prediction_in_words
 
 __all__ = ["report_page", "verdict"]
 
@@ -73,6 +73,8 @@ def verdict(
     if content.get("loss"):
         first, *others = loss_in_words(content)
         found.append((level_of(content["loss"]), f"{first} {' '.join(others)}"))
+    elif content.get("prediction"):
+        found.append((level_of(content["prediction"]), prediction_in_words(content["prediction"])))
     counts = content["counts"]
     for name, cover in summary["coverage"].items():
         share = cover["anchor_share"]

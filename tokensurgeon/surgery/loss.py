@@ -70,12 +70,12 @@ class Ruler:
 
     def score(self, loaded: LoadedModel, watched: torch.Tensor) -> float:
         """Measure an output, see `tokensurgeon.verification.running.Scorer`."""
-        lengths = [len(data) for data in token_bytes(self.donor)]
+        spelled = token_bytes(self.donor)
         units: list[Unit] = []
         mass, n = 0.0, 0
         for piece in self.pieces:
             nats, taken = score_ids(loaded.model, loaded.prefix, piece.donor, watched)
-            units += units_of(piece, nats, lengths)
+            units += units_of(piece, nats, spelled)
             mass, n = mass + taken, n + len(nats)
         n_bytes = sum(piece.n_bytes for piece in self.pieces)
         found = describe_loss(units, n_bytes, lambda i: bool(self.new[i]), self.donor.describe)

@@ -15,7 +15,7 @@ from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.vocabulary.edit.digits import PROBES, digit_tokens, is_digitwise, spaced_digits
 from tokensurgeon.vocabulary.schemes import SchemeDifference, compare_schemes
 
-__all__ = ["Pair", "align_models", "overrides_for", "summarise", "with_numbers"]
+__all__ = ["Pair", "align_models", "align_sides", "overrides_for", "summarise", "with_numbers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,16 @@ def align_models(
     options = options or TransplantOptions()
     left = OpenModel.open(base, "none")
     right = with_numbers(left, OpenModel.open(donor, "none"), options.numbers)
-    rows = right.output_rows(options.pad_to_multiple_of)
-    aligned = align(left.vocabulary, right.vocabulary, n_rows=rows, overrides=overrides_for(right, options))
-    return left, right, aligned, compare_schemes(left.vocabulary, right.vocabulary)
+    return left, right, *align_sides(left, right, options)
+
+
+def align_sides(
+    base: OpenModel, donor: OpenModel, options: TransplantOptions | None = None
+) -> tuple[Alignment, list[SchemeDifference]]:
+    """The same of two models that are open."""
+    options = options or TransplantOptions()
+    sides, rows = (base.vocabulary, donor.vocabulary), donor.output_rows(options.pad_to_multiple_of)
+    return align(*sides, n_rows=rows, overrides=overrides_for(donor, options)), compare_schemes(*sides)
 
 
 def with_numbers(base: OpenModel, donor: OpenModel, numbers: Numbers) -> OpenModel:

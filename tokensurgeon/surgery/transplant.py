@@ -30,6 +30,7 @@ from tokensurgeon.surgery.loss import Ruler
 from tokensurgeon.surgery.new_rows import make_rows, pick_method
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.pair import Pair, overrides_for, summarise, with_numbers
+from tokensurgeon.surgery.prediction import predict
 from tokensurgeon.surgery.record import describe_asked, describe_method, describe_solution, learnt_from
 from tokensurgeon.surgery.write import finish, write_output
 from tokensurgeon.transfer.damage import refuse_damaged, refuse_uniform
@@ -200,6 +201,8 @@ def transplant(
         "outliers": describe_outliers(right.vocabulary, summary["counts"]["reconstructed"], made.rows.outliers, odd),
         "choice": picked.choice.as_dict() if picked.choice else None,
     }
+    if options.score and unrun is not None and picked.method.needs == "donor":  # what the prediction was fitted to
+        content["prediction"] = predict(left, right, alignment, texts)
     with staged(target, overwrite) as work:
         written, dtype, link = made.rows.matrices, options.dtype, options.link
         with clock("writing"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tokensurgeon.vocabulary.vocabulary import Vocabulary
 
-__all__ = ["meeting_points", "token_bytes"]
+__all__ = ["KINDS", "between_meetings", "meeting_points", "token_bytes"]
+
+KINDS = ("whole", "split", "joined", "mixed")
+"""What the right tokenization makes of what the left one has between two meetings."""
 
 
 def token_bytes(vocabulary: Vocabulary) -> list[bytes]:
@@ -37,6 +40,33 @@ def meeting_points(left: Sequence[bytes], right: Sequence[bytes]) -> tuple[list[
         found |= {a[n]: b[n] for n in a.keys() & b.keys()}
     pairs = sorted(found.items())
     return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def between_meetings(
+    meet: tuple[Sequence[int], Sequence[int]], n_left: int, n_right: int
+) -> Iterator[tuple[str, slice, slice]]:
+    """What stands between meetings, and what comes behind the last one.
+
+    Args:
+        meet: As `meeting_points` gives it.
+        n_left: Tokens.
+        n_right: Tokens.
+
+    Yields:
+        One of `KINDS`, and which tokens of either they are.
+
+    Example:
+        >>> [kind for kind, _, _ in between_meetings(([0, 2], [1, 2]), 3, 3)]
+        ['split', 'joined']
+    """
+    here = there = 0
+    for i, j in [*zip(*meet, strict=True), (n_left - 1, n_right - 1)]:
+        left, right = slice(here, i + 1), slice(there, j + 1)
+        here, there = i + 1, j + 1
+        shape = left.stop - left.start, right.stop - right.start
+        if shape != (0, 0):
+            counts = min(shape[0], 2), min(shape[1], 2)
+            yield {(1, 1): "whole", (1, 2): "split", (2, 1): "joined"}.get(counts, "mixed"), left, right
 
 
 def _places(tokens: Sequence[bytes], behind: bool, limit: int) -> dict[int, int]:
