@@ -36,6 +36,7 @@ def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[st
     rows = loaded.model.get_output_embeddings().weight.shape[0]
     shared = torch.zeros(max(manifest.plan.n_rows, rows), dtype=torch.bool)
     shared[torch.from_numpy(manifest.plan.ids(*_SHARED))] = True
+    shared[[int(i) for i in manifest.content.get("blends", {})]] = True  # of these some may have been trained
     dead = torch.from_numpy(manifest.plan.silenced)
     return {"shared": shared, "new": ~shared}, dead[dead < rows].to(loaded.model.device)
 

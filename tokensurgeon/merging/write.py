@@ -43,7 +43,8 @@ _LICENCES = ("LICENSE*", "NOTICE*")
 _DTYPES = ("dtype", "torch_dtype")
 
 _PROVENANCE = {
-    Kind.OWN: Provenance.COPIED, Kind.MADE: Provenance.RECONSTRUCTED, Kind.SILENT: Provenance.UNREACHABLE,
+    Kind.OWN: Provenance.COPIED, Kind.TRAINED: Provenance.TRAINED, Kind.MADE: Provenance.RECONSTRUCTED,
+    Kind.SILENT: Provenance.UNREACHABLE,
 }  # fmt: skip
 
 
@@ -215,7 +216,7 @@ def _given(
 
 
 def manifest_of(choice: RowChoice, content: dict[str, Any]) -> Manifest:
-    """Provenance of every row: known to a model, made by transplants, or silent; as source the model it is from."""
+    """Provenance of every row: known to a model, trained, made, or silent; as source the model that it is from."""
     provenance = np.array([_PROVENANCE[kind] for kind in Kind], dtype=np.int8)[choice.kinds]
     return Manifest(content, RowPlan(provenance, np.maximum(choice.taken, -1)))
 

@@ -26,8 +26,9 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
         + (
             "as it is."
             if model["transplant"] is None
-            else f"transplanted; {model['rows']['own']:,} rows are its own, {model['rows']['made']:,} were made from "
-            f"others, {model['rows']['silent']:,} take no probability."
+            else f"transplanted; {model['rows']['own']:,} rows are its own, "
+            + (f"{model['rows']['trained']:,} were made and trained, " if model["rows"]["trained"] else "")
+            + f"{model['rows']['made']:,} were made from others, {model['rows']['silent']:,} take no probability."
         )
         for model in merge["models"]
     ]
