@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tokensurgeon.merging.estimate.dam import train_dam
     from tokensurgeon.merging.estimate.dam_training import DamOptions
     from tokensurgeon.merging.estimate.fisher import estimate_fisher
+    from tokensurgeon.merging.search.run import SearchOptions, search_recipe
     from tokensurgeon.readiness import check
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
     from tokensurgeon.surgery.adapter import carry_adapter
@@ -58,6 +59,7 @@ __all__ = [
     "MissingDependencyError",
     "Provenance",
     "RowPlan",
+    "SearchOptions",
     "SparseCoefficients",
     "TransplantOptions",
     "VerificationError",
@@ -78,6 +80,7 @@ __all__ = [
     "merge",
     "resize",
     "revert",
+    "search_recipe",
     "solve_omp",
     "train_dam",
     "transplant",
@@ -96,6 +99,7 @@ _HOMES = {
     "MissingDependencyError": "errors",
     "Provenance": "alignment",
     "RowPlan": "alignment",
+    "SearchOptions": "merging.search.run",
     "SparseCoefficients": "solver.omp",
     "TransplantOptions": "surgery.options",
     "VerificationError": "errors",
@@ -116,6 +120,7 @@ _HOMES = {
     "merge": "merging",
     "resize": "surgery.resize",
     "revert": "surgery.revert",
+    "search_recipe": "merging.search.run",
     "solve_omp": "solver.omp",
     "train_dam": "merging.estimate.dam",
     "transplant": "surgery.transplant",

@@ -84,17 +84,18 @@ def _trained(base: Path, pieces: list[str]) -> torch.nn.Module:
     for step in range(steps):
         some = [pieces[order[(step * batch + i) % len(order)]] for i in range(batch)]
         rows = [torch.tensor([loaded.prefix, *loaded.encode(piece)]) for piece in some]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        gold = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)[:, 1:]
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits
-        loss = cross_entropy(logits[:, :-1].float().flatten(0, 1), gold.flatten(), ignore_index=-100)
-        loss.backward()
+        loss, n = 0.0, sum(len(row) - 1 for row in rows)
+        for row in rows:  # one at a time: logits are large
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]
+            part = cross_entropy(logits.float(), row[1:], reduction="sum") / n
+            part.backward()
+            loss += float(part.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        print(f"step {step + 1} of {steps}: {float(loss.detach()):.3f} nats per token", flush=True)
+        print(f"step {step + 1} of {steps}: {loss:.3f} nats per token", flush=True)
     return model.eval()
 
 

@@ -14,7 +14,35 @@ from tokensurgeon.cli.common import console, emit_json, guarded, print_output, p
 def command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML.")],
     out: o.Out,
-    seed: Annotated[int, typer.Option("--seed", help="For merge methods that draw, such as DARE.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="For a search, and methods that draw, such as DARE.")] = 0,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="Find the numbers for which RECIPE has {search: [low, high], start: x}, by text; OUT.yaml gets them.",
+        ),
+    ] = False,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="UTF-8 text to search by, one file a skill; its first half is searched on, its second half reported "
+            "on. Repeatable.  [default: Python's own documentation]",
+        ),
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective",
+            metavar="regret|mean|worst",
+            help="What a search makes small. regret: by what share bits per byte exceed those of the model that is "
+            "best on a text, the mean over texts; worst: the largest share; mean: bits per byte.  [default: regret]",
+            show_default=False,
+        ),
+    ] = "regret",
+    evaluations: Annotated[int, typer.Option("--evaluations", metavar="N", help="Merges that a search tries.")] = 100,
+    text_bytes: Annotated[int, typer.Option("--bytes", metavar="N", help="Of each text to search by.")] = 1 << 16,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
@@ -34,14 +62,32 @@ def command(
     mergekit's [bold]tokenizer: {source: union, tokens: ...}[/bold] gives the first tokenizer the tokens of all, and
     names rows.
 
+    Any number under [bold]parameters[/bold] may be [bold]{search: [0, 1], start: 0.5}[/bold] with --search, and a list
+    of such numbers goes from the first layers to the last. A search that was interrupted goes on where it was.
+
     configs/merge/ has recipes to begin with. mergekit comes with the extra "merge" of tokensurgeon.
     """
     with guarded(debug=debug, quiet=quiet or json_out):
+        from tokensurgeon.errors import InputError
         from tokensurgeon.merging import merge
+        from tokensurgeon.merging.search.run import SearchOptions, search_recipe
+        from tokensurgeon.progress import Stage
         from tokensurgeon.report.merged import merge_summary
 
+        if text and not search:
+            raise InputError("--text is what --search goes by; the recipe names texts for transplants. Give --search")
         with progress_bar(quiet or json_out) as tell:
-            report = merge(recipe, out, seed=seed, overwrite=overwrite, progress=tell)
+            if search:
+                report = search_recipe(
+                    recipe,
+                    out,
+                    SearchOptions(tuple(map(str, text or ())), objective, evaluations, text_bytes, seed),
+                    overwrite=overwrite,
+                    progress=tell,
+                    searching=lambda done, total, best: tell(Stage.SEARCH, done, total, f"{objective} {best:.4f}"),
+                )
+            else:
+                report = merge(recipe, out, seed=seed, overwrite=overwrite, progress=tell)
         if json_out:
             emit_json({"out": str(report.out), **report.content})
         elif not quiet:
