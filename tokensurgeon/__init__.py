@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tokensurgeon.merging.estimate.dam_training import DamOptions
     from tokensurgeon.merging.estimate.fisher import estimate_fisher
     from tokensurgeon.merging.search.run import SearchOptions, search_recipe
-    from tokensurgeon.readiness import check
+    from tokensurgeon.readiness import check, check_merge
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
     from tokensurgeon.surgery.adapter import carry_adapter
     from tokensurgeon.surgery.extend import extend
@@ -71,6 +71,7 @@ __all__ = [
     "build_rows",
     "carry_adapter",
     "check",
+    "check_merge",
     "estimate_fisher",
     "evaluate",
     "export_gguf",
@@ -111,6 +112,7 @@ _HOMES = {
     "build_rows": "transfer.rows",
     "carry_adapter": "surgery.adapter",
     "check": "readiness",
+    "check_merge": "readiness",
     "estimate_fisher": "merging.estimate.fisher",
     "evaluate": "evaluation.evaluate",
     "export_gguf": "gguf",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,11 @@ from tokensurgeon.merging.tokens import RowSource, given_rows, row_sources
 from tokensurgeon.merging.union import grown_owner, missing_tokens
 from tokensurgeon.merging.write import Layer, Layers, Part
 from tokensurgeon.progress import Progress
+from tokensurgeon.readiness.merging import relation_rules
 
 __all__ = ["Prepared", "prepare", "refuse_plan"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,13 @@ class Prepared:
     def places(self) -> dict[Any, Path]:
         """Where the aligned models lie."""
         return {reference: one.model.directory for reference, one in self.aligned.items()}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What reports call each model, by its name in the recipe: the short name, where no other has the same."""
+        short = {model.name: model.short for model in self.opened.values()}
+        taken = list(short.values())
+        return {name: of if taken.count(of) == 1 else name for name, of in short.items()}
 
     @property
     def whole(self) -> bool:
@@ -115,12 +126,24 @@ def prepare(read: Recipe, target: Path, overwrite: bool, inputs: Sequence[str], 
     body = models[0].directory
     choose_class(owner.model.tokenizer, body, foreign=body not in (owner.model.directory, owner.grown_from))  # raises
 
+    _warn(read, opened)
     aligned = {ref: align_model(model, owner, read.options, progress) for ref, model in opened.items()}
     if len({one.model.directory for one in aligned.values()}) < len(aligned):  # mergekit knows models by their place
         raise InputError(f"two of {', '.join(map(str, references))} have the same content. Name one of them once")
     first = aligned[references[0] if read.merge.base_model else slices[0].models[0]]
     parts = _parts(read, aligned, sources, owner)
     return Prepared(read, method, opened, aligned, owner, first, parts, template, device)
+
+
+def _warn(read: Recipe, opened: Mapping[Any, Model]) -> None:
+    """Say what of the models' weights speaks against the merge; what makes it impossible was refused before."""
+    base = read.merge.base_model
+    models = [opened[base]] * (base is not None) + [model for ref, model in opened.items() if ref != base]
+    if len(models) < 2 or slices_of(read.merge)[0].sources[0].layers is not None:
+        return
+    for rule in relation_rules(models, base is not None):
+        if not rule.ok:
+            log.warning("%s: %s. %s", rule.name, rule.detail, rule.remedy)
 
 
 def refuse_plan(read: Recipe, opened: Mapping[Any, Model]) -> list[Any]:

@@ -18,7 +18,6 @@ from tokensurgeon.checkpoint.side_files import describe_files
 from tokensurgeon.checkpoint.staging import staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.evaluation.policy import why_not_run
-from tokensurgeon.merging.align import Aligned
 from tokensurgeon.merging.mergekit import require_mergekit, run_mergekit
 from tokensurgeon.merging.prepare import Prepared, prepare
 from tokensurgeon.merging.recipe import read_recipe
@@ -155,7 +154,7 @@ def _counted(manifest: Manifest) -> dict[str, int]:
 def _described(ready: Prepared, seed: int) -> dict[str, Any]:
     """The merge as plain data, for manifest, card and page."""
     read, method, aligned, parts = ready.read, ready.method, ready.aligned, ready.parts
-    names = _names(list(aligned.values()))
+    names = ready.names
     matrices = ("embedding", "head")[: 1 if parts[0].models[0].model.layout.tied else 2]
     return {
         "method": method.spec.name,
@@ -177,12 +176,6 @@ def _described(ready: Prepared, seed: int) -> dict[str, Any]:
         ],
         "rows": {name: _shares(part, names) for name, part in zip(matrices, parts, strict=False)},
     }
-
-
-def _names(models: list[Aligned]) -> dict[str, str]:
-    """What the report calls each model, by its name in the recipe: the short name, where no other has the same."""
-    short = [one.model.short for one in models]
-    return {one.model.name: s if short.count(s) == 1 else one.model.name for one, s in zip(models, short, strict=True)}
 
 
 def _shares(part: Part, names: Mapping[str, str]) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def _searched(
             for one, value in zip(template.numbers, best.values, strict=True)
         ],
         "searched": {"start": cost(template.start), "found": best.cost},
-        "held_out": _held_out(objective, both, {name: of[1] for name, of in models.items()}),
+        "held_out": _held_out(objective, both, {ready.names[name]: of[1] for name, of in models.items()}),
     }
     return told, template.by(best.values)
 
