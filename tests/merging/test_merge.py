@@ -91,7 +91,7 @@ def test_no_method_of_mergekit_is_left_out():
     assert sorted(method.spec.name for method in fresh.registered_methods()) == MERGEKIT
 
 
-OWN = ["dam", "fisher", "metrics_weighted", "opcm", "pcb", "widen"]
+OWN = ["consensus", "dam", "fisher", "metrics_weighted", "opcm", "pcb", "widen"]
 
 
 @pytest.fixture(scope="module")
@@ -518,6 +518,10 @@ BAD = {
     "a value of ours": (
         {"merge_method": "pcb", "base_model": "<a>", "models": of("s"), "parameters": {"density": 2}}, {},
         "density is 2",
+    ),
+    "more than there are": (
+        {"merge_method": "consensus", "base_model": "<a>", "models": of("s"), "parameters": {"k": 2}}, {},
+        "k is 2; it is to how many of the 1 models",
     ),
     "a floor": (
         {"merge_method": "fisher", "models": of("a", "s", fisher="x"), "parameters": {"floor": 0}}, {}, "floor is 0",
