@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,17 +32,20 @@ def command(
         ),
     ] = None,
     objective: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--objective",
             metavar="regret|mean|worst",
             help="What a search makes small. regret: by what share bits per byte exceed those of the model that is "
             "best on a text, the mean over texts; worst: the largest share; mean: bits per byte.  [default: regret]",
-            show_default=False,
         ),
-    ] = "regret",
-    evaluations: Annotated[int, typer.Option("--evaluations", metavar="N", help="Merges that a search tries.")] = 100,
-    text_bytes: Annotated[int, typer.Option("--bytes", metavar="N", help="Of each text to search by.")] = 1 << 16,
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option("--evaluations", metavar="N", help="Merges that a search tries.  [default: 100]")
+    ] = None,
+    text_bytes: Annotated[
+        int | None, typer.Option("--bytes", metavar="N", help="Of each text to search by.  [default: 65536]")
+    ] = None,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
@@ -67,24 +70,31 @@ def command(
 
     configs/merge/ has recipes to begin with. mergekit comes with the extra "merge" of tokensurgeon.
     """
-    with guarded(debug=debug, quiet=quiet or json_out):
+    kept = "what was measured is kept; the same command goes on from there" if search else "nothing was written"
+    with guarded(debug=debug, quiet=quiet or json_out, interrupted=kept):
         from tokensurgeon.errors import InputError
         from tokensurgeon.merging import merge
         from tokensurgeon.merging.search.run import SearchOptions, search_recipe
         from tokensurgeon.progress import Stage
         from tokensurgeon.report.merged import merge_summary
 
-        if text and not search:
-            raise InputError("--text is what --search goes by; the recipe names texts for transplants. Give --search")
+        given: dict[str, Any] = {"objective": objective, "evaluations": evaluations, "n_bytes": text_bytes}
+        asked = {name: value for name, value in given.items() if value is not None}
+        asked |= {"text": tuple(map(str, text))} if text else {}
+        if asked and not search:
+            raise InputError("--text, --objective, --evaluations and --bytes are for a search. Give --search")
         with progress_bar(quiet or json_out) as tell:
             if search:
+                options = SearchOptions(seed=seed, **asked)
                 report = search_recipe(
                     recipe,
                     out,
-                    SearchOptions(tuple(map(str, text or ())), objective, evaluations, text_bytes, seed),
+                    options,
                     overwrite=overwrite,
                     progress=tell,
-                    searching=lambda done, total, best: tell(Stage.SEARCH, done, total, f"{objective} {best:.4f}"),
+                    searching=lambda done, total, best: tell(
+                        Stage.SEARCH, done, total, f"{options.objective} {best:.4f}"
+                    ),
                 )
             else:
                 report = merge(recipe, out, seed=seed, overwrite=overwrite, progress=tell)

@@ -138,7 +138,8 @@ def prepare(read: Recipe, target: Path, overwrite: bool, inputs: Sequence[str], 
 def _warn(read: Recipe, opened: Mapping[Any, Model]) -> None:
     """Say what of the models' weights speaks against the merge; what makes it impossible was refused before."""
     base = read.merge.base_model
-    models = [opened[base]] * (base is not None) + [model for ref, model in opened.items() if ref != base]
+    models = [] if base is None else [opened[base]]
+    models += [model for reference, model in opened.items() if reference != base]
     if len(models) < 2 or slices_of(read.merge)[0].sources[0].layers is not None:
         return
     for rule in relation_rules(models, base is not None):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ import numpy as np
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError, MissingDependencyError
-from tokensurgeon.evaluation.texts import Text, open_texts, split_bytes
+from tokensurgeon.evaluation.texts import CHUNK_BYTES, Text, open_texts, split_bytes
 from tokensurgeon.merging.mergekit import require_mergekit
 from tokensurgeon.merging.models import content_digest
 from tokensurgeon.merging.prepare import Prepared, prepare, refuse_plan
@@ -24,7 +25,7 @@ from tokensurgeon.merging.recipe import Recipe, parse_recipe, read_source
 from tokensurgeon.merging.run import MergeReport, write_merge
 from tokensurgeon.merging.search.evolve import Found, evolve
 from tokensurgeon.merging.search.journal import Journal, key_of
-from tokensurgeon.merging.search.numbers import Number, filled_in, numbers_of
+from tokensurgeon.merging.search.numbers import Number, filled_in, numbers_of, rounded
 from tokensurgeon.merging.search.objective import (
     Objective,
     Pieces,
@@ -69,6 +70,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         refuse_objective(self.objective)
+        if self.n_bytes < 1:
+            raise InputError(f"--bytes {self.n_bytes} must be at least 1")
         if self.evaluations < 1:
             raise InputError(f"--evaluations {self.evaluations} must be at least 1")
 
@@ -91,7 +94,7 @@ class _Template:
 
     @property
     def start(self) -> tuple[float, ...]:
-        return tuple(one.start for one in self.numbers)
+        return rounded(self.numbers, [one.start for one in self.numbers])
 
     def by(self, values: Sequence[float]) -> Recipe:
         """The recipe with values in their places; its text is what a file of it holds."""
@@ -243,7 +246,8 @@ def _halves(texts: Mapping[str, Text]) -> _Halves:
     for name, of in pieces.items():
         if len(of) < 2 * _FEWEST:
             raise InputError(
-                f"text {name} has {len(of)} pieces of 2,048 bytes, and each half needs {_FEWEST}. Give more text"
+                f"text {name} has {len(of)} pieces of {CHUNK_BYTES:,} bytes, and each half needs {_FEWEST}. Give more "
+                "text, or more --bytes"
             )
     middle = {name: len(of) // 2 for name, of in pieces.items()}
     return _Halves(
@@ -255,6 +259,5 @@ def _halves(texts: Mapping[str, Text]) -> _Halves:
 def _key(template: _Template, ready: Prepared, halves: _Halves, seed: int) -> str:
     """Of what a measurement depends on; not of how many are wanted."""
     models = {str(reference): content_digest(place) for reference, place in ready.places.items()}
-    return key_of(
-        repr(sorted(template.source.items(), key=str)), models, dict(halves.searched), dict(halves.held_out), seed
-    )
+    source, versions = repr(sorted(template.source.items())), [version(name) for name in ("tokensurgeon", "mergekit")]
+    return key_of(source, models, dict(halves.searched), dict(halves.held_out), seed, versions)
