@@ -129,7 +129,7 @@ def search_recipe(
     Raises:
         MissingDependencyError: Without mergekit, or without cmaes.
         InputError: If the recipe, one of its models or a text cannot be used; found before anything is merged.
-        VerificationError: If the written model breaks an invariant; the found recipe stays.
+        VerificationError: If the written model breaks an invariant; nothing is left behind but what was measured.
 
     Example:
         >>> import tokensurgeon
@@ -159,8 +159,6 @@ def search_recipe(
     journal = Journal(target, _key(template, ready, halves, options.seed))
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-search-") as place:
         told, found = _searched(template, ready, halves, options, journal, Path(place), searching)
-    with staged(beside, overwrite, suffix=".yaml", option="the found recipe") as work:
-        write_text(work, found.text)
     report = write_merge(
         replace(ready, read=found),
         target,
@@ -170,6 +168,8 @@ def search_recipe(
         started=started,
         told={"search": told},
     )
+    with staged(beside, overwrite, suffix=".yaml", option="the found recipe") as work:
+        write_text(work, found.text)
     journal.remove()
     return report
 
