@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def _halves(texts: dict[str, str]) -> tuple[dict[str, list[str]], dict[str, list
 def _written(settings: dict[str, Any], work: Path) -> Path:
     """A recipe of both fine-tunes; ``each`` are the parameters of either."""
     recipe = {name: value for name, value in settings.items() if name not in ("each", "base")}
-    recipe["models"] = [{"model": str(of), "parameters": settings["each"]} for of in finetunes(SHORT).values()]
+    tuned = finetunes(SHORT).values()
+    recipe["models"] = [{"model": str(of), "parameters": deepcopy(settings["each"])} for of in tuned]  # no aliases
     recipe |= {"base_model": str(models.smollm2())} if settings["base"] else {}
     (work / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return work / "recipe.yaml"

@@ -65,8 +65,9 @@ def command(
     mergekit's [bold]tokenizer: {source: union, tokens: ...}[/bold] gives the first tokenizer the tokens of all, and
     names rows.
 
-    Any number under [bold]parameters[/bold] may be [bold]{search: [0, 1], start: 0.5}[/bold] with --search, and a list
-    of such numbers goes from the first layers to the last. A search that was interrupted goes on where it was.
+    Any number under [bold]parameters[/bold] may be [bold]{search: [0, 1], start: 0.5}[/bold] with --search. A list of
+    such numbers goes from the first layers to the last, and a YAML alias is the same number again. A search that was
+    interrupted goes on where it was.
 
     configs/merge/ has recipes to begin with. mergekit comes with the extra "merge" of tokensurgeon.
     """

@@ -52,7 +52,7 @@ def text(tmp_path_factory):
 
 
 def linear(*names, **more):
-    listed = [{"model": f"<{name}>", "parameters": {"weight": dict(ASKED)}} for name in names]
+    listed = [{"model": f"<{name}>", "parameters": {"weight": {**ASKED, "search": [0.0, 1.0]}}} for name in names]
     return {"merge_method": "linear", "models": listed, "tokensurgeon": {"k": 8}, **more}
 
 
@@ -70,6 +70,20 @@ def test_numbers_are_found_wherever_they_stand_and_filled_in():
     assert found["models"][0]["parameters"]["weight"] == [0.1, 0.3, 0.2]
     assert found["parameters"]["t"] == {"value": 0.4, "filter": "mlp"} and numbers_of(found) == []
     assert source["models"][0]["parameters"]["weight"][0] == ASKED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: [{parameters: &p {weight: {search: [0, 1]}}}, {parameters: *p}]",
+        "models: [{parameters: {weight: &w {search: [0, 1]}}}, {parameters: {weight: *w}}]",
+    ],
+)
+def test_a_yaml_alias_is_the_same_number_again(text):
+    source = yaml.safe_load(text)
+    (number,) = numbers_of(source)
+    found = filled_in(source, [number], [0.2])
+    assert [of["parameters"]["weight"] for of in found["models"]] == [0.2, 0.2] and numbers_of(found) == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ _EXAMPLE = "{search: [0, 1], start: 0.5}"
 _DIGITS = 6
 
 
+Way = tuple[str | int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Number:
     """A number of a recipe that is to be found.
@@ -28,12 +31,14 @@ class Number:
         low: It is at least this.
         high: It is at most this.
         start: Where the search begins.
+        also: Other ways to it, where the recipe names it by a YAML alias: it is one number in all places.
     """
 
-    way: tuple[str | int, ...]
+    way: Way
     low: float
     high: float
     start: float
+    also: tuple[Way, ...] = ()
 
     @property
     def name(self) -> str:
@@ -57,23 +62,27 @@ def numbers_of(source: Any) -> list[Number]:
 
     Example:
         >>> numbers_of({"parameters": {"t": {"search": [0, 1]}}})
-        [Number(way=('parameters', 't'), low=0.0, high=1.0, start=0.5)]
+        [Number(way=('parameters', 't'), low=0.0, high=1.0, start=0.5, also=())]
     """
-    return list(_found(source, ()))
+    ways: dict[int, list[Way]] = {}
+    nodes: dict[int, Mapping[str, Any]] = {}
+    for node, way in _tables(source, (), set()):
+        nodes[id(node)] = node
+        ways.setdefault(id(node), []).append(way)
+    return [replace(_number(nodes[key], first), also=tuple(others)) for key, (first, *others) in ways.items()]
 
 
-def _found(node: Any, way: tuple[str | int, ...]) -> Iterator[Number]:
+def _tables(node: Any, way: Way, seen: set[int]) -> Iterator[tuple[Mapping[str, Any], Way]]:
+    """Every table with ``search``, by every way to it; what an alias repeats is gone through once."""
     if isinstance(node, Mapping) and "search" in node:
-        yield _number(node, way)
-    elif isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _found(value, (*way, name))
-    elif isinstance(node, list):
-        for place, value in enumerate(node):
-            yield from _found(value, (*way, place))
+        yield node, way
+    elif isinstance(node, Mapping | list) and id(node) not in seen:
+        seen.add(id(node))
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _tables(value, (*way, name), seen)
 
 
-def _number(node: Mapping[str, Any], way: tuple[str | int, ...]) -> Number:
+def _number(node: Mapping[str, Any], way: Way) -> Number:
     name, bounds = ".".join(map(str, way)), node["search"]
     if unknown := sorted(str(key) for key in set(node) - _KEYS):
         raise InputError(f"{name} has an unknown key {unknown[0]!r}; write {_EXAMPLE}")
@@ -116,9 +125,9 @@ def filled_in(source: Mapping[str, Any], numbers: Sequence[Number], values: Sequ
         >>> filled_in(source, numbers_of(source), [0.25])
         {'parameters': {'t': 0.25}}
     """
-    found: Any = copy.deepcopy(dict(source))
-    for number, value in zip(numbers, values, strict=True):
-        *way, last = number.way
+    found: Any = copy.deepcopy(dict(source))  # in which aliases are still aliases
+    places = [(way, value) for one, value in zip(numbers, values, strict=True) for way in (one.way, *one.also)]
+    for (*way, last), value in places:
         node = found
         for step in way:
             node = node[step]
