@@ -39,6 +39,8 @@ def files(zoo, gpt, spm, tmp_path_factory):
     recipe = {"merge_method": "task_arithmetic", "base_model": "base", "tokensurgeon": {"k": 8}}
     recipe["models"] = [{"model": "donor", "parameters": {"weight": 0.5}}]
     (root / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    recipe["models"][0]["parameters"]["weight"] = {"search": [0, 1], "start": 0.5}
+    (root / "search.yaml").write_text(json.dumps(recipe))
     return root
 
 

@@ -63,7 +63,7 @@ def test_merge_methods_see_tensors_only():
         "tokensurgeon.errors",
         "tokensurgeon.merging.methods.tensors",
     }
-    for name in ("dam", "fisher", "metrics", "opcm", "pcb", "widen", "tensors"):
+    for name in ("consensus", "dam", "fisher", "metrics", "opcm", "pcb", "widen", "tensors"):
         found = set(imported(ROOT / "merging/methods" / f"{name}.py"))
         assert {n if n.startswith("tokensurgeon") else n.split(".")[0] for n in found} <= allowed, name
 

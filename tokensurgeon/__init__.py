@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from tokensurgeon.merging.estimate.dam import train_dam
     from tokensurgeon.merging.estimate.dam_training import DamOptions
     from tokensurgeon.merging.estimate.fisher import estimate_fisher
-    from tokensurgeon.readiness import check
+    from tokensurgeon.merging.search.run import SearchOptions, search_recipe
+    from tokensurgeon.readiness import check, check_merge
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
     from tokensurgeon.surgery.adapter import carry_adapter
     from tokensurgeon.surgery.compare import compare
@@ -59,6 +60,7 @@ __all__ = [
     "MissingDependencyError",
     "Provenance",
     "RowPlan",
+    "SearchOptions",
     "SparseCoefficients",
     "TransplantOptions",
     "VerificationError",
@@ -70,6 +72,7 @@ __all__ = [
     "build_rows",
     "carry_adapter",
     "check",
+    "check_merge",
     "compare",
     "estimate_fisher",
     "evaluate",
@@ -80,6 +83,7 @@ __all__ = [
     "merge",
     "resize",
     "revert",
+    "search_recipe",
     "solve_omp",
     "train_dam",
     "transplant",
@@ -98,6 +102,7 @@ _HOMES = {
     "MissingDependencyError": "errors",
     "Provenance": "alignment",
     "RowPlan": "alignment",
+    "SearchOptions": "merging.search.run",
     "SparseCoefficients": "solver.omp",
     "TransplantOptions": "surgery.options",
     "VerificationError": "errors",
@@ -109,6 +114,7 @@ _HOMES = {
     "build_rows": "transfer.rows",
     "carry_adapter": "surgery.adapter",
     "check": "readiness",
+    "check_merge": "readiness",
     "compare": "surgery.compare",
     "estimate_fisher": "merging.estimate.fisher",
     "evaluate": "evaluation.evaluate",
@@ -119,6 +125,7 @@ _HOMES = {
     "merge": "merging",
     "resize": "surgery.resize",
     "revert": "surgery.revert",
+    "search_recipe": "merging.search.run",
     "solve_omp": "solver.omp",
     "train_dam": "merging.estimate.dam",
     "transplant": "surgery.transplant",

@@ -30,6 +30,7 @@ class Stage(StrEnum):
     GENERATE = "Generating"
     TRANSPLANT = "Transplanting"
     MERGE = "Merging"
+    SEARCH = "Searching (merges tried)"
     FISHER = "Reading text for the Fisher information"
     DAM = "Training coefficients"
     TENSORS = "Writing tensors"

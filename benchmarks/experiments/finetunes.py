@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,16 +25,18 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 
 SETTINGS = {"steps": 48, "pieces": 4, "bytes": 1024, "learning_rate": 1e-4, "seed": 0, "wikitext2_from": 400_000}
+SHORT = SETTINGS | {"steps": 24, "layers": 10, "learning_rate": 2e-4}
+"""Only the last layers are trained, in half of the steps: a third of the time and of the memory."""
 TEXTS = ("wikitext2", "python")
 
 Scores = dict[str, list[dict[str, float]]]
 """Nats and bytes of every piece, by text."""
 
 
-def finetunes() -> dict[str, Path]:
+def finetunes(settings: Mapping[str, float] = SETTINGS) -> dict[str, Path]:
     """The model directories, by the text that they were trained on."""
-    digest = hashlib.sha256(json.dumps(SETTINGS).encode()).hexdigest()[:12]
-    return {name: _made(name, cache_directory() / f"smollm2-{name}-{digest}") for name in TEXTS}
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    return {name: _made(name, cache_directory() / f"smollm2-{name}-{digest}", settings) for name in TEXTS}
 
 
 def training_text(name: str) -> str:
@@ -63,38 +66,42 @@ def _wikitext() -> bytes:
     return (texts.required_directory() / "wikitext2_valid.txt").read_bytes()
 
 
-def _made(name: str, out: Path) -> Path:
+def _made(name: str, out: Path, settings: Mapping[str, float]) -> Path:
     if not is_kept(out):
         base = models.smollm2()
         with kept(out) as work:
-            model = _trained(base, split_bytes(training_text(name), int(SETTINGS["bytes"])))
+            model = _trained(base, split_bytes(training_text(name), int(settings["bytes"])), settings)
             model.save_pretrained(work)
             AutoTokenizer.from_pretrained(base).save_pretrained(work)
     return out
 
 
-def _trained(base: Path, pieces: list[str]) -> torch.nn.Module:
+def _trained(base: Path, pieces: list[str], settings: Mapping[str, float]) -> torch.nn.Module:
     loaded = load_model(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
-    steps = int(SETTINGS["steps"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)
+    layers = model.model.layers
+    for part in (model.model.embed_tokens, *layers[: -int(settings["layers"])]) if "layers" in settings else ():
+        part.requires_grad_(False)
+    trained, steps = [p for p in model.parameters() if p.requires_grad], int(settings["steps"])
+    optimizer = torch.optim.AdamW(trained, lr=settings["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((i + 1) / 5, 1 - i / steps))
-    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(int(SETTINGS["seed"]))).tolist()
-    batch = int(SETTINGS["pieces"])
+    order = torch.randperm(len(pieces), generator=torch.Generator().manual_seed(int(settings["seed"]))).tolist()
+    batch = int(settings["pieces"])
     for step in range(steps):
         some = [pieces[order[(step * batch + i) % len(order)]] for i in range(batch)]
         rows = [torch.tensor([loaded.prefix, *loaded.encode(piece)]) for piece in some]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        gold = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)[:, 1:]
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits
-        loss = cross_entropy(logits[:, :-1].float().flatten(0, 1), gold.flatten(), ignore_index=-100)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        loss, n = 0.0, sum(len(row) - 1 for row in rows)
+        for row in rows:  # one at a time: logits are large
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(input_ids=row[None], use_cache=False).logits[0, :-1]
+            part = cross_entropy(logits.float(), row[1:], reduction="sum") / n
+            part.backward()
+            loss += float(part.detach())
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        print(f"step {step + 1} of {steps}: {float(loss.detach()):.3f} nats per token", flush=True)
+        print(f"step {step + 1} of {steps}: {loss:.3f} nats per token", flush=True)
     return model.eval()
 
 

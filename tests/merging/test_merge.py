@@ -29,7 +29,7 @@ from tokensurgeon.merging.estimate.fisher import estimate_fisher
 from tokensurgeon.merging.estimate.loading import ids_of
 from tokensurgeon.merging.models import Model, open_model
 from tokensurgeon.merging.recipe import read_recipe
-from tokensurgeon.merging.rows import MEAN, METHOD, choose_rows, filled, kinds_of
+from tokensurgeon.merging.rows import MEAN, METHOD, Kind, choose_rows, filled, kinds_of
 from tokensurgeon.surgery.revert import revert
 from tokensurgeon.verification.verify import verify
 
@@ -91,7 +91,7 @@ def test_no_method_of_mergekit_is_left_out():
     assert sorted(method.spec.name for method in fresh.registered_methods()) == MERGEKIT
 
 
-OWN = ["dam", "fisher", "metrics_weighted", "opcm", "pcb", "widen"]
+OWN = ["consensus", "dam", "fisher", "metrics_weighted", "opcm", "pcb", "widen"]
 
 
 @pytest.fixture(scope="module")
@@ -335,12 +335,13 @@ def test_a_row_made_before_stays_a_made_one(models, recipe, tmp_path):
     """A model that was transplanted by hand tells of its rows in its manifest, also after a second transplant."""
     transplant(str(models["a"]), str(models["s"]), tmp_path / "a-in-s", TransplantOptions(k=8))
     before = Manifest.read(tmp_path / "a-in-s")
-    assert (kinds_of(len(before.plan.provenance), before, None) == 1).sum() > 0
+    assert (kinds_of(len(before.plan.provenance), before, None) == Kind.MADE).sum() > 0
     transplant(str(tmp_path / "a-in-s"), str(models["wide"]), tmp_path / "again", TransplantOptions(k=8))
     again = Manifest.read(tmp_path / "again")
     kinds = kinds_of(len(again.plan.provenance), before, again)
     same = again.plan.source == np.arange(len(again.plan.source))  # one tokenizer: every token is copied
-    assert same[kinds == 1].all() and (kinds == 1).sum() == (kinds_of(len(kinds), before, None)[same] == 1).sum() > 0
+    assert same[kinds == Kind.MADE].all()
+    assert (kinds == Kind.MADE).sum() == (kinds_of(len(kinds), before, None)[same] == Kind.MADE).sum() > 0
     content = {"merge_method": "linear", "models": [{"model": str(tmp_path / "a-in-s"), **WEIGHTS}, *of("s")]}
     report = merge(recipe(content), tmp_path / "out")
     rows = report.content["merge"]["rows"]["embedding"]
@@ -363,7 +364,8 @@ def test_the_first_model_comes_before_the_base(models, recipe, tmp_path):
 
 
 def test_a_mean_has_no_silent_rows():
-    kinds = [np.array(k, dtype=np.int8) for k in ([0, 0, 2], [2, 1, 2], [2, 2, 0])]
+    own, _, made, silent = Kind
+    kinds = [np.array(k, dtype=np.int8) for k in ([own, own, silent], [silent, made, silent], [silent, silent, own])]
     unlisted = choose_rows(kinds, "average", 2, listed=False)
     rows = filled(torch.zeros(3, 2), [torch.full((3, 2), value) for value in (1.0, 3.0, 5.0)], unlisted)
     assert rows[:, 0].tolist() == [1, 2, 5]  # the first alone; two; the base, since no other can speak
@@ -476,7 +478,7 @@ def test_all_licences_and_models_are_named(recipe, copy_of, models, tmp_path):
 
 
 def test_choosing_rows():
-    own, made, silent = 0, 1, 2
+    own, trained, made, silent = Kind
     kinds = [np.array(k, dtype=np.int8) for k in ([own, made, made, silent, silent], [own, own, made, made, silent])]
     first = choose_rows(kinds, "first", 0)
     assert first.taken.tolist() == [METHOD, 1, METHOD, 1, MEAN] and first.differing == 2
@@ -490,6 +492,9 @@ def test_choosing_rows():
     assert filled(torch.full((5, 3), 9.0), tensors, first)[:, 0].tolist() == [9, 1, 9, 1, 0.5]
     alone = choose_rows(kinds[:1], "first", None)
     assert set(alone.taken.tolist()) == {METHOD}
+    learnt = [np.array(k, dtype=np.int8) for k in ([own, made, trained, silent], [trained, trained, trained, trained])]
+    beside = choose_rows(learnt, "first", None)
+    assert beside.taken.tolist() == [METHOD, 1, METHOD, 1] and beside.kinds.tolist() == [trained] * 4
 
 
 BAD = {
@@ -513,6 +518,10 @@ BAD = {
     "a value of ours": (
         {"merge_method": "pcb", "base_model": "<a>", "models": of("s"), "parameters": {"density": 2}}, {},
         "density is 2",
+    ),
+    "more than there are": (
+        {"merge_method": "consensus", "base_model": "<a>", "models": of("s"), "parameters": {"k": 2}}, {},
+        "k is 2; it is to how many of the 1 models",
     ),
     "a floor": (
         {"merge_method": "fisher", "models": of("a", "s", fisher="x"), "parameters": {"floor": 0}}, {}, "floor is 0",

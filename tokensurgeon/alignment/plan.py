@@ -33,6 +33,8 @@ class Provenance(IntEnum):
 
     RESTORED = 6
     """The base's own row, after a transplant had dropped it (`tokensurgeon.surgery.revert`)."""
+    TRAINED = 7
+    """Made for the output, and then trained there, as `heal` and `draft` do."""
 
     @property
     def label(self) -> str:
@@ -110,6 +112,22 @@ class RowPlan:
         kinds[ids], source[ids] = provenance, -1
         return RowPlan(kinds, source)
 
+    def trained(self, ids: Sequence[int] | Ids) -> RowPlan:
+        """The plan after some rows were trained: those that were made are TRAINED now.
+
+        A row of the base stays what it was, and so does one that takes no probability.
+
+        Args:
+            ids: Of the output.
+
+        Example:
+            >>> RowPlan.grown(2, [2, 3]).trained([0, 2]).provenance.tolist()
+            [0, 0, 7, 3]
+        """
+        made = np.isin(self.provenance, (Provenance.RECONSTRUCTED, Provenance.OVERRIDE, Provenance.ROLE))
+        given: Ids = np.array(ids, dtype=np.int64)
+        return self.changed(Provenance.TRAINED, given[made[given] & (self.source[given] < 0)])
+
     @property
     def n_rows(self) -> int:
         """Rows of the output's vocabulary tensors."""
@@ -136,9 +154,9 @@ class RowPlan:
         return np.flatnonzero(np.isin(self.provenance, provenances))
 
     def counts(self) -> dict[str, int]:
-        """Rows per provenance, every label present; RESTORED only where there are such rows."""
-        found = Counter(self.provenance.tolist())
-        return {p.label: found[p] for p in Provenance if found[p] or p is not Provenance.RESTORED}
+        """Rows per provenance, every label present; RESTORED and TRAINED only where there are such rows."""
+        found, seldom = Counter(self.provenance.tolist()), (Provenance.RESTORED, Provenance.TRAINED)
+        return {p.label: found[p] for p in Provenance if found[p] or p not in seldom}
 
 
 @dataclass(frozen=True, slots=True)

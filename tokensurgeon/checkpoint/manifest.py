@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokensurgeon.alignment import Provenance, RowPlan
+from tokensurgeon.checkpoint.inherited import nature
 from tokensurgeon.checkpoint.layout import VocabularyTensors
 from tokensurgeon.checkpoint.manifest_kinds import wrongs
 from tokensurgeon.checkpoint.names import MANIFEST
@@ -55,7 +56,8 @@ class Manifest:
             plan = RowPlan(_unpack(rows["provenance"], np.int8), source)
             if wrong := next(wrongs(content, plan), None):
                 raise ValueError(wrong)
-            return cls(content, plan)
+            healed = content.get("healed") or {"rows": []}  # in older files these rows are what they were before
+            return cls(content, plan if "merge" in content else plan.trained(healed["rows"]))
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
@@ -89,6 +91,11 @@ class Manifest:
         if manifest is None:
             raise InputError(f"{directory} has no {MANIFEST}, so it was not written by tokensurgeon")
         return manifest
+
+    @property
+    def nature(self) -> np.ndarray[Any, np.dtype[np.int8]]:
+        """(n_rows,) what every row is, whatever models it was copied through; see `checkpoint.inherited.nature`."""
+        return nature(self.content, self.plan)
 
     def write(self, directory: Path) -> None:
         """Write the file."""

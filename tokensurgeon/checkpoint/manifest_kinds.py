@@ -69,10 +69,12 @@ _KINDS: Mapping[str, _Kind] = {
     "outliers": _having(ids=_list(_whole)),
     "blends": _blends,
     "numbers": _table(_ANYTHING),
+    "inherited": _table(_list(_whole)),
     "sha256": _having(tensors=_table(_text), files=_table(_text)),
     "healed": _having(runs=_list(_run), rows=_list(_whole), tensors=_list(_text)),
 }
-_OF_MERGES = {"tokenizer_sha256", "beginning", "sha256"}
+_OF_MERGES = {"tokenizer_sha256", "beginning", "sha256", "inherited"}
+_INHERITED = (Provenance.RECONSTRUCTED.label, Provenance.UNREACHABLE.label, Provenance.TRAINED.label)
 
 
 def wrongs(content: Mapping[str, Any], plan: RowPlan) -> Iterator[str]:
@@ -96,6 +98,11 @@ def wrongs(content: Mapping[str, Any], plan: RowPlan) -> Iterator[str]:
     healed, options = content.get("healed"), content.get("options")
     if isinstance(healed, dict) and any(not 0 <= i < plan.n_rows for i in healed.get("rows", ())):
         yield f"healed names a row that is none of {plan.n_rows}"
+    carried = content.get("inherited")
+    if isinstance(carried, dict) and any(name not in _INHERITED for name in carried):
+        yield "inherited names what is not inherited"
+    elif isinstance(carried, dict) and any(not 0 <= i < plan.n_rows for ids in carried.values() for i in ids):
+        yield f"inherited names a row that is none of {plan.n_rows}"
     if isinstance(options, dict) and options.get("dtype") not in (None, "float32", "bfloat16", "float16"):
         yield "options.dtype is not what it should be"
     if isinstance(options, dict) and not _or_none(_table(_text))(options.get("map")):

@@ -17,6 +17,7 @@ from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles, VocabularyTensor
 from tokensurgeon.checkpoint.cache import shown_name
 from tokensurgeon.checkpoint.foreign import taken_files
 from tokensurgeon.checkpoint.layout import read_config, refuse_misfits
+from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.names import MANIFEST, is_weights
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.checkpoint.text import read_json_if_there
@@ -94,6 +95,16 @@ class OpenModel:
         return find_vocabulary_tensors(self.directory, self.checkpoint.tensors)
 
     @cached_property
+    def nature(self) -> np.ndarray[Any, np.dtype[np.int8]] | None:
+        """(rows,) what its manifest says of its rows; None without one, or where its rows are others by now.
+
+        Raises:
+            InputError: If the manifest is damaged.
+        """
+        manifest = Manifest.read(self.directory)
+        return None if manifest is None or manifest.plan.n_rows != self.layout.rows else manifest.nature
+
+    @cached_property
     def copies(self) -> Mapping[str, str]:
         """Tensors that repeat the embedding or the head (multi-token-prediction layers store them), and which of both.
 
@@ -143,6 +154,7 @@ class OpenModel:
         """
         layout, files = self.layout, self.checkpoint
         self.refuse_misfit()
+        _ = self.nature  # raises what it has to say
         if dtype and self.config.get("quantization_config"):
             raise InputError(
                 f"{self.name}: its body is quantised and cannot be converted to {dtype}. Leave out --dtype"

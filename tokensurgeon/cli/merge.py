@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,38 @@ from tokensurgeon.cli.common import console, emit_json, guarded, print_output, p
 def command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML.")],
     out: o.Out,
-    seed: Annotated[int, typer.Option("--seed", help="For merge methods that draw, such as DARE.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="For a search, and methods that draw, such as DARE.")] = 0,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="Find the numbers for which RECIPE has {search: [low, high], start: x}, by text; OUT.yaml gets them.",
+        ),
+    ] = False,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="UTF-8 text to search by, one file a skill; its first half is searched on, its second half reported "
+            "on. Repeatable.  [default: Python's own documentation]",
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="regret|mean|worst",
+            help="What a search makes small. regret: by what share bits per byte exceed those of the model that is "
+            "best on a text, the mean over texts; worst: the largest share; mean: bits per byte.  [default: regret]",
+        ),
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option("--evaluations", metavar="N", help="Merges that a search tries.  [default: 100]")
+    ] = None,
+    text_bytes: Annotated[
+        int | None, typer.Option("--bytes", metavar="N", help="Of each text to search by.  [default: 65536]")
+    ] = None,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
@@ -34,14 +65,40 @@ def command(
     mergekit's [bold]tokenizer: {source: union, tokens: ...}[/bold] gives the first tokenizer the tokens of all, and
     names rows.
 
+    Any number under [bold]parameters[/bold] may be [bold]{search: [0, 1], start: 0.5}[/bold] with --search. A list of
+    such numbers goes from the first layers to the last, and a YAML alias is the same number again. A search that was
+    interrupted goes on where it was.
+
     configs/merge/ has recipes to begin with. mergekit comes with the extra "merge" of tokensurgeon.
     """
-    with guarded(debug=debug, quiet=quiet or json_out):
+    kept = "what was measured is kept; the same command goes on from there" if search else "nothing was written"
+    with guarded(debug=debug, quiet=quiet or json_out, interrupted=kept):
+        from tokensurgeon.errors import InputError
         from tokensurgeon.merging import merge
+        from tokensurgeon.merging.search.run import SearchOptions, search_recipe
+        from tokensurgeon.progress import Stage
         from tokensurgeon.report.merged import merge_summary
 
+        given: dict[str, Any] = {"objective": objective, "evaluations": evaluations, "n_bytes": text_bytes}
+        asked = {name: value for name, value in given.items() if value is not None}
+        asked |= {"text": tuple(map(str, text))} if text else {}
+        if asked and not search:
+            raise InputError("--text, --objective, --evaluations and --bytes are for a search. Give --search")
         with progress_bar(quiet or json_out) as tell:
-            report = merge(recipe, out, seed=seed, overwrite=overwrite, progress=tell)
+            if search:
+                options = SearchOptions(seed=seed, **asked)
+                report = search_recipe(
+                    recipe,
+                    out,
+                    options,
+                    overwrite=overwrite,
+                    progress=tell,
+                    searching=lambda done, total, best: tell(
+                        Stage.SEARCH, done, total, f"{options.objective} {best:.4f}"
+                    ),
+                )
+            else:
+                report = merge(recipe, out, seed=seed, overwrite=overwrite, progress=tell)
         if json_out:
             emit_json({"out": str(report.out), **report.content})
         elif not quiet:

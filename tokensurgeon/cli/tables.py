@@ -154,14 +154,15 @@ def print_drafts(console: Console, found: Mapping[str, Any]) -> None:
 
 
 def print_rules(console: Console, rules: Sequence[Rule]) -> None:
-    """One line a rule; of those that fail also what to do and where the tool says so."""
+    """One line a rule; of those that do not hold also what to do and where the tool says so."""
     for rule in rules:
-        mark = "[green]ok[/green]  " if rule.ok else "[red]FAIL[/red]"
+        mark = "[green]ok[/green]  " if rule.ok else "[red]FAIL[/red]" if rule.must else "[yellow]warn[/yellow]"
         console.print(f"{mark} {escape(rule.name)}: {escape(rule.detail)}")
         if not rule.ok:
             console.print(f"     remedy: {escape(rule.remedy)}\n     rule: {escape(rule.source)}")
-    failed = sum(not rule.ok for rule in rules)
-    console.print(f"{failed} of {len(rules)} rules fail" if failed else f"all {len(rules)} rules hold")
+    failed, warned = (sum(not rule.ok for rule in rules if rule.must == must) for must in (True, False))
+    end = f"{failed} of {len(rules)} rules fail" if failed else "" if warned else f"all {len(rules)} rules hold"
+    console.print(", ".join(part for part in (end, f"{warned} warn" if warned else "") if part))
 
 
 def print_evaluation(console: Console, results: Mapping[str, Any]) -> None:

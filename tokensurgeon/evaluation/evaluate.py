@@ -36,6 +36,8 @@ def gold_groups(manifest: Manifest | None, loaded: LoadedModel) -> tuple[dict[st
     rows = loaded.model.get_output_embeddings().weight.shape[0]
     shared = torch.zeros(max(manifest.plan.n_rows, rows), dtype=torch.bool)
     shared[torch.from_numpy(manifest.plan.ids(*_SHARED))] = True
+    blends = torch.tensor([int(i) for i in manifest.content.get("blends", {})], dtype=torch.int64)
+    shared[blends[blends < len(shared)]] = True  # some of them may have been trained since
     dead = torch.from_numpy(manifest.plan.silenced)
     return {"shared": shared, "new": ~shared}, dead[dead < rows].to(loaded.model.device)
 

@@ -14,7 +14,7 @@ from tokensurgeon.checkpoint.layout import error_reason, read_config, refuse_mis
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
 
-__all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device"]
+__all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device", "prefix_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,12 @@ def load_model(directory: Path, device: str | torch.device = "cpu", *, fast: boo
         )
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()
+    return LoadedModel(model.to(device).eval(), tokenizer, prefix_of(directory, tokenizer))
+
+
+def prefix_of(directory: Path, tokenizer: Any) -> int | None:
+    """What every text starts with, by a model directory and its transformers tokenizer; see `LoadedModel`."""
     config, cls = read_config(directory), getattr(tokenizer, "cls_token_id", None)
     own = (config.get("text_config") or config).get("bos_token_id")  # said there, not an architecture's default
     starts = (tokenizer.bos_token_id, cls, own, tokenizer.eos_token_id)
-    prefix = next((token_id for token_id in starts if token_id is not None), None)
-    return LoadedModel(model.to(device).eval(), tokenizer, prefix)
+    return next((token_id for token_id in starts if token_id is not None), None)

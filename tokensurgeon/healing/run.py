@@ -105,7 +105,7 @@ def _trained(
     train, held_out, other = texts
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
     pieces = Pieces(train, student, master, (right.vocabulary, left.vocabulary), reading)
-    wanted = (Provenance.RECONSTRUCTED,) if options.rows == "new" else tuple(Provenance)
+    wanted = (Provenance.RECONSTRUCTED, Provenance.TRAINED) if options.rows == "new" else tuple(Provenance)
     used = pieces.used & set(plan.ids(*wanted).tolist())
     ids = torch.tensor(sorted(i for i in used if i < right.layout.rows), dtype=torch.int64)
     if not len(ids) and options.lora is None:

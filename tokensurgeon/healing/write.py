@@ -132,7 +132,8 @@ def with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensors
         "rows": sorted({*before["rows"], *ids.tolist()}),
         "tensors": sorted({*before["tensors"], *tensors}),
     }
-    return replace(manifest, content=manifest.content | {"healed": healed})
+    plan = manifest.plan.trained(ids.numpy())
+    return replace(manifest, content=manifest.content | {"healed": healed, "counts": plan.counts()}, plan=plan)
 
 
 def _card(model: OpenModel, teacher: OpenModel, run: dict[str, Any]) -> str:

@@ -14,7 +14,15 @@ from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.merging.recipe import slices_of
 from tokensurgeon.progress import Progress, Stage
 
-__all__ = ["chat_template", "check_plan", "find_method", "layer_setting", "require_mergekit", "run_mergekit"]
+__all__ = [
+    "chat_template",
+    "check_plan",
+    "find_method",
+    "layer_setting",
+    "merged_tensors",
+    "require_mergekit",
+    "run_mergekit",
+]
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +131,43 @@ def run_mergekit(
         for number, _ in enumerate(done, 1):
             if progress is not None:
                 progress(Stage.MERGE.of(f"by {merge.merge_method}"), number, len(targets))
+
+
+def merged_tensors(merge: Any, places: Mapping[Any, Path], like: Path, *, seed: int, device: str) -> dict[str, Any]:
+    """Merge in memory, as `run_mergekit` does on disk.
+
+    Args:
+        merge: The configuration, its models as the recipe names them.
+        places: Where they lie, with the same tokenizer.
+        like: A directory with the output's ``config.json``.
+        seed: For methods that draw.
+        device: Where to compute, as torch names it.
+
+    Returns:
+        The output's tensors by name.
+    """
+    from mergekit.architecture import get_architecture_info
+    from mergekit.common import dtype_from_name
+    from mergekit.graph import Executor
+    from mergekit.plan import MergePlanner
+    from transformers import AutoConfig, set_seed
+
+    moved = located(merge, places)
+    with _quiet(device) as options:
+        set_seed(seed)
+        config = AutoConfig.from_pretrained(like, trust_remote_code=False)
+        planned = MergePlanner(moved, get_architecture_info(moved, options), options, config).plan_to_disk(out_path="")
+        saves = [task for task in planned if hasattr(task, "tensor_task")]  # their plan in memory fails at tied heads
+        names: dict[Any, list[Any]] = {}
+        for save in saves:
+            names.setdefault(save.tensor_task, []).append(save)
+        run = Executor(list(names), math_device=device, storage_device="cpu").run(quiet=True)
+        return {
+            save.tensor_name: tensor if save.dtype is None else tensor.to(dtype_from_name(save.dtype))
+            for task, tensor in run
+            if tensor is not None
+            for save in names[task]
+        }
 
 
 def layer_setting(merge: Any, places: Mapping[Any, Path]) -> str:

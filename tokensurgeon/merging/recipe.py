@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
+from tokensurgeon.merging.search.numbers import numbers_of
 from tokensurgeon.surgery.options import TransplantOptions
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "lists",
     "mapped",
     "models_of",
+    "parse_recipe",
     "read_recipe",
+    "read_source",
     "slices_of",
 ]
 
@@ -93,8 +96,19 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: If the file is missing, no YAML, or has a key or value that neither side knows.
     """
+    text, source = read_source(path)
+    if found := numbers_of(source):
+        raise InputError(f"recipe {path}: {found[0].name} is a number to search for. Give --search, or write a number")
+    return parse_recipe(source, text, path)
+
+
+def read_source(path: Path) -> tuple[str, dict[str, Any]]:
+    """A recipe's text, and the table in it.
+
+    Raises:
+        InputError: If the file is missing, or no YAML.
+    """
     import yaml
-    from mergekit.config import MergeConfiguration
 
     try:
         text = read_text(path)
@@ -105,6 +119,22 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"recipe {path} is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(source, dict):
         raise InputError(f"recipe {path} must be a table, such as mergekit's recipes are")
+    return text, source
+
+
+def parse_recipe(source: Mapping[str, Any], text: str, path: Path) -> Recipe:
+    """A recipe from its table; mergekit must be there.
+
+    Args:
+        source: The table.
+        text: What the manifest says of it.
+        path: Where it was read from, for messages.
+
+    Raises:
+        InputError: If it has a key or value that neither side knows.
+    """
+    from mergekit.config import MergeConfiguration
+
     block, theirs = source.get(BLOCK), {name: value for name, value in source.items() if name != BLOCK}
     if not isinstance(block, dict | None):
         raise InputError(f"recipe {path}: {BLOCK} must be a table")

@@ -1,4 +1,4 @@
-"""Decide what a row of an aligned model is (its own, made by a transplant, or silent) and whose the output gets."""
+"""Decide what a row of an aligned model is (own, trained, made by a transplant, silent), and whose the output gets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Ids, Provenance, RowPlan
+from tokensurgeon.alignment import Ids, Provenance
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.recipe import Embeddings
@@ -33,16 +33,18 @@ class Kind(IntEnum):
 
     OWN = 0
     """The model's own row, of a token that it knows, or knows to be dead."""
-    MADE = 1
+    TRAINED = 1
+    """A transplant made it, and training since; worth as much as an own one."""
+    MADE = 2
     """A transplant made it from other rows."""
-    SILENT = 2
+    SILENT = 3
     """A transplant made it so that it takes no probability."""
 
 
-_OF_PROVENANCE = np.array(
+_OF_NATURE = np.array(
     [
-        {Provenance.OVERRIDE: Kind.MADE, Provenance.RECONSTRUCTED: Kind.MADE,
-         Provenance.UNREACHABLE: Kind.SILENT, Provenance.PADDING: Kind.SILENT}.get(p, Kind.OWN)
+        {Provenance.TRAINED: Kind.TRAINED, Provenance.RECONSTRUCTED: Kind.MADE,
+         Provenance.UNREACHABLE: Kind.SILENT}.get(p, Kind.OWN)
         for p in Provenance
     ],
     dtype=np.int8,
@@ -62,22 +64,14 @@ def kinds_of(rows: int, before: Manifest | None, transplant: Manifest | None) ->
     """
     shown = transplant or before
     if transplant is not None and before is not None:
-        return followed(_of_plan(before.plan), transplant.plan)
-    return np.zeros(rows, dtype=np.int8) if shown is None else _of_plan(shown.plan)
+        return followed(_OF_NATURE[before.nature], transplant)
+    return np.zeros(rows, dtype=np.int8) if shown is None else _OF_NATURE[shown.nature]
 
 
-def followed(kinds: Kinds, plan: RowPlan) -> Kinds:
+def followed(kinds: Kinds, made: Manifest) -> Kinds:
     """The kinds of the rows of a model that was made from another: what was copied is what it was there."""
-    found = _of_plan(plan)
-    found[plan.copied] = kinds[plan.source[plan.copied]]
-    return found
-
-
-def _of_plan(plan: RowPlan) -> Kinds:
-    """By provenance; a dead row that is the model's own counts as such, and a mean of its rows as a made one."""
-    found: Kinds = _OF_PROVENANCE[plan.provenance]
-    found[plan.copied] = Kind.OWN
-    found[(plan.provenance == Provenance.ROLE) & (plan.source < 0)] = Kind.MADE
+    found: Kinds = _OF_NATURE[made.nature]
+    found[made.plan.copied] = kinds[made.plan.source[made.plan.copied]]
     return found
 
 
@@ -115,7 +109,7 @@ def choose_rows(
 ) -> RowChoice:
     """Decide for every row.
 
-    A row of which all models have the same kind is merged by the method; but silent ones are averaged, since
+    A row of which all models have kinds of the same worth is merged by the method; but silent ones are averaged, since
     methods that drop or flip values would let them speak. A row whose id the owner's tokenizer never gives stays
     what it is in the first model that has the owner's ids, if there is one.
 
@@ -130,7 +124,8 @@ def choose_rows(
     Raises:
         InputError: If the base is to be taken and there is none.
     """
-    stacked = np.stack(kinds)
+    given = np.stack(kinds)
+    stacked = np.where(given == Kind.TRAINED, np.int8(Kind.OWN), given)  # they are worth the same
     best, worst = stacked.min(axis=0), stacked.max(axis=0)
     differing = best != worst
     owner = next((number for number, flags in enumerate(unused) if flags is None), None)
@@ -147,8 +142,9 @@ def choose_rows(
     number = np.full(len(taken), base) if embeddings == "base" and base is not None else stacked.argmin(axis=0)
     taken[differing] = MEAN if embeddings == "average" else number[differing]
     taken[kept] = METHOD if owner is None else owner
-    chosen = np.take_along_axis(stacked, np.maximum(taken, 0)[None], axis=0)[0]
-    came_out = np.where(taken >= 0, chosen, np.where(differing, np.int8(Kind.MADE), best))
+    chosen = np.take_along_axis(given, np.maximum(taken, 0)[None], axis=0)[0]
+    alike = np.where((given == Kind.TRAINED).any(axis=0), np.int8(Kind.TRAINED), best)
+    came_out = np.where(taken >= 0, chosen, np.where(differing, np.int8(Kind.MADE), alike))
     return RowChoice(taken, came_out, int(differing.sum()), counted)
 
 

@@ -80,7 +80,7 @@ def given_rows(
     Returns:
         The choice, with `GIVEN` where a named row is taken, and these rows by id.
     """
-    known_to_all = np.stack(kinds).max(axis=0) == Kind.OWN
+    known_to_all = np.stack(kinds).max(axis=0) <= Kind.TRAINED
     given = {ids[token]: one for token, one in sources.items() if one.force or not known_to_all[ids[token]]}
     if not given:
         return choice, {}

@@ -107,7 +107,7 @@ def grown_owner(owner: Owner, read: Recipe, models: Sequence[Model], progress: P
     for one in chain[1:]:
         manifest = Manifest.read(one.directory)
         assert manifest is not None
-        kinds = followed(kinds, manifest.plan)
+        kinds = followed(kinds, manifest)
     named = replace(grown, name=f"{owner.model.name}, and more tokens")
     own = OpenModel.open(str(grown.directory), "vocabulary")
     return Owner(str(grown.directory), named, grown.layout.rows, own.described()["sha256"], chain[0].directory, kinds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ __all__ = [
     "Layer",
     "Layers",
     "Part",
+    "chosen_rows",
     "fill_rows",
     "manifest_of",
     "state_dtype",
@@ -43,7 +44,8 @@ _LICENCES = ("LICENSE*", "NOTICE*")
 _DTYPES = ("dtype", "torch_dtype")
 
 _PROVENANCE = {
-    Kind.OWN: Provenance.COPIED, Kind.MADE: Provenance.RECONSTRUCTED, Kind.SILENT: Provenance.UNREACHABLE,
+    Kind.OWN: Provenance.COPIED, Kind.TRAINED: Provenance.TRAINED, Kind.MADE: Provenance.RECONSTRUCTED,
+    Kind.SILENT: Provenance.UNREACHABLE,
 }  # fmt: skip
 
 
@@ -179,13 +181,26 @@ def fill_rows(raw: Path, out: Path, parts: Sequence[Part]) -> None:
     """
     files = Checkpoint.open(raw)
     layout = find_vocabulary_tensors(raw, files.tensors)
+    files.write(out, chosen_rows(files.read, layout, parts), frozenset(layout.stale))
+
+
+def chosen_rows(
+    read: Callable[[str], torch.Tensor], layout: VocabularyTensors, parts: Sequence[Part]
+) -> dict[str, torch.Tensor]:
+    """The tensors with one row per token, with chosen rows in place of the method's.
+
+    Args:
+        read: Gives what mergekit made, by name.
+        layout: Which tensors these are.
+        parts: As for `fill_rows`.
+    """
     replaced = {}
     for name, (models, choice, given) in _by_name(layout, parts):
         tensors = [_counterpart(name, layout, aligned.model) for aligned in models]
-        replaced[name] = filled(files.read(name), tensors, choice)
+        replaced[name] = filled(read(name), tensors, choice)
         for ids, rows in _given(name, layout, given):
             replaced[name][ids] = rows.to(replaced[name].dtype)
-    files.write(out, replaced, frozenset(layout.stale))
+    return replaced
 
 
 def _by_name(layout: VocabularyTensors, parts: Sequence[Part]) -> Iterator[tuple[str, Part]]:
@@ -215,7 +230,7 @@ def _given(
 
 
 def manifest_of(choice: RowChoice, content: dict[str, Any]) -> Manifest:
-    """Provenance of every row: known to a model, made by transplants, or silent; as source the model it is from."""
+    """Provenance of every row: known to a model, trained, made, or silent; as source the model that it is from."""
     provenance = np.array([_PROVENANCE[kind] for kind in Kind], dtype=np.int8)[choice.kinds]
     return Manifest(content, RowPlan(provenance, np.maximum(choice.taken, -1)))
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 from tokensurgeon.errors import InputError
 from tokensurgeon.readiness import llama_cpp, mergekit, transformers, trl, vllm
+from tokensurgeon.readiness.merging import check_merge
 from tokensurgeon.readiness.model import Candidate, Rule, open_candidate
 
-__all__ = ["TOOLS", "Candidate", "Rule", "check", "open_candidate"]
+__all__ = ["TOOLS", "Candidate", "Rule", "check", "check_merge", "open_candidate"]
 
 TOOLS: dict[str, Callable[[Candidate, Candidate | None], Iterator[Rule]]] = {
     "llama.cpp": llama_cpp.rules,
@@ -41,7 +42,7 @@ def check(model: str, tool: str, target: str | None = None) -> list[Rule]:
         []
     """
     if tool not in TOOLS:
-        raise InputError(f"--for {tool!r}: known are {', '.join(TOOLS)}")
+        raise InputError(f"--for {tool!r}: known are {', '.join(TOOLS)}, and merge, which takes several models")
     weights = "all" if tool == "mergekit" else "vocabulary"
     candidate = open_candidate(model, weights)
     return list(TOOLS[tool](candidate, None if target is None else open_candidate(target, weights)))

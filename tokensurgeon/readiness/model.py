@@ -26,6 +26,7 @@ class Rule:
         detail: What was found.
         remedy: What to do where it does not hold.
         source: Where the tool says so; "assumed" where it takes it for granted and computes nonsense otherwise.
+        must: Whether nothing works without it; otherwise it is a warning.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Rule:
     detail: str
     remedy: str
     source: str
+    must: bool = True
 
 
 class Candidate(OpenModel):

@@ -26,8 +26,9 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
         + (
             "as it is."
             if model["transplant"] is None
-            else f"transplanted; {model['rows']['own']:,} rows are its own, {model['rows']['made']:,} were made from "
-            f"others, {model['rows']['silent']:,} take no probability."
+            else f"transplanted; {model['rows']['own']:,} rows are its own, "
+            + (f"{model['rows']['trained']:,} were made and trained, " if model["rows"]["trained"] else "")
+            + f"{model['rows']['made']:,} were made from others, {model['rows']['silent']:,} take no probability."
         )
         for model in merge["models"]
     ]
@@ -41,6 +42,7 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
             f"{sentence}. {rows['differing']:,} stand for tokens that some models know and others do not "
             f"(embeddings: {merge['embeddings']})."
         )
+    found += _searched(merge["search"]) if "search" in merge else []
     found += [
         f"The union lacks {count:,} tokens of {name}, which its way of cutting text could never give."
         for name, count in merge["left_out"].items()
@@ -49,6 +51,19 @@ def merge_summary(content: Mapping[str, Any]) -> list[str]:
         found.append(f"The model was not run ({content['not_run']}).")
     found += [f"Removed from {setting}." for setting in content["removed_settings"]]
     return found + file_notes(content)
+
+
+def _searched(search: Mapping[str, Any]) -> list[str]:
+    """What a search found, and what that is worth on text that it did not see."""
+    numbers = ", ".join(f"{one['name']} = {one['found']:g} (from {one['start']:g})" for one in search["numbers"])
+    held, searched = search["held_out"], search["searched"]
+    low, high = held["gain"]["interval"]
+    return [
+        f"A search of {search['evaluations']:,} merges on {', '.join(search['texts'])} found {numbers}. The "
+        f"{search['objective']} went from {searched['start']:.4f} to {searched['found']:.4f} there; on the other half "
+        f"of each text, which it did not see, from {held['start']['value']:.4f} to {held['found']['value']:.4f}: a "
+        f"gain of {held['gain']['value']:.4f}, 95 % interval {low:.4f} to {high:.4f}."
+    ]
 
 
 def merge_card(content: Mapping[str, Any]) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import Alignment, RowPlan
+from tokensurgeon.alignment import Alignment, Provenance, RowPlan
 from tokensurgeon.checkpoint import TokenizerFiles
+from tokensurgeon.checkpoint.inherited import inherited
 from tokensurgeon.checkpoint.linking import Link
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
@@ -44,7 +45,7 @@ def write_output(
         matrices: The output's vocabulary-sized tensors.
         plan: Provenance of every row.
         content: The manifest's; ``tokenizer_sha256``, ``removed_settings``, ``linked`` and what
-            `describe_files` gives are added.
+            `describe_files` and `inherited` give are added.
         dtype: Convert all floating tensors.
         link: How shards of which nothing changes get there.
         alignment: Of both vocabularies, where the tokenizer is another body's: it says which ids of settings no row
@@ -78,6 +79,9 @@ def write_output(
     content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
     content["removed_settings"] = small.write_settings(work)
     content |= describe_files(base, donor, work)
+    restored = len(plan.ids(Provenance.RESTORED))
+    if carried := inherited(plan, base.nature, donor.nature if restored else None):
+        content["inherited"] = carried
     Manifest(content, plan).write(work)
     return shared
 

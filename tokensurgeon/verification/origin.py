@@ -10,6 +10,7 @@ import numpy as np
 
 from tokensurgeon.alignment import Alignment, Provenance, RowPlan, align
 from tokensurgeon.alignment.match import placeholders
+from tokensurgeon.checkpoint.inherited import inherited
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
@@ -17,6 +18,7 @@ from tokensurgeon.transfer.rows import drop_rowless
 from tokensurgeon.transfer.untrained import untrained_ids
 from tokensurgeon.verification.evidence import Evidence
 from tokensurgeon.verification.running import Check
+from tokensurgeon.verification.trained import trained_rows
 from tokensurgeon.vocabulary.edit.digits import spaced_digits
 
 __all__ = ["derived", "identity_checks", "plan_checks"]
@@ -105,6 +107,7 @@ def plan_checks(evidence: Evidence) -> Iterator[tuple[Check, Alignment | None]]:
     except (InputError, IndexError) as error:
         yield Check("plan", False, f"there is none: {error}"), None
         return
+    alignment = replace(alignment, plan=_after_training(alignment.plan, evidence.manifest))
     plan, by = alignment.plan, "donor's" if evidence.donor is not None else "output's own"
     if plan.n_rows != said.n_rows:
         yield Check("plan", False, f"{said.n_rows} rows, and {plan.n_rows} by the {by} tokenizer"), None
@@ -116,9 +119,25 @@ def plan_checks(evidence: Evidence) -> Iterator[tuple[Check, Alignment | None]]:
         blends = {str(i): [[*blend.input], [*blend.head], [*blend.tied]] for i, blend in alignment.blends.items()}
         what += ["other rows are means"] if blends != content["blends"] else []
         what += ["texts begin otherwise"] if content.get("beginning") != alignment.beginning else []
+    carried = inherited(plan, evidence.base.nature, _restoring(evidence))
+    if carried and "inherited" not in content:  # as older versions wrote
+        dropped += ". It does not say which copied rows were made or trained in the base"
+    elif carried != content.get("inherited", {}):
+        what += ["copied rows were something else in the base than it says"]
     detail = f"{plan.n_rows} rows come from where the base's and the {by} tokenizer say{dropped}"
     shown = "; ".join(what) + _versions(content) if what else detail
     yield Check("plan", not what, shown, note=bool(dropped) and not what), alignment
+
+
+def _after_training(plan: RowPlan, manifest: Manifest) -> RowPlan:
+    rows = trained_rows(manifest)
+    return plan.trained(rows[rows < plan.n_rows])
+
+
+def _restoring(evidence: Evidence) -> np.ndarray[Any, np.dtype[np.int8]] | None:
+    """What the rows are that were restored; without the donor's weights nothing is known of them."""
+    known = evidence.kind == "revert" and evidence.donor is not None and evidence.donor_matrices is not None
+    return evidence.donor.nature if known and evidence.donor is not None else None
 
 
 def _by_donor(evidence: Evidence) -> bool:

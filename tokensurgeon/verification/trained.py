@@ -44,7 +44,9 @@ def trained_checks(out: Path, new: Checkpoint, old: Checkpoint, manifest: Manife
     rows, named, plan = trained_rows(manifest), {*healed["tensors"]}, manifest.plan
     tensors, rank = trained_tensors(out, new, manifest), _rank(manifest)
     only_new = all(run.get("rows") == "new" for run in healed["runs"])
-    allowed = plan.ids(Provenance.RECONSTRUCTED) if only_new else np.setdiff1d(np.arange(plan.n_rows), plan.silenced)
+    means = [int(i) for i in manifest.content.get("blends", {})]
+    made = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED, Provenance.TRAINED), means)
+    allowed = made if only_new else np.setdiff1d(np.arange(plan.n_rows), plan.silenced)
     wrong = [f"{name}, which no run trains" for name in sorted(named - tensors)]
     wrong += [f"row {i}, which no run trains" for i in np.setdiff1d(rows, allowed).tolist()]
     full = [name for name in sorted(tensors) if rank >= min(new.tensors[name].shape)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tokensurgeon import InputError
+from tokensurgeon.merging.methods.consensus import consensus_merge, tall_masks
 from tokensurgeon.merging.methods.dam import dam_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
 from tokensurgeon.merging.methods.metrics import metric_weights, metrics_average
@@ -62,6 +63,25 @@ def test_one_task_keeps_its_delta():
     # With one task the balance grows with the square of the delta.
     assert (model - base).abs()[kept].min() > (model - base).abs()[~kept].max()
     torch.testing.assert_close(pcb_merge(base, [model, model], density=1.0), model)
+
+
+def test_consensus_of_disjoint_tasks_is_their_sum_or_nothing():
+    base, first, second = randn(4, 6), torch.zeros(4, 6).double(), torch.zeros(4, 6).double()
+    first[:, :3], second[:, 3:] = randn(4, 3, seed=1), randn(4, 3, seed=2)
+    models = [base + first, base + second]
+    torch.testing.assert_close(consensus_merge(base, models, k=1), base + first + second)
+    torch.testing.assert_close(consensus_merge(base, models, k=2), base)
+    torch.testing.assert_close(consensus_merge(base, models, k=1, scale=0.5), base + (first + second) / 2)
+
+
+def test_consensus_by_hand():
+    """An entry that both change counts; one that matters to one alone counts for k = 1."""
+    tasks = torch.tensor([[1.0, 0.1, -2.0, 0.0], [1.0, 1.0, 0.5, 0.0]])
+    assert tall_masks(tasks, 0.4).int().tolist() == [[1, 0, 1, 0], [1, 1, 0, 0]]
+    base = torch.zeros(4)
+    assert consensus_merge(base, list(tasks)).tolist() == [2, 0, 0, 0]
+    torch.testing.assert_close(consensus_merge(base, list(tasks), k=1), torch.tensor([2, 1.1, -1.5, 0]))
+    torch.testing.assert_close(consensus_merge(base, list(tasks), threshold=0), torch.tensor([2, 1.1, -1.5, 0]))
 
 
 def test_pcb_as_the_paper_writes_it():
@@ -170,6 +190,7 @@ def test_dtypes_stay(dtype):
     results = [
         fisher_average(models, [torch.ones(4, 3)] * 2), metrics_average(models, [1, 2]), pcb_merge(base, models),
         widen_merge(base, models), opcm_merge(base, models), dam_merge(models, torch.ones(2, 3)),
+        consensus_merge(base, models),
     ]  # fmt: skip
     assert {(result.dtype, result.shape) for result in results} == {(dtype, base.shape)}
 
@@ -186,6 +207,8 @@ def test_bad_input():
         "metrics are": lambda: metric_weights([1.0, 0.0]),
         "penalty is": lambda: metric_weights([1.0], -1),
         "density is": lambda: pcb_merge(one, [one], density=0),
+        "k is 0": lambda: consensus_merge(one, [one], k=0),
+        "threshold is": lambda: consensus_merge(one, [one], k=1, threshold=-1),
         "alpha is": lambda: opcm_merge(one, [one], alpha=1.5),
         "do not go with": lambda: dam_merge([one, one], torch.ones(3, 3)),
     }

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import llama, save
 
 from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.merging.methods.consensus import consensus_merge
 from tokensurgeon.merging.methods.dam import dam_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
 from tokensurgeon.merging.methods.metrics import metrics_average
@@ -68,6 +69,10 @@ RECIPES = {
     "fisher": (FISHER, lambda t, f, _n: fisher_average(t[1:], f[1:], [1, 2])),
     "metrics": (METRICS, lambda t, _f, _n: metrics_average(t[1:], [2.5, 2.0], 4, lower_is_better=False)),
     "pcb": (BASED.format("pcb", "{density: 0.3, lambda: 0.7}"), lambda t, _f, _n: pcb_merge(t[0], t[1:], 0.3, 0.7)),
+    "consensus": (
+        BASED.format("consensus", "{k: 1, threshold: 0.6, lambda: 0.7}"),
+        lambda t, _f, _n: consensus_merge(t[0], t[1:], 1, 0.6, 0.7),
+    ),
     "widen": (
         BASED.format("widen", "{above_average: 1.2, score: 0.8}"),
         lambda t, _f, n: widen_merge(t[0], t[1:], 1.2, 0.8, rows_are_tokens="embed" in n),

@@ -9,6 +9,7 @@ import torch
 
 from tokensurgeon.errors import MissingDependencyError
 from tokensurgeon.merging.estimate.files import read_tensor
+from tokensurgeon.merging.methods.consensus import consensus_merge
 from tokensurgeon.merging.methods.dam import dam_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
 from tokensurgeon.merging.methods.metrics import metrics_average
@@ -48,6 +49,11 @@ def _metrics(group: Any, metric: Any, penalty: float, lower_is_better: bool) -> 
 def _pcb(group: Any, **parameters: float) -> torch.Tensor:
     base, tuned = _parts(group)
     return pcb_merge(base, tuned, parameters["density"], parameters["lambda"])
+
+
+def _consensus(group: Any, k: int, **parameters: float) -> torch.Tensor:
+    base, tuned = _parts(group)
+    return consensus_merge(base, tuned, k, parameters["threshold"], parameters["lambda"])
 
 
 def _widen(group: Any, above_average: float, score: float) -> torch.Tensor:
@@ -111,6 +117,10 @@ def register() -> None:
         _method(
             "widen", "WIDEN", "2408.03092", _widen,
             _shared("above_average", float, 1.0), _shared("score", float, 1.0), base=True,
+        ),
+        _method(
+            "consensus", "Consensus merging (TALL-masks)", "2405.07813", _consensus,
+            _shared("k", int, 2), _shared("threshold", float, 0.4), _shared("lambda", float, 1.0), base=True,
         ),
         _method("opcm", "OPCM", "2501.09522", _opcm, _shared("alpha", float, 0.5), base=True),
         _method("dam", "Differentiable Adaptive Merging", "2410.08371", _dam, _shared("coefficients", str)),

@@ -1,0 +1,1 @@
+"""Search for the numbers of a recipe, by text that the merge is to predict."""

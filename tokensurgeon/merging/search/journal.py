@@ -1,0 +1,63 @@
+"""Keep what a search has measured, so that it goes on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Journal", "key_of"]
+
+log = logging.getLogger(__name__)
+
+
+def key_of(*parts: Any) -> str:
+    """What must be the same for a search to go on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Journal:
+    """One file per key, in a hidden directory beside the output: a line of JSON for everything measured."""
+
+    def __init__(self, target: Path, key: str) -> None:
+        """Read what is there; a line that was cut short ends it."""
+        self.directory = target.with_name(f".{target.name}.searching")
+        self.path = self.directory / f"{key}.jsonl"
+        self._known: dict[str, Any] = {}
+        whole = 0
+        for line in self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else ():
+            try:
+                name, content = json.loads(line) if line.endswith(b"\n") else (None, None)
+            except (ValueError, TypeError):
+                break
+            if not isinstance(name, str):
+                break
+            self._known[name], whole = content, whole + len(line)
+        if self._known:
+            log.warning("going on with %d measurements, kept in %s", len(self._known), self.path)
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+
+    def remembered(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What was measured by this name, or is now.
+
+        Args:
+            name: Of the measurement.
+            measure: Gives plain data.
+        """
+        if name not in self._known:
+            self._known[name] = measure()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, self._known[name]]) + "\n")
+        return self._known[name]
+
+    def remove(self) -> None:
+        """It is no longer needed."""
+        self.path.unlink(missing_ok=True)
+        if self.directory.is_dir() and not any(self.directory.iterdir()):
+            shutil.rmtree(self.directory, ignore_errors=True)
