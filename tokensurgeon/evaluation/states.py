@@ -12,6 +12,7 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
+from tokensurgeon.evaluation.logits import log_normaliser
 from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.damage import refuse_uniform
@@ -46,7 +47,7 @@ def collect_states(model: Any, encode: Encode, prefix: int | None, pieces: Itera
             if not torch.equal(logits[0].float(), first.float()):  # scaled or capped behind the head, as some models do
                 hidden = hidden * (logits.float().std(dim=-1) / raw.float().std(dim=-1).clamp(min=1e-9))[:, None]
             states.append(hidden.cpu())
-            normalisers.append(torch.logsumexp(logits.float(), dim=-1).cpu())
+            normalisers.append(log_normaliser(logits).cpu())
     finally:
         handle.remove()
     return HeadStates(torch.cat(states), torch.cat(normalisers))

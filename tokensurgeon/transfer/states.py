@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from tokensurgeon.transfer.products import coarse_product
+
 __all__ = ["HeadStates", "with_bias"]
 
 _STATES, _CHUNK = 512, 4096
@@ -32,7 +34,9 @@ class HeadStates:
         """(n,) float32 mean over some states of the probability of each of (n, dim) rows, were it the only new one."""
         step = max(1, len(self.states) // _STATES)
         states, normaliser = self.states[::step], self.log_normaliser[::step, None]
-        found = [torch.sigmoid(states @ some.float().T - normaliser).mean(dim=0) for some in torch.split(rows, _CHUNK)]
+        found = [
+            coarse_product(states, some).sub_(normaliser).sigmoid_().mean(dim=0) for some in torch.split(rows, _CHUNK)
+        ]
         return torch.cat(found) if found else torch.zeros(0)
 
 
