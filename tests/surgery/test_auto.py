@@ -131,6 +131,24 @@ def test_a_sample_stands_for_all_new_tokens(zoo, monkeypatch):
 
 
 @pytest.mark.slow
+def test_rows_that_are_left_out_change_no_score(zoo, tmp_path, monkeypatch):
+    """Against a trial in which every row of the output is there, those that take no probability too."""
+    monkeypatch.setattr(choose, "_SAMPLE", 20)
+
+    def trials(out):
+        choice = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / out, AUTO).content["choice"]
+        return {(t["method"], str(t["options"]), t["calibrated"]): t["bits_per_byte"] for t in choice["trials"]}
+
+    def whole(small, donor, prior, _):
+        plan = small.alignment.plan
+        return choose._Alive(small.alignment, small.log_weights, donor, prior, np.arange(plan.n_rows))
+
+    fewer = trials("fewer")
+    monkeypatch.setattr(choose._Alive, "of", whole)
+    assert trials("whole") == pytest.approx(fewer, abs=1e-4) and len(fewer) > 3
+
+
+@pytest.mark.slow
 def test_a_padding_token_of_the_base_beyond_the_donors_rows(copy_of, zoo, tmp_path):
     base = copy_of("spm")
     config = json.loads((base / "config.json").read_text())

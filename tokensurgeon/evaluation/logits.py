@@ -18,7 +18,7 @@ def log_normaliser(logits: torch.Tensor) -> torch.Tensor:
     tensor([0.6931])
     """
     found = []
-    for some in logits.split(max(1, _ENTRIES // logits.shape[1])):
+    for some in torch.split(logits, max(1, _ENTRIES // logits.shape[1])):
         top = some.amax(dim=1, keepdim=True).float()
         top = torch.where(top.isfinite(), top, 0.0)  # all of them may be minus infinity
         found.append(top[:, 0] + (some.float() - top).exp_().sum(dim=1).log_())
