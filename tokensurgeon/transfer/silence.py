@@ -58,7 +58,7 @@ def suppressing_row(states: HeadStates, n_rows: int) -> torch.Tensor:
         (dim,) float32.
     """
     direction = common_direction(states.states)
-    response = states.states @ direction
+    response = states.normalised @ direction
     needed = math.log(max(n_rows, 1) / TARGET_MASS) - states.log_normaliser
     # States to which the direction hardly responds would ask for an endless row; leave out the
     # lowest hundredth.
@@ -128,7 +128,7 @@ def calibrating_shifts(
 
 def _mean_log_probability(states: HeadStates, rows: torch.Tensor) -> torch.Tensor:
     """Log of the mean over states of each row's probability, (n_rows,)."""
-    seen, normaliser = states.states, states.log_normaliser[:, None]
+    seen, normaliser = states.normalised, states.log_normaliser[:, None]
     parts = []
     for some in torch.split(rows, _CHUNK):
         sums = coarse_product(seen, some).sub_(normaliser).exp_().sum(dim=0).log_()  # much faster than logsumexp
