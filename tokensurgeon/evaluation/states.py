@@ -16,6 +16,7 @@ from tokensurgeon.evaluation.logits import log_normaliser
 from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.damage import refuse_uniform
+from tokensurgeon.transfer.products import coarse_products
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
@@ -84,7 +85,8 @@ def read_states(
     share = _READ // max(1, len(texts or ()))
     ends = [text.end(share) for text in (texts or {}).values()] or [python_text(_READ)]
     pieces = [piece for text in ends for piece in split_bytes(text)] or split_bytes(python_text(_READ))
-    states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
+    with coarse_products(device):
+        states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
     if not bool(torch.isfinite(states.states).all()):
         raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")
     if not bool(states.states.any()):

@@ -58,8 +58,9 @@ def suppressing_row(states: HeadStates, n_rows: int) -> torch.Tensor:
         (dim,) float32.
     """
     direction = common_direction(states.states)
-    response = states.normalised @ direction
-    needed = math.log(max(n_rows, 1) / TARGET_MASS) - states.log_normaliser
+    response = states.states @ direction
+    needed = torch.full_like(response, math.log(max(n_rows, 1) / TARGET_MASS) - float(states.log_normaliser.min()))
+    needed[: len(states.log_normaliser)] = math.log(max(n_rows, 1) / TARGET_MASS) - states.log_normaliser
     # States to which the direction hardly responds would ask for an endless row; leave out the
     # lowest hundredth.
     floor = torch.quantile(response[:100_000], 0.01).clamp(min=0.1)
