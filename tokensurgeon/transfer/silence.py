@@ -59,8 +59,9 @@ def suppressing_row(states: HeadStates, n_rows: int) -> torch.Tensor:
     """
     direction = common_direction(states.states)
     response = states.states @ direction
-    needed = torch.full_like(response, math.log(max(n_rows, 1) / TARGET_MASS) - float(states.log_normaliser.min()))
-    needed[: len(states.log_normaliser)] = math.log(max(n_rows, 1) / TARGET_MASS) - states.log_normaliser
+    normaliser = torch.full_like(response, float(states.log_normaliser.min()))  # the others' is hardly less
+    normaliser[: len(states.log_normaliser)] = states.log_normaliser
+    needed = math.log(max(n_rows, 1) / TARGET_MASS) - normaliser
     # States to which the direction hardly responds would ask for an endless row; leave out the
     # lowest hundredth.
     floor = torch.quantile(response[:100_000], 0.01).clamp(min=0.1)
