@@ -64,7 +64,7 @@ def test_a_donor_that_is_the_base_loses_nothing(zoo, tmp_path):
     silent = torch.zeros(report.alignment.plan.n_rows)
     silent[torch.from_numpy(report.alignment.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING))] = -math.inf
     pieces = split_bytes(python_text(choose._BYTES, choose._PART))
-    with coarse_products(loaded.model.device):  # as candidates are scored
+    with coarse_products(loaded.model):  # as candidates are scored
         truth = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, log_weights=silent).bits_per_byte
     trials = {(t["method"], t["options"].get("k"), t["calibrated"]): t for t in report.content["choice"]["trials"]}
     assert trials["ridge", None, False]["bits_per_byte"] == pytest.approx(truth, rel=1e-4)

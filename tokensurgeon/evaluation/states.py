@@ -85,7 +85,7 @@ def read_states(
     share = _READ // max(1, len(texts or ()))
     ends = [text.end(share) for text in (texts or {}).values()] or [python_text(_READ)]
     pieces = [piece for text in ends for piece in split_bytes(text)] or split_bytes(python_text(_READ))
-    with coarse_products(device):
+    with coarse_products(loaded.model):
         states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
     if not bool(torch.isfinite(states.states).all()):
         raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")

@@ -223,7 +223,7 @@ def choose(
             if moved:
                 calibrate(made.matrices, base, alive.donor, plan, asked.states, alive.prior)
             replace_vocabulary(loaded.model, made.matrices)
-            with coarse_products(loaded.model.device):  # for all candidates alike
+            with coarse_products(loaded.model):  # for all candidates alike
                 score = score_text(loaded.model, encoded.__getitem__, begins, pieces, log_weights=alive.log_weights)
             bits = score.bits_per_byte
             finite = math.isfinite(bits)

@@ -20,8 +20,9 @@ def coarse_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return (left.to(kind) @ right.to(kind).T).float()
 
 
-def coarse_products(device: torch.device) -> AbstractContextManager[object]:
-    """In it, a model multiplies as `coarse_product` does, whatever the dtype of its weights."""
-    if precision_for(device, certain=True) is not torch.bfloat16:
+def coarse_products(model: torch.nn.Module) -> AbstractContextManager[object]:
+    """In it, a model with weights in float32 multiplies as `coarse_product` does."""
+    weight = next(model.parameters())
+    if weight.dtype is not torch.float32 or precision_for(weight.device, certain=True) is not torch.bfloat16:
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(weight.device.type, torch.bfloat16)
