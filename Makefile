@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 WORKERS := 2
 
-.PHONY: demo install test test-slow lint models bench-compare bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
+.PHONY: demo install test test-slow lint models bench-compare bench-stages bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
 	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-prediction \
 	bench-drafts bench-serving bench-four-models bench-llama-cpp bench-vllm \
@@ -54,6 +54,9 @@ authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS (compiles fastText: 
 
 bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-tokensurgeon
 	$(VENV)/bin/python -m benchmarks.experiments.compare benchmarks/experiments/compare_mergekit.toml
+
+bench-stages: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## where the time of whole commands goes, four pairs of real models (an hour, alone)
+	$(VENV)/bin/python -m benchmarks.experiments.stages benchmarks/experiments/stages.toml
 
 bench-anchors: $(VENV)/.models  ## anchors by bytes beside anchors by string, real tokenizers
 	$(VENV)/bin/python -m benchmarks.experiments.anchors benchmarks/experiments/anchors.toml

@@ -203,8 +203,8 @@ def read(name: str, n: int) -> HeadStates:
     """Some of a model's final states on text, spread over it."""
     loaded, states = read_states(OpenModel.open(str(getattr(models, name)())), torch.device("cpu"), None)
     del loaded
-    step = max(1, len(states.states) // n)
-    return HeadStates(states.states[::step][:n].clone(), states.log_normaliser[::step][:n].clone())
+    step = max(1, len(states.log_normaliser) // n)
+    return HeadStates(states.normalised[::step][:n].clone(), states.log_normaliser[::step][:n].clone())
 
 
 def one_pair(pair: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]:

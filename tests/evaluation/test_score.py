@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tokensurgeon import InputError, TransplantOptions, transplant
+from tokensurgeon.evaluation import states as states_module
 from tokensurgeon.evaluation.evaluate import evaluate
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
@@ -72,6 +73,27 @@ def test_states_times_head_are_the_logits(loaded):
     head = loaded.model.get_output_embeddings().weight
     torch.testing.assert_close(seen.states @ head.T, logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(seen.log_normaliser, logits.logsumexp(-1))
+
+
+@pytest.mark.parametrize("scale", [None, 0.25])
+def test_normalisers_are_those_of_a_sample_of_the_states(monkeypatch, scale):
+    """Which comes first, from pieces of which some are shorter than it is sparse."""
+    from transformers import CohereConfig, CohereForCausalLM
+
+    monkeypatch.setattr(states_module, "_NORMALISED", 3)
+    config = CohereConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        logit_scale=scale or 1.0, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model, pieces = CohereForCausalLM(config).eval(), ([5, 6, 7, 8], [9], [10, 11], [12, 13, 14, 15, 16])
+    seen = collect_states(model, lambda piece: list(pieces[int(piece)]), None, ["0", "1", "2", "3"])
+    with torch.no_grad():
+        logits = torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids in pieces])
+    sampled = [2, 4, 6, 9]  # of every four the third, or the last of a piece that has fewer
+    order = [*sampled, *(i for i in range(12) if i not in sampled)]
+    torch.testing.assert_close(seen.states @ model.lm_head.weight.T, logits[order], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(seen.log_normaliser, logits[sampled].logsumexp(-1))
+    assert len(seen.normalised) == 4
 
 
 def test_states_of_a_model_that_scales_its_logits():

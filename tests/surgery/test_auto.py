@@ -20,6 +20,7 @@ from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.surgery.pair import align_models
+from tokensurgeon.transfer.products import coarse_products
 from tokensurgeon.transfer.rows import VocabularyMatrices
 
 AUTO = TransplantOptions(method="auto")
@@ -63,7 +64,8 @@ def test_a_donor_that_is_the_base_loses_nothing(zoo, tmp_path):
     silent = torch.zeros(report.alignment.plan.n_rows)
     silent[torch.from_numpy(report.alignment.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING))] = -math.inf
     pieces = split_bytes(python_text(choose._BYTES, choose._PART))
-    truth = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, log_weights=silent).bits_per_byte
+    with coarse_products(loaded.model):  # as candidates are scored
+        truth = score_text(loaded.model, loaded.encode, loaded.prefix, pieces, log_weights=silent).bits_per_byte
     trials = {(t["method"], t["options"].get("k"), t["calibrated"]): t for t in report.content["choice"]["trials"]}
     assert trials["ridge", None, False]["bits_per_byte"] == pytest.approx(truth, rel=1e-4)
     assert abs(trials["focus", None, False]["bits_per_byte"] / truth - 1) > 1e-3
@@ -128,6 +130,24 @@ def test_a_sample_stands_for_all_new_tokens(zoo, monkeypatch):
     assert float(small.log_weights[drawn].exp().sum()) == pytest.approx(len(new), rel=1e-5)
     dropped = np.setdiff1d(new, np.flatnonzero(drawn.numpy()))
     assert bool((small.log_weights[torch.from_numpy(dropped)] == -math.inf).all())
+
+
+@pytest.mark.slow
+def test_rows_that_are_left_out_change_no_score(zoo, tmp_path, monkeypatch):
+    """Against a trial in which every row of the output is there, those that take no probability too."""
+    monkeypatch.setattr(choose, "_SAMPLE", 20)
+
+    def trials(out):
+        choice = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / out, AUTO).content["choice"]
+        return {(t["method"], str(t["options"]), t["calibrated"]): t["bits_per_byte"] for t in choice["trials"]}
+
+    def whole(small, donor, prior, _):
+        plan = small.alignment.plan
+        return choose._Alive(small.alignment, small.log_weights, donor, prior, np.arange(plan.n_rows))
+
+    fewer = trials("fewer")
+    monkeypatch.setattr(choose._Alive, "of", whole)
+    assert trials("whole") == pytest.approx(fewer, abs=1e-4) and len(fewer) > 3
 
 
 @pytest.mark.slow

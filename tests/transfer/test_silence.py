@@ -24,6 +24,15 @@ def test_mass_on_states_that_were_not_seen():
     assert zero.mean() > 1e3 * mass.mean()
 
 
+def test_states_without_a_normaliser_are_silenced_too():
+    """As if theirs were the least that is known: what responds little to the direction asks for more of it."""
+    seen = states(800, 32, 1)
+    known, every = seen[:400], torch.full((800,), 3.0)
+    expected = suppressing_row(HeadStates(seen, every), 10)
+    torch.testing.assert_close(suppressing_row(HeadStates(seen, every[:400]), 10), expected)
+    assert not torch.allclose(suppressing_row(HeadStates(known, every[:400]), 10), expected, rtol=1e-3)
+
+
 def test_nothing_is_added_where_zero_is_quiet_enough():
     seen = states(800, 32, 1)
     assert (suppressing_row(HeadStates(seen, torch.full((800,), 60.0)), 10) == 0).all()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,13 @@ class TokenizerFiles:
 
     def digest(self) -> str:
         """SHA-256 of the fast tokenizer."""
-        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        return _digest(self.tokenizer)
+
+
+@lru_cache(maxsize=3)
+def _digest(tokenizer: Tokenizer) -> str:
+    """As `TokenizerFiles.digest`; nobody changes a tokenizer that was opened, and the largest take half a second."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def _template(directory: Path, declared: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -95,6 +96,9 @@ def _group(
 
 def main() -> None:
     """Entry point."""
+    gc.set_threshold(
+        100_000, 20, 100
+    )  # vocabularies are of millions of objects that stay: to look for others takes long
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes that libraries start import nothing from where we are
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to fail after the work

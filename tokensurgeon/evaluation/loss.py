@@ -18,6 +18,7 @@ import torch
 
 from tokensurgeon.evaluation.context import context_of
 from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.evaluation.logits import log_normaliser
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.meeting import KINDS, between_meetings, meeting_points, token_bytes
 from tokensurgeon.vocabulary.writing import Writing, writing_of
@@ -93,12 +94,12 @@ def score_ids(
     before = [] if prefix is None else [prefix]
     tokens = torch.tensor([[*before, *ids]], device=model.device)
     with torch.inference_mode():
-        logits = model(input_ids=tokens).logits[0, :-1].float()
-        normaliser = torch.logsumexp(logits, dim=-1)
-        nats = normaliser - logits.gather(1, tokens[0, 1:, None])[:, 0]
+        logits = model(input_ids=tokens).logits[0, :-1]
+        normaliser = log_normaliser(logits)
+        nats = normaliser - logits.gather(1, tokens[0, 1:, None])[:, 0].float()
         mass = 0.0
         if watched is not None and len(watched):
-            mass = float((torch.logsumexp(logits[:, watched], dim=-1) - normaliser).exp().sum())
+            mass = float((log_normaliser(logits[:, watched]) - normaliser).exp().sum())
     found: list[float] = nats.double().tolist()
     return (found if before else [0.0, *found]), mass
 

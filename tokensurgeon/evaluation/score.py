@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tokensurgeon.evaluation.context import Encode, context_of, inputs_of
+from tokensurgeon.evaluation.logits import log_normaliser
 
 __all__ = ["TextScore", "score_text"]
 
@@ -87,12 +88,12 @@ def score_text(
                 continue  # nothing is predicted; as for every first token without a prefix, its bytes count
             tokens = torch.tensor([ids], device=model.device)
             with torch.inference_mode():
-                logits = model(input_ids=tokens).logits[0, :-1].float()
-                normaliser = torch.logsumexp(logits if weights is None else logits + weights, dim=-1)
+                logits = model(input_ids=tokens).logits[0, :-1]
+                normaliser = log_normaliser(logits if weights is None else logits + weights)
                 gold = tokens[0, 1:]
-                nats = normaliser - logits.gather(1, gold[:, None])[:, 0]
+                nats = normaliser - logits.gather(1, gold[:, None])[:, 0].float()
                 if watched is not None and len(watched):
-                    mass += float((torch.logsumexp(logits[:, watched], dim=-1) - normaliser).exp().sum())
+                    mass += float((log_normaliser(logits[:, watched]) - normaliser).exp().sum())
             total.nats += float(nats.double().sum())
             total.positions += len(gold)
             for name, mask in (groups or {}).items():

@@ -18,6 +18,10 @@ precision, ``2·k·s·d`` flops of re-scoring, ``2·p·k·m·d`` of settling and
 
 No step mixes rows, and products whose bits depend on their shape have one shape: on a CPU a target's
 result does not depend, to the last bit, on the targets that are solved beside it.
+
+On other devices nothing in a batch waits for a result: every step has the same shapes whatever the data, with room
+for a fixed number of picks to settle and of atoms to orthogonalise twice. Targets that find no room there are few,
+and are solved again at the end, as on a CPU.
 """
 
 from __future__ import annotations
@@ -37,6 +41,10 @@ __all__ = ["SparseCoefficients", "solve_omp"]
 TINY = 1e-6
 """Relative to |y|: a residual or a correlation below this is float32 noise."""
 _FEWEST, _MOST = 16, 1024
+_SETTLED = 16
+"""Picks that float32 settles in each step, where these have fixed shapes: ten times as many as there are to settle."""
+_REPEATED = 8
+"""One in so many atoms is orthogonalised twice at a time."""
 _ALIGNED = 16
 """Dimensions are padded to 64 bytes, since the bits of a sum depend on where in memory a row begins."""
 
@@ -141,10 +149,17 @@ def solve_omp(
                 if progress is not None:
                     progress(part.start + (part.stop - part.start) * step // k, n)
 
-            solved = _solve_batch(aligned(targets[part]), dictionary, k, tol, room.view(-1), tell)
+            batch = aligned(targets[part])
+            # What must be certain is unsure too often to foresee how much of it there will be.
+            waits = device.type == "cpu" or exact
+            solved, missed = _solve_batch(batch, dictionary, k, tol, room.view(-1), tell, waits)
             places = (result.indices, result.values, result.n_active, result.residual)
             for whole, piece in zip(places, solved, strict=True):
                 whole[part] = piece
+            if not waits and len(again := torch.nonzero(missed).flatten()):
+                solved, _ = _solve_batch(batch[again], dictionary, k, tol, room.view(-1), lambda _: None, True)
+                for whole, piece in zip(places, solved, strict=True):
+                    whole[again.cpu() + start] = piece.cpu()
             if progress is not None:
                 progress(part.stop, n)
     return result
@@ -165,8 +180,25 @@ def _rows(memory: int | None, prepared: int, per_row: int, device: torch.device)
 
 
 def _solve_batch(
-    batch: torch.Tensor, atoms: Dictionary, k: int, tol: float, room: torch.Tensor, tell: Callable[[int], None]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    batch: torch.Tensor,
+    atoms: Dictionary,
+    k: int,
+    tol: float,
+    room: torch.Tensor,
+    tell: Callable[[int], None],
+    waits: bool,
+) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Indices, values, numbers of atoms and residuals; and (n,) bool, which are wrong for want of room.
+
+    Args:
+        batch: (n, dim) targets.
+        atoms: To pick from.
+        k: Atoms per target.
+        tol: See `solve_omp`.
+        room: For the basis and the shortlists.
+        tell: Called with the steps done.
+        waits: Look at what the device found, step by step, and do what that asks for; never short of room.
+    """
     n, dim = batch.shape
     new = batch.new_zeros
     scale = torch.linalg.vector_norm(batch, dim=1)
@@ -180,14 +212,16 @@ def _solve_batch(
     active = scale > 0
     n_active = new(n, dtype=torch.int64)
     left = torch.linalg.vector_norm(residual, dim=1)
+    missed = new(n, dtype=torch.bool)
 
     for step in range(k):
         active = active & (left > tol)
-        pick, correlation = _best_atom(residual, left, active, atoms, near)
+        pick, correlation, unsettled = _best_atom(residual, left, active, atoms, near, waits)
         active = active & (correlation > TINY)
-        if not bool(active.any()):
+        if waits and not bool(active.any()):
             break
-        direction, overlaps, length = _orthogonalise(atoms.unit[pick], basis[:, :step])
+        direction, overlaps, length, unrepeated = _orthogonalise(atoms.unit[pick], basis[:, :step], active, waits)
+        missed |= unsettled | unrepeated
         active = active & (length > TINY)
         basis[:, step] = torch.where(active[:, None], direction, 0.0)
         upper[:, :step, step] = torch.where(active[:, None], overlaps, 0.0)
@@ -206,21 +240,35 @@ def _solve_batch(
     error = torch.linalg.vector_norm(unit - _combined(values, picked), dim=1) * scale
     norms = atoms.norms[indices]
     values = values * scale[:, None] / torch.where(norms > 0, norms, 1.0)
-    return indices, values, n_active, error
+    return (indices, values, n_active, error), missed
 
 
 def _best_atom(
-    residual: torch.Tensor, left: torch.Tensor, active: torch.Tensor, atoms: Dictionary, near: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The atom with the largest |correlation| per active row, and that correlation, both as in float32."""
+    residual: torch.Tensor, left: torch.Tensor, active: torch.Tensor, atoms: Dictionary, near: torch.Tensor, waits: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The atom with the largest |correlation| per active row, and that correlation, both as in float32.
+
+    The last are the rows of which that is not settled.
+    """
     shortlist, bound = atoms.shortlist(residual, left)
     torch.index_select(atoms.unit, 0, shortlist.flatten(), out=near)
     best, index = _lowest_of_the_best(_dots(residual, near.view(*shortlist.shape, -1)).abs(), shortlist)
-    unsure = torch.nonzero(active & (bound > best)).flatten()
-    if len(unsure):
-        index[unsure] = atoms.full(residual[unsure])
-        best[unsure] = _dots(residual[unsure], atoms.unit[index[unsure]][:, None])[:, 0].abs()
-    return index, best
+    some, others = _some_of(active & (bound > best), None if waits else _SETTLED)
+    if len(some):
+        index[some] = atoms.full(residual[some])
+        best[some] = _dots(residual[some], atoms.unit[index[some]][:, None])[:, 0].abs()
+    return index, best, others
+
+
+def _some_of(wanted: torch.Tensor, room: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the rows that are wanted, and (n,) bool: which found no room among them.
+
+    With ``room``, so many rows are given, those that are wanted first, and nothing waits for the device.
+    """
+    if room is None:
+        return torch.nonzero(wanted).flatten(), torch.zeros_like(wanted)
+    some = wanted.int().topk(min(room, len(wanted))).indices
+    return some, wanted.index_fill(0, some, False)
 
 
 def _lowest_of_the_best(score: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,13 +288,18 @@ def _combined(weights: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return torch.bmm(weights[:, None], matrix)[:, 0]
 
 
-def _orthogonalise(atom: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gram-Schmidt of one atom per row against that row's basis, repeated where it cancels."""
+def _orthogonalise(
+    atom: torch.Tensor, basis: torch.Tensor, active: torch.Tensor, waits: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gram-Schmidt of one atom per active row against that row's basis, repeated where it cancels.
+
+    The last are the rows where it was not repeated, and should be.
+    """
     overlaps = _dots(atom, basis)
     rest = atom - _combined(overlaps, basis)
     length = torch.linalg.vector_norm(rest, dim=1)
-    again = torch.nonzero(length < 0.5).flatten()
-    few = -(-len(atom) // 8)  # their basis is copied
+    few = -(-len(atom) // _REPEATED)  # their basis is copied
+    again, others = _some_of(active & (length < 0.5), None if waits else few)
     for start in range(0, len(again), few):
         some = again[start : start + few]
         own, chosen = rest[some], basis[some]
@@ -255,4 +308,4 @@ def _orthogonalise(atom: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tenso
         rest[some] = own - _combined(correction, chosen)
     if len(again):
         length = torch.linalg.vector_norm(rest, dim=1)
-    return rest / length.clamp(min=TINY)[:, None], overlaps, length
+    return rest / length.clamp(min=TINY)[:, None], overlaps, length, others

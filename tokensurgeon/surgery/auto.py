@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Alignment, Provenance
+from tokensurgeon.alignment import Alignment, Ids, Provenance, RowPlan
 from tokensurgeon.baselines import make_method
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import inputs_of
@@ -28,6 +28,7 @@ from tokensurgeon.surgery.body import Asked
 from tokensurgeon.surgery.options import Auto, TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
+from tokensurgeon.transfer.products import coarse_products
 from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 
@@ -107,6 +108,46 @@ class _Smaller:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Alive:
+    """A smaller problem's rows that take probability, or begin a text, and no others: most of a vocabulary is not read.
+
+    Attributes:
+        alignment: Of these rows.
+        log_weights: Theirs.
+        donor: Theirs; the last of them may be beyond it.
+        prior: Theirs, see `tokensurgeon.surgery.body.Asked`.
+        places: (n_rows of the output,) where each row is among these; -1 for the others.
+    """
+
+    alignment: Alignment
+    log_weights: torch.Tensor
+    donor: VocabularyMatrices
+    prior: torch.Tensor | None
+    places: Ids
+
+    @classmethod
+    def of(cls, small: _Smaller, donor: VocabularyMatrices, prior: torch.Tensor | None, prefix: int | None) -> _Alive:
+        """Leave the others out."""
+        kept = np.isfinite(small.log_weights.numpy())
+        kept[[] if prefix is None else [prefix]] = True
+        ids = np.flatnonzero(kept)
+        places: Ids = np.where(kept, kept.cumsum() - 1, -1)
+        old, rows = small.alignment, torch.from_numpy(ids)
+        given = rows[rows < len(donor.embedding)]
+        return cls(
+            alignment=Alignment(
+                plan=RowPlan(old.plan.provenance[ids], old.plan.source[ids]),
+                overrides={int(places[i]): text for i, text in old.overrides.items() if kept[i]},
+                roles={int(places[i]): blend for i, blend in old.roles.items() if kept[i]},
+            ),
+            log_weights=small.log_weights[rows],
+            donor=VocabularyMatrices(donor.embedding[given], None if donor.head is None else donor.head[given]),
+            prior=None if prior is None else prior[rows],
+            places=places,
+        )
+
+
 def choose(
     pair: Pair,
     loaded: LoadedModel,
@@ -146,13 +187,22 @@ def choose(
     prefix = next(iter(np.flatnonzero(small.alignment.plan.source == loaded.prefix).tolist()), pair.alignment.beginning)
     # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
     known = np.isfinite(small.log_weights.numpy())
-    encoded = {piece: [i for i in ids if known[i]] for piece, ids in encoded.items()}
-    anchors, trials = len(atom_ids(small.alignment.plan, donor)), []
+    alive = _Alive.of(small, donor, asked.prior, prefix)
+    encoded = {piece: [int(alive.places[i]) for i in ids if known[i]] for piece, ids in encoded.items()}
+    begins = None if prefix is None else int(alive.places[prefix])
+    plan = alive.alignment.plan
+    anchors, trials = len(atom_ids(plan, alive.donor)), []
 
     def made_by(method: Method) -> tuple[NewRows, float]:
         started = time.perf_counter()
         made = build_rows(
-            base, donor, small.alignment, method=method, untie=options.untie, states=asked.states, resources=resources
+            base,
+            alive.donor,
+            alive.alignment,
+            method=method,
+            untie=options.untie,
+            states=asked.states,
+            resources=resources,
         )
         return made, (time.perf_counter() - started) / 60
 
@@ -171,9 +221,10 @@ def choose(
             continue
         for moved in (False, True) if options.calibrate is None else (options.calibrate,):
             if moved:
-                calibrate(made.matrices, base, donor, small.alignment.plan, asked.states, asked.prior)
+                calibrate(made.matrices, base, alive.donor, plan, asked.states, alive.prior)
             replace_vocabulary(loaded.model, made.matrices)
-            score = score_text(loaded.model, encoded.__getitem__, prefix, pieces, log_weights=small.log_weights)
+            with coarse_products(loaded.model):  # for all candidates alike
+                score = score_text(loaded.model, encoded.__getitem__, begins, pieces, log_weights=alive.log_weights)
             bits = score.bits_per_byte
             finite = math.isfinite(bits)
             trials.append(Trial(name, given, moved, bits if finite else None, minutes, "" if finite else "not finite"))

@@ -208,7 +208,8 @@ def transplant(
         with clock("writing"):
             shared = write_output(work, left, right, written, plan, content, dtype, link, alignment)
         del pair, matrices, ours, made, written  # the large tensors: `verify` reads its own
-        checks = finish(work, left, right, plan, content, shared, clock, progress, ruler)
+        device = pick_device(options.device)
+        checks = finish(work, left, right, plan, content, shared, clock, progress, ruler, device)
         write_text(work / "README.md", model_card(shown(content)))
         write_text(work / "report.html", report_page(shown(content), shown(summary), shown(details)))
     return TransplantReport(target, left, right, alignment, summary, content, checks)

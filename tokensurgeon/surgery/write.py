@@ -96,6 +96,7 @@ def finish(
     clock: Clock,
     progress: Progress | None,
     ruler: Ruler | None = None,
+    device: str | torch.device = "cpu",
 ) -> list[Check]:
     """Verify what `write_output` wrote, and say so in its manifest.
 
@@ -110,6 +111,7 @@ def finish(
         clock: Of the whole work.
         progress: Called with (stage, done, total).
         ruler: Where the model is run, measures what it loses; ``loss`` is added then.
+        device: Where the model is run.
 
     Raises:
         VerificationError: If the model breaks an invariant; it must not stay.
@@ -119,7 +121,9 @@ def finish(
     with clock("verifying"):
         unrun = content["not_run"]
         score = None if ruler is None else ruler.score
-        checks = invariants(work, base.directory, donor.directory, unrun=unrun, shared=shared, score=score)
+        checks = invariants(
+            work, base.directory, donor.directory, unrun=unrun, shared=shared, score=score, device=device
+        )
         content["verified"] = accepted(checks)
         content["sha256"] = recorded_digests(work, shared)
     if ruler is not None:

@@ -121,7 +121,9 @@ class _Warnings(logging.Handler):
         self.seen += telling or lines[:1]
 
 
-def forward_checks(out: Path, manifest: Manifest, score: Scorer | None = None) -> Iterator[Check]:
+def forward_checks(
+    out: Path, manifest: Manifest, score: Scorer | None = None, device: str | torch.device = "cpu"
+) -> Iterator[Check]:
     """The model loads without a warning, reads text as its files say, and gives finite logits.
 
     Args:
@@ -129,6 +131,7 @@ def forward_checks(out: Path, manifest: Manifest, score: Scorer | None = None) -
         manifest: Its manifest.
         score: Lets it read text of the caller's, and gives the mean probability of some ids on it; otherwise it reads
             Python's.
+        device: Where it runs.
     """
     import transformers
 
@@ -139,7 +142,7 @@ def forward_checks(out: Path, manifest: Manifest, score: Scorer | None = None) -
     logger.addHandler(handler)
     transformers.logging.disable_default_handler()  # what is seen goes into the check, not to the terminal
     try:
-        loaded = load_model(out)
+        loaded = load_model(out, device)
     except Exception as error:  # whatever a model class raises at files that were changed
         yield Check("loads without a warning", False, f"it does not load: {error_reason(error)}")
         return
@@ -182,11 +185,12 @@ def _agrees(encode: Callable[[str], list[int]], out: Path) -> Check:
 
 def _logits(loaded: LoadedModel, manifest: Manifest, score: Scorer | None) -> Iterator[Check]:
     rows = manifest.plan.n_rows
-    dead = torch.from_numpy(manifest.plan.silenced)
+    dead = torch.from_numpy(manifest.plan.silenced).to(loaded.model.device)
     ids = loaded.encode(_SAMPLES[0])
     prefix = [] if loaded.prefix is None else [loaded.prefix]
     with torch.inference_mode():
-        logits = loaded.model(input_ids=torch.tensor([[*prefix, *ids][: loaded.context]])).logits
+        tokens = torch.tensor([[*prefix, *ids][: loaded.context]], device=loaded.model.device)
+        logits = loaded.model(input_ids=tokens).logits
     finite = bool(torch.isfinite(logits).all())
     good = finite and logits.shape[-1] == rows
     yield Check("forward pass", good, f"{list(logits.shape)} logits, {'finite' if finite else 'not finite'}")

@@ -29,6 +29,7 @@ def invariants(
     unrun: str | None = None,
     shared: frozenset[str] = frozenset(),
     score: Scorer | None = None,
+    device: str | torch.device = "cpu",
 ) -> list[Check]:
     """What must hold of an output by itself and beside its base, where the manifest is believed: it was just made.
 
@@ -40,6 +41,7 @@ def invariants(
         unrun: Why the model is not to be run, see `tokensurgeon.evaluation.policy`; None runs it.
         shared: Names of shards that were cloned a moment ago, and need not be read to know that they are the same.
         score: Where the model is run, what it reads; see `forward_checks`.
+        device: Where the model is run.
 
     Returns:
         All checks, failed ones included.
@@ -57,7 +59,8 @@ def invariants(
     checks = list(_tensors(new, old, new_layout, old_layout, manifest, shared, theirs))
     checks += list(tokenizer_checks(out, donor, manifest))
     if all(check.ok for check in checks):
-        checks += list(forward_checks(out, manifest, score) if unrun is None else tokenizer_alone(out, unrun))
+        run = forward_checks(out, manifest, score, device) if unrun is None else tokenizer_alone(out, unrun)
+        checks += list(run)
     return checks
 
 
