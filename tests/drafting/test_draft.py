@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tomllib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -194,7 +195,7 @@ def test_what_cannot_be_is_refused_before_any_work(zoo, target, text, tmp_path, 
     assert not out.exists()
 
 
-def test_a_tool_that_would_refuse_the_draft_ends_it(zoo, target, tmp_path, monkeypatch):
+def test_a_tool_that_would_refuse_the_draft_ends_it(zoo, target, tmp_path, monkeypatch, caplog):
     from tokensurgeon.readiness import Rule
 
     broken = Rule("a rule", False, "it is so", "Do this", "somewhere")
@@ -202,6 +203,9 @@ def test_a_tool_that_would_refuse_the_draft_ends_it(zoo, target, tmp_path, monke
     with pytest.raises(InputError, match=r"vllm would refuse this draft: a rule: it is so\. Do this"):
         make_draft(str(zoo["gpt"]), str(target), tmp_path / "out", MakeDraftOptions(**QUICK), tools=["vllm"])
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("tokensurgeon.drafting.make.check", lambda *_: [replace(broken, must=False)])  # a warning
+    make_draft(str(zoo["gpt"]), str(target), tmp_path / "out", MakeDraftOptions(**QUICK), tools=["vllm"])
+    assert "for vllm, a rule: it is so. Do this" in caplog.text
 
 
 def test_probability_on_ids_that_nobody_reads_is_no_gain():

@@ -130,6 +130,7 @@ ALONE = [
 NO_BOS = tokenizer(lambda s: s.update(post_processor=None))
 ENCODERS = (config(encoder_layers=3), config(is_encoder_decoder=True, encoder_layers=1))
 MAMBA, MISTRAL = (config(architectures=[f"{name}ForCausalLM"]) for name in ("Mamba", "Mistral"))
+WINDOW = config(architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=8)
 SAME_IDS = "same ids for the same tokens as the target"
 # The same for rules about two models: what is done to the model, to a copy of it as the target, and the rule.
 PAIRS = [
@@ -139,6 +140,7 @@ PAIRS = [
     ("llama.cpp", "spm", tokenizer(renamed), None, "same text as the target for every id from 5 up"),
     ("vllm", "spm", ROWS, None, "same vocab_size as the target"),
     ("vllm", "spm", tokenizer(renamed), None, SAME_IDS),
+    ("vllm", "spm", None, WINDOW, "all layers of both have one kind of attention"),
     ("transformers", "spm", ROWS, None, "same vocab_size as the target"),
     ("transformers", "spm", tokenizer(renamed), None, SAME_IDS),
     ("transformers", "spm", None, MAMBA, "the target can go back to an earlier token"),

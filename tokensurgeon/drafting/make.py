@@ -211,8 +211,11 @@ def _refuse_rank(base: OpenModel, rank: int) -> None:
 
 def _refuse(tool: str, made: str, target: str) -> None:
     broken = [rule for rule in check(made, tool, target) if not rule.ok]
-    if broken:
-        raise InputError(f"{tool} would refuse this draft: {broken[0].name}: {broken[0].detail}. {broken[0].remedy}")
+    for rule in broken:
+        said = f"{rule.name}: {rule.detail}. {rule.remedy}"
+        if rule.must:
+            raise InputError(f"{tool} would refuse this draft: {said}")
+        log.warning("for %s, %s", tool, said)
 
 
 def _learnt(
