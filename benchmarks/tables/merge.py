@@ -1,10 +1,10 @@
-"""The table on merges."""
+"""The tables on merges."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["merge"]
+__all__ = ["merge", "merge_search"]
 
 _TEXTS = ("wikitext2", "python")
 _NAMES = {
@@ -53,3 +53,31 @@ def _table(result: dict[str, Any]) -> list[str]:
 
 def _cells(bits: dict[str, Any]) -> str:
     return " | ".join(f"{bits[name]:.3f}" for name in _TEXTS)
+
+
+def merge_search(result: dict[str, Any]) -> str:
+    """Recipes set by hand and one that was searched, on the half of each text that nothing was chosen on."""
+    titles = {"base": "SmolLM2, untouched", "wikitext2": "tuned on WikiText-2", "python": "tuned on Python's docs"}
+    lines = [
+        "| | WikiText-2 | Python's documentation | over the better single model, mean | 95% interval |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, of in sorted(result["sides"].items(), key=lambda item: -item[1]["held_out"]["value"]):
+        bits, regret = of["bits_per_byte"], of["held_out"]
+        low, high = regret["interval"]
+        shown = f"{100 * regret['value']:.2f}% | {100 * low:.2f} to {100 * high:.2f}"
+        weights = ", ".join(f"{number['found']:.2f}" for number in result["search"]["numbers"])
+        title = f"**search** (weights {weights})" if name == "search" else titles.get(name, name)
+        lines.append(f"| {title} | {bits['wikitext2']:.4f} | {bits['python']:.4f} | {shown} |")
+    gain, search = result["gain"], result["search"]
+    low, high = gain["interval"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Bits per byte of two short fine-tunes' merges, {result['settings']['bytes'] // 2048} kB held out of each "
+            f"text; {search['evaluations']} merges tried in {search['seconds'] / 60:.0f} minutes on one core. Over the "
+            f"best recipe by hand ({result['best_by_hand']}) the search gains {100 * gain['value']:.2f} points "
+            f"({100 * low:.2f} to {100 * high:.2f}). Result file: `benchmarks/results/merge_search.json`.",
+        ]
+    )

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 from benchmarks.tables.hostile import hostile
-from benchmarks.tables.merge import merge
+from benchmarks.tables.merge import merge, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
 from benchmarks.tables.sabotage import sabotage
 from benchmarks.tables.tables import auto, distil, numbers, trimming
@@ -289,6 +289,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "merge": merge,
     "merge_methods": merge_methods,
     "merge_steps": merge_steps,
+    "merge_search": merge_search,
     "trimming": trimming,
     "distil": distil,
     "drafts": drafts,
