@@ -96,12 +96,14 @@ def in_llama_cpp(experiment: dict[str, Any], drafts: dict[str, Path]) -> dict[st
     tune, others = all_prompts[: asked["tune_prompts"]], all_prompts[asked["tune_prompts"] :]
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-serving-") as place:
         work, target = Path(place), getattr(models, experiment["target"])()
-        export_quantised(str(target), work / "target.gguf", asked["type"])
+        seconds = {kind: _reading(target, work / f"{kind}.gguf", asked, kind) for kind in asked["timed_types"]}
+        (work / f"{asked['type']}.gguf").rename(work / "target.gguf")
+        print(seconds, flush=True)
         sides: Sides = {"no draft": None, "native": getattr(models, experiment["native"])(), **drafts}
         found: dict[str, Any] = {}
         for number, (name, directory) in enumerate(sides.items()):
             if directory is not None:
-                export_quantised(str(directory), work / f"{number}.gguf", asked["type"])
+                export_quantised(str(directory), work / f"{number}.gguf", asked["draft_type"])
             tuned = {}
             for length in [0] if directory is None else asked["draft_tokens"]:
                 with served(work, number, length, asked) as port:
@@ -121,7 +123,34 @@ def in_llama_cpp(experiment: dict[str, Any], drafts: dict[str, Path]) -> dict[st
         speed = found["no draft"][mode]["tokens_per_second"]
         for of in found.values():
             of[mode]["speed_up"] = of[mode]["tokens_per_second"] / speed
-    return found
+    return {"milliseconds": seconds, "sides": found}
+
+
+def _reading(target: Path, file: Path, asked: dict[str, Any], kind: str) -> dict[str, float]:
+    """Milliseconds that llama-bench says the target takes to read some tokens at once."""
+    export_quantised(str(target), file, kind)
+    counts = ",".join(map(str, asked["timed_tokens"]))
+    command = [
+        _program("llama-bench"),
+        "-m",
+        file,
+        "-p",
+        counts,
+        "-n",
+        "8",
+        "-t",
+        asked["threads"],
+        "-r",
+        "3",
+        "-o",
+        "json",
+    ]
+    done = subprocess.run(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
+        env=os.environ | {"LD_LIBRARY_PATH": os.environ["LLAMA_CPP"]},
+    )  # fmt: skip
+    rows = json.loads(done.stdout)
+    return {str(row["n_prompt"] or 1): row["avg_ns"] / 1e6 / (1 if row["n_prompt"] else row["n_gen"]) for row in rows}
 
 
 @contextmanager

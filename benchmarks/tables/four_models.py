@@ -90,7 +90,7 @@ def serving(result: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     others = dict(result["transformers"])
-    for name, of in result["llama.cpp"].items():
+    for name, of in result["llama.cpp"]["sides"].items():
         there = others.pop(name, None)
         cells = [str(of["draft_tokens"] or "")]
         for mode in ("greedy", "sampled"):
@@ -104,10 +104,11 @@ def serving(result: dict[str, Any]) -> str:
         cells += ["", "", "", "", f"{there['greedy']['speed_up']:.2f} ×"]
         lines.append(f"| {_TITLES.get(name, name)} | {' | '.join(cells)} |")
     how, hardware = result["settings"]["llama.cpp"], result["hardware"]
-    speed = result["llama.cpp"]["no draft"]["greedy"]["tokens_per_second"]
+    speed = result["llama.cpp"]["sides"]["no draft"]["greedy"]["tokens_per_second"]
     lines += [
         "",
-        f"llama-server, {how['type']}, {how['threads']} threads of {hardware['cpu']}: {how['greedy']} prompts "
+        f"llama-server, target {how['type']}, drafts {how['draft_type']}, {how['threads']} threads of "
+        f"{hardware['cpu']}: {how['greedy']} prompts "
         f"({how['sampled']} sampled) of "
         f"code, prose and word problems, {how['new_tokens']} tokens after each; {speed:.1f} "
         "tokens a second alone, prompts not counted. "
