@@ -104,17 +104,21 @@ def serving(result: dict[str, Any]) -> str:
         cells += ["", "", "", "", f"{there['greedy']['speed_up']:.2f} ×"]
         lines.append(f"| {_TITLES.get(name, name)} | {' | '.join(cells)} |")
     how, hardware = result["settings"]["llama.cpp"], result["hardware"]
+    costs = "; ".join(
+        f"a target in {kind} reads one token in {of['1']:.0f} ms, three in {of['3']:.0f}, eight in {of['8']:.0f}"
+        for kind, of in result["llama.cpp"]["milliseconds"].items()
+    )
     speed = result["llama.cpp"]["sides"]["no draft"]["greedy"]["tokens_per_second"]
     lines += [
         "",
         f"llama-server, target {how['type']}, drafts {how['draft_type']}, {how['threads']} threads of "
-        f"{hardware['cpu']}: {how['greedy']} prompts "
-        f"({how['sampled']} sampled) of "
-        f"code, prose and word problems, {how['new_tokens']} tokens after each; {speed:.1f} "
-        "tokens a second alone, prompts not counted. "
-        f"The length of each draft is the fastest of {', '.join(map(str, how['draft_tokens']))} on "
-        f"{how['tune_prompts']} other prompts. transformers: bfloat16, {result['settings']['transformers']['prompts']} "
-        f"prompts, greedy. {result['date']}. Result file: `benchmarks/results/serving.json`.",
+        f"{hardware['cpu']}: {how['greedy']} prompts ({how['sampled']} sampled) of code, prose and word problems, "
+        f"{how['new_tokens']} tokens after each; {speed:.1f} tokens a second alone, prompts not counted. "
+        f"transformers: bfloat16, {result['settings']['transformers']['prompts']} prompts, greedy, "
+        f"{result['settings']['transformers']['draft_tokens']} drafted at a time. {result['date']}. Result file: "
+        "`benchmarks/results/serving.json`.",
+        "",
+        f"What bounds it: {costs}.",
     ]
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
-from benchmarks.tables.four_models import vllm_drafts
+from benchmarks.tables.four_models import serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
 from benchmarks.tables.merge import merge, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
@@ -295,6 +295,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "distil": distil,
     "drafts": drafts,
     "llama_cpp": llama_cpp,
+    "serving": serving,
     "vllm_drafts": vllm_drafts,
     "trojan": trojan,
     "sabotage": sabotage,
