@@ -185,7 +185,6 @@ class _Training:
         if state is None or self.best is None:
             return
         state.training = {
-            "report": {"steps": self.steps},
             "steps": self.steps, "kept": self.kept, "seconds": self.seconds, "curve": [*self.curve],
             "best": [self.best.overlap, self.best.dead], "state": self.state,
             "parameters": [p.detach() for p in parameters], "optimizer": optimizer.state_dict(),

@@ -44,6 +44,8 @@ class DraftState:
         if kept := self._count():
             log.warning("going on with %d texts, saved in %s", kept, self._texts.path)
         self.training: dict[str, Any] | None = self._training.load(cpu) if kept else None
+        if self.training is not None:
+            log.warning("going on from step %d, saved in %s", self.training["steps"], self._training.path)
         self._saved, self._last = kept, time.perf_counter()
 
     def of(self, purpose: str) -> list[Written]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,8 @@ from tokensurgeon.healing.resume import SavedState
 from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups
 
 __all__ = ["HealProgress", "HealReport", "Loop"]
+
+log = logging.getLogger(__name__)
 
 _EVALUATIONS = 5
 _WARM_UP = 0.05
@@ -245,6 +248,7 @@ class Loop:
             return 0.0
         for name, value in content["report"].items():
             setattr(self.report, name, value)
+        log.warning("going on from step %d, saved in %s", self.report.steps, state.path)
         self.best, self.sums = content["best"], content["sums"]
         self.optimizer.load_state_dict(content["optimizer"])
         with torch.no_grad():

@@ -14,13 +14,13 @@ import torch
 from tokensurgeon.checkpoint.durable import flush
 from tokensurgeon.checkpoint.model import OpenModel
 
-__all__ = ["SavedState", "identity_of", "key_of"]
+__all__ = ["SavedState", "forget", "identity_of", "key_of"]
 
 log = logging.getLogger(__name__)
 
 
 def key_of(*parts: Any) -> str:
-    """What must be the same for a training to go on."""
+    """A name for what must be the same for a run to go on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -28,6 +28,13 @@ def identity_of(side: OpenModel) -> list[Any]:
     """Tokenizer and weights, the latter by size and time."""
     weights = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(side.directory.glob("*.safetensors"))]
     return [side.tokenizer.digest(), weights]
+
+
+def forget(path: Path) -> None:
+    """Remove a file of a run that has ended, and its directory with the last one."""
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 class SavedState:
@@ -55,12 +62,8 @@ class SavedState:
                 log.warning("%s is of another model, text or other options; starting anew beside it", others[0])
             return None
         content: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
-        if "report" in content:
-            log.warning("going on from step %d, saved in %s", content["report"]["steps"], self.path)
         return content
 
     def remove(self) -> None:
         """It is no longer needed."""
-        self.path.unlink(missing_ok=True)
-        if self.directory.is_dir() and not any(self.directory.iterdir()):
-            shutil.rmtree(self.directory, ignore_errors=True)
+        forget(self.path)

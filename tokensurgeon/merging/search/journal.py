@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Journal", "key_of"]
+from tokensurgeon.healing.resume import forget
+
+__all__ = ["Journal"]
 
 log = logging.getLogger(__name__)
-
-
-def key_of(*parts: Any) -> str:
-    """What must be the same for a search to go on."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Journal:
@@ -58,6 +53,4 @@ class Journal:
 
     def remove(self) -> None:
         """It is no longer needed."""
-        self.path.unlink(missing_ok=True)
-        if self.directory.is_dir() and not any(self.directory.iterdir()):
-            shutil.rmtree(self.directory, ignore_errors=True)
+        forget(self.path)

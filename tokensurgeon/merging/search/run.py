@@ -18,13 +18,14 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.texts import CHUNK_BYTES, Text, open_texts, split_bytes
+from tokensurgeon.healing.resume import key_of
 from tokensurgeon.merging.mergekit import require_mergekit
 from tokensurgeon.merging.models import content_digest
 from tokensurgeon.merging.prepare import Prepared, prepare, refuse_plan
 from tokensurgeon.merging.recipe import Recipe, parse_recipe, read_source
 from tokensurgeon.merging.run import MergeReport, write_merge
 from tokensurgeon.merging.search.evolve import Found, evolve
-from tokensurgeon.merging.search.journal import Journal, key_of
+from tokensurgeon.merging.search.journal import Journal
 from tokensurgeon.merging.search.numbers import Number, filled_in, numbers_of, rounded
 from tokensurgeon.merging.search.objective import (
     Objective,
