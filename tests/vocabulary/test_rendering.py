@@ -18,12 +18,13 @@ from tokensurgeon.vocabulary.roles import find_roles
 SAID = (("user", "alpha"), ("assistant", "bravo"), ("user", "charlie"))
 FOREVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 DOUBLED = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+WIDE = "{{ ('a'|center(10**9))|length }}"
 TIME, MEMORY, LENGTH = "processor time", "too much memory", "more than 65,536 characters"
 ATTACKS = {
     FOREVER: TIME,
-    DOUBLED: MEMORY,
+    DOUBLED: MEMORY + "|" + TIME,  # where the system is slow to give memory, time is over first
     "{{ ('%1000000000d' % 1)|length }}": MEMORY,
-    "{{ ('a'|center(10**9))|length }}": MEMORY,
+    WIDE: MEMORY,
     "{{ ('a-' * 10**7)|wordwrap(1)|length }}": TIME,
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "RecursionError",
     "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}": "RecursionError",
@@ -165,7 +166,7 @@ def test_a_forked_process_renders_for_itself_and_keeps_nothing_open():
 
 def test_the_command_goes_on_without_the_template_and_says_so(copy_of, tmp_path):
     donor = copy_of("gpt")
-    (donor / "chat_template.jinja").write_text(DOUBLED)
+    (donor / "chat_template.jinja").write_text(WIDE)
     base = copy_of("spm")
     shown = processes.run(processes.MAIN, "align", base, donor)
     what = "copy-of-gpt: the chat template cannot be used (it takes too much memory)"
