@@ -33,7 +33,7 @@ def test_bits_per_byte_are_those_of_evaluate(made, zoo, text):
     scored = {"some": text.read_text("utf-8")}
     for side, model in (("base", zoo["gpt"]), ("transplant", made.out)):
         alone = evaluate(str(model), scored)["texts"]["some"]
-        assert loss["bits_per_byte"][side] == pytest.approx(alone["bits_per_byte"], rel=1e-4), side
+        assert loss["bits_per_byte"][side] == pytest.approx(alone["bits_per_byte"], rel=1e-3), side  # bfloat16
         assert loss["bytes"] == alone["bytes"]
     groups = evaluate(str(made.out), scored)["texts"]["some"]["groups"]
     assert groups["new"]["tokens"] > 20  # or nothing is tested

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 
 import tokensurgeon.transfer.products as products
-from tokensurgeon.transfer.products import coarse_product, coarse_products
+from tokensurgeon.transfer.products import coarse_product
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
@@ -20,13 +18,3 @@ def test_products_are_of_the_precision_that_is_fastest(monkeypatch, kind):
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, exact, rtol=0, atol=0.1 if kind is torch.bfloat16 else 1e-5)
     assert torch.equal(found, exact) == (kind is torch.float32)
-
-
-def test_only_models_with_weights_in_float32_multiply_otherwise(monkeypatch):
-    monkeypatch.setattr(products, "precision_for", lambda *_, **__: torch.bfloat16)
-    model = torch.nn.Linear(8, 8)
-    with coarse_products(model):
-        assert model(torch.ones(1, 8)).dtype == torch.bfloat16
-    assert isinstance(coarse_products(model.bfloat16()), nullcontext)
-    monkeypatch.setattr(products, "precision_for", lambda *_, **__: torch.float32)
-    assert isinstance(coarse_products(model.float()), nullcontext)

@@ -13,6 +13,7 @@ from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.checkpoint.layout import error_reason, read_config, refuse_missing_body
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
+from tokensurgeon.solver.scan import precision_for
 
 __all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device", "prefix_of"]
 
@@ -75,10 +76,7 @@ def pick_device(name: str) -> torch.device:
 
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for it; others are slower in it than in float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return device.type == "cpu" and supported is not None and bool(supported())
+    return precision_for(device, certain=True) is torch.bfloat16
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu", *, fast: bool = False) -> LoadedModel:

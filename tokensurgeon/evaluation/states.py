@@ -16,7 +16,6 @@ from tokensurgeon.evaluation.logits import log_normaliser
 from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.damage import refuse_uniform
-from tokensurgeon.transfer.products import coarse_products
 from tokensurgeon.transfer.rows import VocabularyMatrices
 from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
@@ -81,12 +80,11 @@ def read_states(
     """The base, and what its LM head sees on the ends of the texts, or on text that every Python carries."""
     if progress is not None:
         progress(Stage.STATES, 0, 1)
-    loaded = load_model(base.directory, device)
+    loaded = load_model(base.directory, device, fast=True)
     share = _READ // max(1, len(texts or ()))
     ends = [text.end(share) for text in (texts or {}).values()] or [python_text(_READ)]
     pieces = [piece for text in ends for piece in split_bytes(text)] or split_bytes(python_text(_READ))
-    with coarse_products(loaded.model):
-        states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
+    states = collect_states(loaded.model, loaded.encode, loaded.prefix, pieces)
     if not bool(torch.isfinite(states.states).all()):
         raise InputError(f"{base.name} gives NaN or infinity on plain text. The checkpoint is damaged; use another")
     if not bool(states.states.any()):

@@ -28,7 +28,6 @@ from tokensurgeon.surgery.body import Asked
 from tokensurgeon.surgery.options import Auto, TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
-from tokensurgeon.transfer.products import coarse_products
 from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 
@@ -223,8 +222,7 @@ def choose(
             if moved:
                 calibrate(made.matrices, base, alive.donor, plan, asked.states, alive.prior)
             replace_vocabulary(loaded.model, made.matrices)
-            with coarse_products(loaded.model):  # for all candidates alike
-                score = score_text(loaded.model, encoded.__getitem__, begins, pieces, log_weights=alive.log_weights)
+            score = score_text(loaded.model, encoded.__getitem__, begins, pieces, log_weights=alive.log_weights)
             bits = score.bits_per_byte
             finite = math.isfinite(bits)
             trials.append(Trial(name, given, moved, bits if finite else None, minutes, "" if finite else "not finite"))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 
 from tokensurgeon.solver.scan import precision_for
 
-__all__ = ["coarse_product", "coarse_products"]
+__all__ = ["coarse_product"]
 
 
 def coarse_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -18,11 +16,3 @@ def coarse_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """
     kind = precision_for(left.device, certain=True)
     return (left.to(kind) @ right.to(kind).T).float()
-
-
-def coarse_products(model: torch.nn.Module) -> AbstractContextManager[object]:
-    """In it, a model with weights in float32 multiplies as `coarse_product` does."""
-    weight = next(model.parameters())
-    if weight.dtype is not torch.float32 or precision_for(weight.device, certain=True) is not torch.bfloat16:
-        return nullcontext()
-    return torch.autocast(weight.device.type, torch.bfloat16)

@@ -142,7 +142,7 @@ def forward_checks(
     logger.addHandler(handler)
     transformers.logging.disable_default_handler()  # what is seen goes into the check, not to the terminal
     try:
-        loaded = load_model(out, device)
+        loaded = load_model(out, device, fast=True)
     except Exception as error:  # whatever a model class raises at files that were changed
         yield Check("loads without a warning", False, f"it does not load: {error_reason(error)}")
         return
