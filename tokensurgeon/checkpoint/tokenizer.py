@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from tokensurgeon.checkpoint.declared import completed
+from tokensurgeon.checkpoint.emitted import remembered
 from tokensurgeon.checkpoint.foreign import copy_if_there, taken_files
 from tokensurgeon.checkpoint.ids import SPECIAL
 from tokensurgeon.checkpoint.limits import LONGEST_TEMPLATE, refuse_long
@@ -90,7 +91,7 @@ class TokenizerFiles:
         """
         file = self.directory / "tokenizer.json"
         with naming(file if file.is_file() else self.directory):
-            return Vocabulary.from_tokenizer(self.tokenizer, self.declared, self.chat_template)
+            return Vocabulary.from_tokenizer(self.tokenizer, self.declared, self.chat_template, remembered)
 
     def plain(self) -> Tokenizer:
         """The fast tokenizer without the truncation, padding and dropout that its file may ask for."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.vocabulary.emitted import emits, find_emitted
+from tokensurgeon.vocabulary.emitted import Flags, emits, find_emitted
 from tokensurgeon.vocabulary.markers import MARKER
 from tokensurgeon.vocabulary.plain import plain_tokenizer
 from tokensurgeon.vocabulary.roles import Roles, find_roles
@@ -19,7 +21,10 @@ from tokensurgeon.vocabulary.spelling import piece_reader
 from tokensurgeon.vocabulary.token import MOST_IDS, NEVER_PREDICTED, STRUCTURE, Role, TokenKey
 from tokensurgeon.vocabulary.visible import quoted, visible
 
-__all__ = ["Vocabulary", "refuse_far_ids"]
+__all__ = ["Remembered", "Vocabulary", "refuse_far_ids"]
+
+Remembered = Callable[[str, int, Callable[[], Flags]], Flags]
+"""Called with a digest of what decides some flags, with their number and with what finds them; gives them."""
 
 _SHOWN = 200
 """Characters of a token: longer ones are made to flood a screen."""
@@ -60,6 +65,7 @@ class Vocabulary:
         tokenizer: Tokenizer,
         declared: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
+        remembered: Remembered | None = None,
     ) -> Vocabulary:
         """Read a fast tokenizer.
 
@@ -67,13 +73,15 @@ class Vocabulary:
             tokenizer: A ``tokenizers.Tokenizer``, or a transformers tokenizer that wraps one.
             declared: ``tokenizer_config.json`` merged with ``special_tokens_map.json``.
             chat_template: The chat template; shows which tokens open and close a turn.
+            remembered: Keeps which ids are emitted, which takes a second or two of a large tokenizer.
 
         Raises:
             InputError: If the tokenizer's layout is not one that can be read as bytes.
         """
         tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
         refuse_far_ids(tokenizer)
-        spec = json.loads(tokenizer.to_str())
+        written = tokenizer.to_str()
+        spec = json.loads(written)
         read = piece_reader(spec)
         plain = plain_tokenizer(tokenizer)
         in_model = list(_own_entries(spec["model"]))
@@ -111,7 +119,9 @@ class Vocabulary:
             if key and key.data != literal and not (token_id in spelled and emits(plain, key.data, token_id)):
                 keys[token_id] = TokenKey(literal)
 
-        canonical = find_emitted(plain, spec, {i: key.data for i, key in enumerate(keys) if key}, len(keys))
+        texts = {i: key.data for i, key in enumerate(keys) if key}
+        find = partial(find_emitted, plain, spec, texts, len(keys))
+        canonical = find() if remembered is None else remembered(_digest(written, texts), len(keys), find)
         canonical[[i for i in inserted if i in role_of]] = True
         _refuse_other_text(plain, [None if i in roles.ids.get(Role.UNK, ()) else key for i, key in enumerate(keys)])
         return cls(
@@ -245,3 +255,11 @@ def _refuse_other_text(tokenizer: Tokenizer, keys: Sequence[TokenKey | None]) ->
             f"the tokenizer's tokens for {_PROBE!r} read as {text!r}: their pieces are spelled in a way that "
             "tokensurgeon does not know. Convert the tokenizer to byte-level or SentencePiece spelling first"
         )
+
+
+def _digest(written: str, texts: Mapping[int, bytes]) -> str:
+    """Of a tokenizer and the bytes of its ids."""
+    found = hashlib.sha256(written.encode())
+    found.update(np.array([(i, len(data)) for i, data in texts.items()], dtype=np.int64).tobytes())
+    found.update(b"".join(texts.values()))
+    return found.hexdigest()
