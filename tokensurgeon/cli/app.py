@@ -31,6 +31,7 @@ from tokensurgeon.cli import (
     trim,
     verify,
 )
+from tokensurgeon.cli.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
@@ -99,6 +100,7 @@ def main() -> None:
     gc.set_threshold(
         100_000, 20, 100
     )  # vocabularies are of millions of objects that stay: to look for others takes long
+    keep_freed_memory()
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes that libraries start import nothing from where we are
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to fail after the work
