@@ -31,6 +31,15 @@ def command(
             "on. Repeatable.  [default: Python's own documentation]",
         ),
     ] = None,
+    items: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--items",
+            metavar="FILE",
+            help="Questions to search by, as a text is: JSONL with context, choices and answer (from 0). What counts "
+            "is the likelihood of the right one among the choices. Repeatable. Keep the test set of a benchmark out.",
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -45,6 +54,14 @@ def command(
     ] = None,
     text_bytes: Annotated[
         int | None, typer.Option("--bytes", metavar="N", help="Of each text to search by.  [default: 65536]")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="Processes that try merges at the same time; each holds a merge in memory.  [default: 1]",
+        ),
     ] = None,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
@@ -79,11 +96,19 @@ def command(
         from tokensurgeon.progress import Stage
         from tokensurgeon.report.merged import merge_summary
 
-        given: dict[str, Any] = {"objective": objective, "evaluations": evaluations, "n_bytes": text_bytes}
+        given: dict[str, Any] = {
+            "objective": objective,
+            "evaluations": evaluations,
+            "n_bytes": text_bytes,
+            "workers": workers,
+        }
         asked = {name: value for name, value in given.items() if value is not None}
-        asked |= {"text": tuple(map(str, text))} if text else {}
+        files = {"text": text, "items": items}
+        asked |= {name: tuple(map(str, paths)) for name, paths in files.items() if paths}
         if asked and not search:
-            raise InputError("--text, --objective, --evaluations and --bytes are for a search. Give --search")
+            raise InputError(
+                "--text, --items, --objective, --evaluations, --bytes and --workers are for a search. Give --search"
+            )
         with progress_bar(quiet or json_out) as tell:
             if search:
                 options = SearchOptions(seed=seed, **asked)

@@ -7,8 +7,10 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from tokensurgeon.report.card import file_notes
+from tokensurgeon.report.curve import search_curve
 from tokensurgeon.report.markdown import code, escaped, fenced, front_matter
 
 __all__ = ["merge_card", "merge_page", "merge_summary"]
@@ -103,4 +105,6 @@ def merge_page(content: Mapping[str, Any]) -> str:
     """HTML, self-contained; ``content`` is that of `merge_card`."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("tokensurgeon.report").joinpath("merged.html.j2").read_text("utf-8"))
-    return template.render(content=content, merge=content["merge"], notes=merge_summary(content))
+    search = content["merge"].get("search")
+    curve = Markup(search_curve(search["tried"], search["objective"])) if search else None  # numbers alone
+    return template.render(content=content, merge=content["merge"], notes=merge_summary(content), curve=curve)

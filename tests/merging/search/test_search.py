@@ -109,11 +109,14 @@ def test_the_least_cost_is_found_and_the_start_is_tried_first():
         seen.append(values)
         return sum((value - want) ** 2 for value, want in zip(values, (0.0, 2.5, -0.5, 1.0), strict=True))
 
-    best = evolve(numbers, cost, 300, seed=1)
+    def costs(asked):
+        return map(cost, asked)
+
+    best = evolve(numbers, costs, 300, seed=1)
     assert best.values == pytest.approx((0.0, 2.5, -0.5, 1.0), abs=0.01) and seen[0] == (1.0, 1.0, 1.0, 1.0)
-    assert evolve(numbers, cost, 1).evaluations == 1
+    assert evolve(numbers, costs, 1).evaluations == 1
     first, seen[:] = seen[:40], []
-    evolve(numbers, cost, 40, seed=1)
+    evolve(numbers, costs, 40, seed=1)
     assert seen == first  # as a search that goes on needs it
 
 
@@ -135,7 +138,7 @@ def test_two_models_on_either_side_of_a_third_are_weighed_so_that_it_comes_out(m
         assert found.keys() == wanted.keys()
         return float(sum((found[name] - wanted[name]).square().sum() for name in wanted))
 
-    best = evolve(numbers, cost, 90)
+    best = evolve(numbers, lambda asked: map(cost, asked), 90)
     assert best.values == pytest.approx((2 / 3, 1 / 3), abs=0.02)
 
 
@@ -185,6 +188,8 @@ def test_what_a_search_writes(searched, tmp_path):
     assert low <= told["search"]["held_out"]["gain"]["value"] <= high
     assert "A search of 5 merges on text.txt found" in " ".join(done.stdout.split())
     assert "A search of 5 merges" in (root / "out/README.md").read_text()
+    page = (root / "out/report.html").read_text()
+    assert page.count("<circle") == len(told["search"]["tried"]) == 5 and "&lt;circle" not in page
     merge(root / "out.yaml", tmp_path / "again")
     one, two = (load_file(place / "model.safetensors") for place in (root / "out", tmp_path / "again"))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -266,3 +271,90 @@ def test_bad_searches_are_refused_before_any_work(text, write_recipe, tmp_path, 
     done = CliRunner().invoke(app, ["merge", str(path), "--out", str(tmp_path / "out"), "--search", "--json"])
     assert done.exit_code == 2 and "needs cmaes: pip install 'tokensurgeon[merge]'" in done.stderr
     assert not [place for place in tmp_path.iterdir() if place.name.startswith((".out", "out"))]
+
+
+@pytest.mark.slow
+def test_workers_find_what_one_process_finds(text, write_recipe, tmp_path):
+    path = write_recipe(linear("a", "b"))
+    found = {}
+    for workers in (1, 2):
+        options = SearchOptions((str(text),), evaluations=9, n_bytes=16384, workers=workers)
+        report = search_recipe(path, tmp_path / str(workers), options)
+        found[workers] = report.content["merge"]["search"]
+    for search in found.values():
+        assert search["tried"][0] == search["searched"]["start"] and len(search["tried"]) == 9
+    assert found[2]["tried"] == pytest.approx(found[1]["tried"], rel=1e-5)  # sums by other numbers of threads
+    assert not list(tmp_path.glob(".*searching"))
+
+
+@pytest.mark.slow
+def test_a_model_of_noise_gets_no_weight(models, write_recipe, tmp_path, gpt):
+    """Evolved sparse, sign-aware merging (TIES): the model that was sought, and one of noise, on a base to be left."""
+    require_mergekit()
+    wanted, generator = load_file(models["t"] / "model.safetensors"), torch.Generator().manual_seed(5)
+    sides = {}
+    for name, step, noise in (("base", -1.0, 0.0), ("noise", -1.0, 0.02)):
+        sides[name] = save(tmp_path / name, llama(len(gpt), seed=1), gpt)
+        far = load_file(models["a"] / "model.safetensors")  # T + d
+        moved = {
+            key: tensor + step * (far[key] - tensor) + noise * torch.randn(tensor.shape, generator=generator)
+            for key, tensor in wanted.items()
+        }
+        save_file(moved, sides[name] / "model.safetensors", metadata={"format": "pt"})
+    listed = [
+        {"model": str(place), "parameters": {"weight": {"search": [0.0, 1.5], "start": 0.5}, "density": 0.5}}
+        for place in (models["t"], sides["noise"])
+    ]
+    source = {"merge_method": "ties", "base_model": str(sides["base"]), "models": listed}
+    source |= {"parameters": {"normalize": False}, "tokensurgeon": {"k": 8}}
+    path = write_recipe(source)
+    numbers = numbers_of(source)
+
+    def by(values):
+        return parse_recipe(filled_in(source, numbers, values), "", path)
+
+    trials = Trials(prepare(by([0.5, 0.5]), tmp_path / "out", False, [], None), tmp_path, 0)
+
+    def costs(asked):
+        for values in asked:
+            found = trials.tensors(by(values))
+            yield float(sum((found[name] - wanted[name]).square().sum() for name in wanted))
+
+    best = evolve(numbers, costs, 80)
+    assert best.values[1] < 0.1 and best.values[0] > 0.7
+
+
+def test_items_are_searched_by_and_the_right_answer_counts(models, tmp_path):
+    from tokensurgeon.evaluation.loading import load_model
+    from tokensurgeon.merging.search.items import Item, read_items, score_item
+
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"context": "The value is", "choices": [" one", " two", " many"], "answer": 1}\n\n' * 2)
+    items = read_items(path)
+    assert len(items) == 2 and items[0] == Item("The value is", (" one", " two", " many"), 1)
+    loaded = load_model(models["t"])
+    nats = [score_item(loaded, Item("The value is", items[0].choices, answer)) for answer in range(3)]
+    assert sum(math.exp(-one) for one in nats) == pytest.approx(1) and len(set(nats)) == 3
+    for line, message in (
+        ("text", "line 1 is no item"),
+        ('{"context": "a", "choices": ["b"], "answer": 0}', "at least two texts"),
+        ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "answer=2 must be from 0 to 1"),
+    ):
+        path.write_text(line)
+        with pytest.raises(InputError, match=message):
+            read_items(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_items(tmp_path / "none.jsonl")
+
+
+def test_a_search_by_items_alone(write_recipe, tmp_path):
+    path, items = write_recipe(linear("a", "b")), tmp_path / "items.jsonl"
+    items.write_text('{"context": "The value is", "choices": [" one", " two"], "answer": 1}\n' * 4)
+    options = SearchOptions(items=(str(items),), evaluations=2)
+    search = search_recipe(path, tmp_path / "out", options).content["merge"]["search"]
+    assert search["texts"] == {"items.jsonl": 2} and set(search["held_out"]["bits_per_byte"]["found"]) == {
+        "items.jsonl"
+    }
+    items.write_text('{"context": "The value is", "choices": [" one", " two"], "answer": 1}\n' * 3)
+    with pytest.raises(InputError, match="has 3 items, and each half needs 2"):
+        search_recipe(path, tmp_path / "other", options)

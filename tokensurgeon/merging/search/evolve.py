@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ class Found:
 
 def evolve(
     numbers: Sequence[Number],
-    cost: Callable[[tuple[float, ...]], float],
+    costs: Callable[[Sequence[tuple[float, ...]]], Iterable[float]],
     evaluations: int,
     *,
     seed: int = 0,
@@ -44,14 +44,14 @@ def evolve(
 
     Args:
         numbers: At least one.
-        cost: What values cost; less is better.
+        costs: What each of some values costs, in their order; less is better. A generation is asked for at once.
         evaluations: How many to try at most; fewer where the search has converged.
         seed: Of the draws.
         tell: Called after each with how many there were and the best so far.
 
     Example:
         >>> t = Number(("t",), 0.0, 4.0, 1.0)
-        >>> best = evolve([t], lambda values: (values[0] - 3) ** 2, 100)
+        >>> best = evolve([t], lambda asked: [(values[0] - 3) ** 2 for values in asked], 100)
         >>> abs(best.values[0] - 3) < 0.01
         True
     """
@@ -64,21 +64,21 @@ def evolve(
     bounds = np.tile([0.0, 1.0], (len(mean), 1))
     optimizer = CMA(mean=mean, sigma=_STEP, bounds=bounds, seed=seed)
     values = rounded(numbers, [one.start for one in numbers])
-    best = Found(values, cost(values), 1)
+    (price,) = costs([values])
+    best = Found(values, price, 1)
     if tell is not None:
         tell(1, best)
     tried = 1
     while tried < evaluations and not optimizer.should_stop():
-        generation = []
-        for _ in range(min(optimizer.population_size, evaluations - tried)):
-            asked = optimizer.ask()
-            values = rounded(numbers, low + asked[: len(numbers)] * (high - low))
-            price = cost(values)
+        asked = [optimizer.ask() for _ in range(min(optimizer.population_size, evaluations - tried))]
+        wanted = [rounded(numbers, low + one[: len(numbers)] * (high - low)) for one in asked]
+        prices = []
+        for values, price in zip(wanted, costs(wanted), strict=True):
             tried += 1
             best = Found(values, price, tried) if price < best.cost else Found(best.values, best.cost, tried)
             if tell is not None:
                 tell(tried, best)
-            generation.append((asked, price))
-        if len(generation) == optimizer.population_size:
-            optimizer.tell(generation)
+            prices.append(price)
+        if len(prices) == optimizer.population_size:
+            optimizer.tell(list(zip(asked, prices, strict=True)))
     return best

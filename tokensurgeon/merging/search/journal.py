@@ -51,6 +51,10 @@ class Journal:
                 file.write(json.dumps([name, self._known[name]]) + "\n")
         return self._known[name]
 
+    def knows(self, name: str) -> bool:
+        """Whether something was measured by this name."""
+        return name in self._known
+
     def remove(self) -> None:
         """It is no longer needed."""
         forget(self.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.merging.mergekit import merged_tensors
 from tokensurgeon.merging.prepare import Prepared
 from tokensurgeon.merging.recipe import Recipe
+from tokensurgeon.merging.search.items import Item, score_item
 from tokensurgeon.merging.search.objective import Pieces
 from tokensurgeon.merging.write import chosen_rows, write_config, write_others
 
@@ -65,24 +66,26 @@ class Trials:
         return LoadedModel(model.to(self.ready.device).eval(), self.tokenizer, prefix_of(self.place, self.tokenizer))
 
 
-def score_pieces(
-    loaded: LoadedModel, texts: Mapping[str, Sequence[str]], tell: Callable[[], None] | None = None
-) -> dict[str, list[list[float]]]:
-    """Nats and bytes of every piece, by text.
+def score_pieces(loaded: LoadedModel, texts: Mapping[str, Sequence[str | Item]]) -> dict[str, list[list[float]]]:
+    """Nats and bytes of every piece, by text; nats and one for every item.
 
     Args:
         loaded: The model.
-        texts: Pieces by text.
-        tell: Called after each.
+        texts: Pieces, or items, by text.
     """
     found: dict[str, list[list[float]]] = {}
     for name, pieces in texts.items():
-        scored = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece], tell=tell) for piece in pieces]
-        found[name] = [[one.nats, one.n_bytes] for one in scored]
+        found[name] = []
+        for piece in pieces:
+            if isinstance(piece, Item):
+                found[name].append([score_item(loaded, piece), 1])
+                continue
+            scored = score_text(loaded.model, loaded.encode, loaded.prefix, [piece])
+            found[name].append([scored.nats, scored.n_bytes])
     return found
 
 
-def score_model(directory: Path, device: str, *texts: Mapping[str, Sequence[str]]) -> list[Pieces]:
+def score_model(directory: Path, device: str, *texts: Mapping[str, Sequence[str | Item]]) -> list[Pieces]:
     """The same of a model on disk, for several sets of texts."""
     loaded = load_model(directory, device)
     return [score_pieces(loaded, some) for some in texts]

@@ -1,0 +1,70 @@
+"""Merge and score by several recipes at the same time, in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokensurgeon.merging.prepare import prepare
+from tokensurgeon.merging.search.items import Item
+from tokensurgeon.merging.search.objective import Pieces
+from tokensurgeon.merging.search.template import Template
+from tokensurgeon.merging.search.trial import Trials, score_pieces
+
+__all__ = ["Measure", "working"]
+
+Measure = Callable[[Sequence[tuple[float, ...]]], Iterator[Pieces]]
+"""Scores of the merges by some values, in their order."""
+
+_own: list[tuple[Template, Trials, Mapping[str, Sequence[str | Item]]]] = []
+"""What a worker merges and reads."""
+
+
+@contextmanager
+def working(
+    n: int, template: Template, target: Path, seed: int, texts: Mapping[str, Sequence[str | Item]]
+) -> Iterator[Measure]:
+    """Start processes, and end them.
+
+    Args:
+        n: How many. Each opens the models for itself.
+        template: The recipe; its models are aligned already, and lie in the cache.
+        target: Where the output is to be.
+        seed: For methods that draw.
+        texts: What is read.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // n) if hasattr(os, "sched_getaffinity") else 1
+    start = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    pool = ProcessPoolExecutor(n, start, initializer=_begin, initargs=(threads, template, target, seed, texts))
+    try:
+        yield lambda asked: pool.map(_score, asked)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(
+    threads: int, template: Template, target: Path, seed: int, texts: Mapping[str, Sequence[str | Item]]
+) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+    torch.set_num_threads(threads)
+    ready = prepare(template.by(template.start), target, True, [], None)
+    place = tempfile.TemporaryDirectory(prefix="tokensurgeon-search-")
+    _places.append(place)
+    _own.append((template, Trials(ready, Path(place.name), seed), texts))
+
+
+_places: list[tempfile.TemporaryDirectory[str]] = []
+"""They are removed when the worker ends."""
+
+
+def _score(values: tuple[float, ...]) -> Pieces:
+    ((template, trials, texts),) = _own
+    return score_pieces(trials.model(template.by(values)), texts)
