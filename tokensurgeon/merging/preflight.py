@@ -36,7 +36,7 @@ def refuse_values(tasks: Sequence[Any]) -> None:
         if task.method_name == "fisher":
             weights = [task.input_parameters[model]["weight"] for model in tiny]
             fisher_average(list(tiny.values()), list(tiny.values()), weights, task.parameters["floor"])
-        elif task.method_name in ("consensus", "metrics_weighted", "opcm", "pcb", "widen"):
+        elif task.method_name in ("consensus", "metrics_weighted", "opcm", "optmerge", "pcb", "tsvm", "widen"):
             task.execute(tiny)
 
 

@@ -14,7 +14,9 @@ from tokensurgeon.merging.methods.dam import dam_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
 from tokensurgeon.merging.methods.metrics import metric_weights, metrics_average
 from tokensurgeon.merging.methods.opcm import opcm_merge, project
+from tokensurgeon.merging.methods.optmerge import optmerge_merge
 from tokensurgeon.merging.methods.pcb import balance, pcb_merge
+from tokensurgeon.merging.methods.tsvm import tsvm_merge
 from tokensurgeon.merging.methods.widen import importance, widen_merge
 
 
@@ -190,7 +192,8 @@ def test_dtypes_stay(dtype):
     results = [
         fisher_average(models, [torch.ones(4, 3)] * 2), metrics_average(models, [1, 2]), pcb_merge(base, models),
         widen_merge(base, models), opcm_merge(base, models), dam_merge(models, torch.ones(2, 3)),
-        consensus_merge(base, models),
+        consensus_merge(base, models), tsvm_merge(base, models, reweight=True, adaptive=True),
+        optmerge_merge(base, models),
     ]  # fmt: skip
     assert {(result.dtype, result.shape) for result in results} == {(dtype, base.shape)}
 
@@ -210,6 +213,8 @@ def test_bad_input():
         "k is 0": lambda: consensus_merge(one, [one], k=0),
         "threshold is": lambda: consensus_merge(one, [one], k=1, threshold=-1),
         "alpha is": lambda: opcm_merge(one, [one], alpha=1.5),
+        "rank is 0": lambda: tsvm_merge(one, [one], 0),
+        "rank is 1.5": lambda: optmerge_merge(one, [one], 1.5),
         "do not go with": lambda: dam_merge([one, one], torch.ones(3, 3)),
     }
     for message, call in refused.items():

@@ -16,8 +16,10 @@ from tokensurgeon.merging.methods.dam import dam_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
 from tokensurgeon.merging.methods.metrics import metrics_average
 from tokensurgeon.merging.methods.opcm import opcm_merge
+from tokensurgeon.merging.methods.optmerge import optmerge_merge
 from tokensurgeon.merging.methods.pcb import pcb_merge
 from tokensurgeon.merging.methods.register import register
+from tokensurgeon.merging.methods.tsvm import tsvm_merge
 from tokensurgeon.merging.methods.widen import widen_merge
 
 register()
@@ -78,6 +80,15 @@ RECIPES = {
         lambda t, _f, n: widen_merge(t[0], t[1:], 1.2, 0.8, rows_are_tokens="embed" in n),
     ),
     "opcm": (BASED.format("opcm", "{alpha: 0.3}"), lambda t, _f, _n: opcm_merge(t[0], t[1:], 0.3)),
+    "tsvm": (
+        BASED.format("tsvm", "{rank: 0.4, lambda: 0.7, reweight: true, adaptive: true}"),
+        lambda t, _f, _n: tsvm_merge(t[0], t[1:], 0.4, 0.7, reweight=True, adaptive=True),
+    ),
+    "tsvm by default": (BASED.format("tsvm", "{}"), lambda t, _f, _n: tsvm_merge(t[0], t[1:])),
+    "optmerge": (
+        BASED.format("optmerge", "{rank: 0.6, lambda: 0.7}"),
+        lambda t, _f, n: optmerge_merge(t[0], t[1:], 0.6, 0.7, rows_are_tokens="embed" in n),
+    ),
     "dam": (DAM, lambda t, f, _n: dam_merge(t[1:], f[0])),
 }  # fmt: skip
 
