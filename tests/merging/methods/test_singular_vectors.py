@@ -73,6 +73,10 @@ def test_tsvm_makes_directions_orthogonal_and_keeps_their_singular_values():
     kept = torch.cat([torch.linalg.svdvals(task)[:3] for task in full]).sort(descending=True).values
     torch.testing.assert_close(found, kept)
 
+    shared = randn(6, 1), torch.linalg.qr(randn(5, 2))[0].T
+    same = [shared[0] @ (s * v[None]) for s, v in zip((2, 3), shared[1], strict=True)]
+    torch.testing.assert_close(tsvm_merge(torch.zeros(6, 5).double(), same), sum(same) / 2**0.5)  # nothing is made up
+
 
 def test_the_options_of_r_tsvm():
     spiky, even = torch.full((20, 20), 0.1).double(), torch.ones(20, 20).double()
