@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tokensurgeon.gguf import export_gguf
     from tokensurgeon.healing import HealOptions, heal
     from tokensurgeon.merging import merge
+    from tokensurgeon.merging.adapters.average import average_adapters
+    from tokensurgeon.merging.adapters.pack import pack_adapters, unpack_adapter
     from tokensurgeon.merging.estimate.dam import train_dam
     from tokensurgeon.merging.estimate.dam_training import DamOptions
     from tokensurgeon.merging.estimate.fisher import estimate_fisher
@@ -68,6 +70,7 @@ __all__ = [
     "VocabularyMatrices",
     "align",
     "align_models",
+    "average_adapters",
     "bench_drafts",
     "build_rows",
     "carry_adapter",
@@ -81,6 +84,7 @@ __all__ = [
     "heal",
     "make_draft",
     "merge",
+    "pack_adapters",
     "resize",
     "revert",
     "search_recipe",
@@ -88,6 +92,7 @@ __all__ = [
     "train_dam",
     "transplant",
     "trim",
+    "unpack_adapter",
     "verify",
 ]
 
@@ -110,6 +115,7 @@ _HOMES = {
     "VocabularyMatrices": "transfer.rows",
     "align": "alignment",
     "align_models": "surgery.pair",
+    "average_adapters": "merging.adapters.average",
     "bench_drafts": "evaluation.drafts",
     "build_rows": "transfer.rows",
     "carry_adapter": "surgery.adapter",
@@ -123,6 +129,7 @@ _HOMES = {
     "heal": "healing",
     "make_draft": "drafting",
     "merge": "merging",
+    "pack_adapters": "merging.adapters.pack",
     "resize": "surgery.resize",
     "revert": "surgery.revert",
     "search_recipe": "merging.search.run",
@@ -130,6 +137,7 @@ _HOMES = {
     "train_dam": "merging.estimate.dam",
     "transplant": "surgery.transplant",
     "trim": "surgery.trim",
+    "unpack_adapter": "merging.adapters.pack",
     "verify": "verification.verify",
 }
 
