@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from tokensurgeon.merging.adapters.pack import pack_adapters, unpack_adapter
     from tokensurgeon.merging.estimate.dam import train_dam
     from tokensurgeon.merging.estimate.dam_training import DamOptions
+    from tokensurgeon.merging.estimate.expert_training import ExpertOptions
     from tokensurgeon.merging.estimate.fisher import estimate_fisher
+    from tokensurgeon.merging.estimate.fw_training import FrankWolfeOptions
     from tokensurgeon.merging.search.run import SearchOptions, search_recipe
     from tokensurgeon.readiness import check, check_merge
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
@@ -55,7 +57,9 @@ __all__ = [
     "Alignment",
     "DamOptions",
     "DraftOptions",
+    "ExpertOptions",
     "ExtendOptions",
+    "FrankWolfeOptions",
     "HealOptions",
     "InputError",
     "MakeDraftOptions",
@@ -100,7 +104,9 @@ _HOMES = {
     "Alignment": "alignment",
     "DamOptions": "merging.estimate.dam_training",
     "DraftOptions": "evaluation.drafts",
+    "ExpertOptions": "merging.estimate.expert_training",
     "ExtendOptions": "surgery.options",
+    "FrankWolfeOptions": "merging.estimate.fw_training",
     "HealOptions": "healing",
     "InputError": "errors",
     "MakeDraftOptions": "drafting",

@@ -11,7 +11,9 @@ from tokensurgeon.errors import MissingDependencyError
 from tokensurgeon.merging.estimate.files import read_tensor
 from tokensurgeon.merging.methods.consensus import consensus_merge
 from tokensurgeon.merging.methods.dam import dam_merge
+from tokensurgeon.merging.methods.expert import expert_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
+from tokensurgeon.merging.methods.fw import fw_merge
 from tokensurgeon.merging.methods.metrics import metrics_average
 from tokensurgeon.merging.methods.opcm import opcm_merge
 from tokensurgeon.merging.methods.optmerge import optmerge_merge
@@ -85,6 +87,17 @@ def _dam(group: Any, coefficients: str) -> torch.Tensor:
     return dam_merge(group.tensors, trained.to(group.tensors[0].device))
 
 
+def _expert(group: Any, coefficients: str) -> torch.Tensor:
+    base, tuned = _parts(group)
+    trained = read_tensor(coefficients, group.metadata.name)
+    return expert_merge(base, tuned, trained.to(base.device))
+
+
+def _fw(group: Any, coefficients: str) -> torch.Tensor:
+    trained = read_tensor(coefficients, group.metadata.name)
+    return fw_merge(group.tensors, trained.to(group.tensors[0].device))
+
+
 def _parts(group: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     return group.base.tensor, [entry.tensor for entry in group.non_base]
 
@@ -146,6 +159,8 @@ def register() -> None:
             _shared("rank", float | None, None), _shared("lambda", float, 1.0), base=True,
         ),
         _method("dam", "Differentiable Adaptive Merging", "2410.08371", _dam, _shared("coefficients", str)),
+        _method("expert", "Expert Merging", "2509.25712", _expert, _shared("coefficients", str), base=True),
+        _method("fw", "FW-Merging (Frank-Wolfe)", "2503.12649", _fw, _shared("coefficients", str)),
     ):  # fmt: skip
         if method.spec.name not in known:
             add(method)
