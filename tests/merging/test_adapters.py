@@ -129,6 +129,9 @@ def test_the_commands(made, tmp_path):
     out, packed = tmp_path / "out", tmp_path / "pack.safetensors"
     done = run("average", *paths(made, "ab"), "--metric", 90, "--metric", 10, "--higher-is-better", "--out", out)
     assert done.exit_code == 0 and "14 modules, weights 0.900, 0.100" in said(done)
+    one, two = tensors(made, "ab")
+    for name, found in load_file(out / WEIGHTS).items():
+        torch.testing.assert_close(found, 0.9 * one[name] + 0.1 * two[name])
     done = run("average", *paths(made, "ab"), "--out", out)
     assert done.exit_code == 2 and "--overwrite" in done.stderr
     done = run("average", *paths(made, "ab"), "--metric", 2, "--metric", 1, "--penalty", 2, "--out", out,

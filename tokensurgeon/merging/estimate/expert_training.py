@@ -14,6 +14,8 @@ from tokensurgeon.merging.methods.expert import expert_merge
 
 __all__ = ["ExpertOptions", "fit_expert"]
 
+_TINY = torch.finfo(torch.float32).tiny
+
 Thought = tuple[torch.Tensor, Sequence[torch.Tensor]]
 """Logits, and hidden states by layer."""
 
@@ -119,7 +121,7 @@ def fit_expert(
 
 def _distance(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> torch.Tensor:
     parts = [
-        (one.float() - other.float()).square().sum() / one.float().square().sum()
+        (one.float() - other.float()).square().sum() / one.float().square().sum().clamp(min=_TINY)
         for one, other in zip(wanted, found, strict=True)
     ]
     return torch.stack(parts).mean()
