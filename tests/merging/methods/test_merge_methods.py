@@ -247,6 +247,7 @@ def test_bad_input():
         "alpha is": lambda: opcm_merge(one, [one], alpha=1.5),
         "rank is 0": lambda: tsvm_merge(one, [one], 0),
         "rank is 1.5": lambda: optmerge_merge(one, [one], 1.5),
+        "ridge is -1": lambda: optmerge_merge(one, [one], ridge=-1),
         "weights of shape": lambda: fw_merge([one, one], torch.ones(3)),
         "none may be negative, and their": lambda: fw_merge([one, one], torch.tensor([1.5, -0.5])),
         "their sum is 1": lambda: fw_merge([one, one], torch.tensor([0.5, 0.4])),

@@ -91,8 +91,8 @@ RECIPES = {
     ),
     "tsvm by default": (BASED.format("tsvm", "{}"), lambda t, _f, _n: tsvm_merge(t[0], t[1:])),
     "optmerge": (
-        BASED.format("optmerge", "{rank: 0.6, lambda: 0.7}"),
-        lambda t, _f, n: optmerge_merge(t[0], t[1:], 0.6, 0.7, rows_are_tokens="embed" in n),
+        BASED.format("optmerge", "{rank: 0.6, lambda: 0.7, ridge: 0.1}"),
+        lambda t, _f, n: optmerge_merge(t[0], t[1:], 0.6, 0.7, 0.1, rows_are_tokens="embed" in n),
     ),
     "expert": (
         BASED.format("expert", "{coefficients: ROOT/weights.safetensors}"),

@@ -23,10 +23,15 @@ def low_rank(rows, columns, ranks):
     return tasks
 
 
+def exact(base, models, *others, **more):
+    """OptMerge without a ridge."""
+    return optmerge_merge(base, models, *others, **{"ridge": 0.0} | more)
+
+
 ZERO = torch.zeros(64, 48, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("merge", [tsvm_merge, optmerge_merge])
+@pytest.mark.parametrize("merge", [tsvm_merge, exact])
 @pytest.mark.parametrize("ranks", [(3, 5), (2, 4, 1)])
 def test_orthogonal_tasks_of_low_rank_add_up(merge, ranks):
     """Each has fewer directions than it may keep; the rest of its singular vectors would be arbitrary."""
@@ -105,26 +110,34 @@ def test_the_options_of_r_tsvm():
     torch.testing.assert_close(found[: few + many], kept.sort(descending=True).values)
 
 
+@pytest.mark.parametrize("ridge", [0.0, 0.01])
 @pytest.mark.parametrize(("shape", "rank"), [((10, 8), None), ((6, 14), None), ((9, 9), 0.25), ((10, 8), 0.7)])
-def test_optmerge_is_the_minimum_that_lbfgs_finds(shape, rank):
+def test_optmerge_is_the_minimum_that_lbfgs_finds(shape, rank, ridge):
     """From the mean, where the paper starts too for LoRA; descent never leaves the directions that a task reads."""
     tasks = torch.stack([randn(*shape, seed=s) for s in (1, 2, 3)])
     targets, inputs = problem(tasks, rank or 1 / 3)
-    found = tasks.mean(dim=0).clone().requires_grad_()
+    mean, curvature = tasks.mean(dim=0), torch.linalg.matrix_norm(inputs.flatten(0, 1), 2) ** 2
+    found = mean.clone().requires_grad_()
     descent = torch.optim.LBFGS([found], max_iter=20_000, max_eval=40_000, tolerance_grad=1e-14,
                                 tolerance_change=1e-18, history_size=50, line_search_fn="strong_wolfe")  # fmt: skip
 
     def closure():
         descent.zero_grad()
-        loss = interference(found, targets, inputs)
+        loss = interference(found, targets, inputs) + ridge * curvature * (found - mean).square().sum()
         loss.backward()
         return loss
 
     start = float(closure().detach())
     descent.step(closure)
-    merged = optmerge_merge(torch.zeros(shape).double(), list(tasks), rank)
+    merged = optmerge_merge(torch.zeros(shape).double(), list(tasks), rank, ridge=ridge)
     assert float(interference(merged, targets, inputs)) < 0.9 * start
     assert float((merged - found.detach()).norm() / merged.norm()) < 1e-6
+
+
+def test_a_large_ridge_leaves_the_mean():
+    base, models = randn(10, 8), [randn(10, 8, seed=s) for s in (1, 2)]
+    torch.testing.assert_close(optmerge_merge(base, models, ridge=1e9), sum(models) / 2)
+    assert optmerge_merge(base, models).sub(base).norm() < 0.99 * exact(base, models).sub(base).norm()
 
 
 def test_optmerge_targets_are_the_tasks_without_their_noise():

@@ -10,7 +10,7 @@
 ``opcm``               ``alpha``                                                           arXiv 2501.09522
 ``consensus``          ``k``, ``threshold``, ``lambda``                                    arXiv 2405.07813
 ``tsvm``               ``rank``, ``lambda``, ``reweight``, ``adaptive``                    arXiv 2412.00081
-``optmerge``           ``rank``, ``lambda``                                                arXiv 2505.19892
+``optmerge``           ``rank``, ``lambda``, ``ridge``                                     arXiv 2505.19892
 ``dam``                ``coefficients`` (file)                                             arXiv 2410.08371
 ``expert``             ``coefficients`` (file)                                             arXiv 2509.25712
 ``fw``                 ``coefficients`` (file)                                             arXiv 2503.12649

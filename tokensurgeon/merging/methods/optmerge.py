@@ -54,29 +54,36 @@ def optmerge_merge(
     models: Sequence[torch.Tensor],
     rank: float | None = None,
     scale: float = 1.0,
+    ridge: float = 1e-3,
     *,
     rows_are_tokens: bool = False,
 ) -> torch.Tensor:
-    """Add to the base the minimum of `interference` that is nearest to the mean of the task vectors.
+    """Add to the base the task vector with the least `interference`, by one solve.
 
-    The paper descends to it in 300 steps from the sum or, for LoRA, from the mean; as the objective is quadratic, one
-    pseudoinverse gives it. In directions that no task reads, the mean stays.
+    The paper goes 300 steps down from the sum of the tasks or, for LoRA, from their mean, which is far from the
+    minimum: that follows directions in which the tasks hardly differ, and can be many times as long as any task. Here
+    the squared distance from the mean, times ``ridge``, is added to the objective. With 0 the result is the very
+    minimum that is nearest to the mean; in directions that no task reads, the mean stays.
 
     Args:
         base: What the models were tuned from.
         models: n tensors of its shape.
         rank: Share of singular directions that is kept of each task; the paper's 1 / n by default.
         scale: What the merged task vector is multiplied by.
+        ridge: In units of the largest curvature of the objective. 0.001 did well on two fine-tunes of SmolLM2, whose
+            minimum without it is worse than the base.
         rows_are_tokens: Take the mean, as of all that is no matrix: an embedding's columns read no inputs.
 
     Returns:
         Shape and dtype of the base.
 
     Raises:
-        InputError: If shapes differ or the rank is not in (0, 1].
+        InputError: If shapes differ, the rank is not in (0, 1], or the ridge is negative.
     """
     if rank is not None and not 0 < rank <= 1:
         raise InputError(f"rank is {rank}; it is the share of singular directions that is kept, above 0 and at most 1")
+    if not ridge >= 0:
+        raise InputError(f"ridge is {ridge}; it must be 0 or more")
     start, tasks = deltas(base, models)
     merged = tasks.mean(dim=0)
     if tasks.ndim == 3 and not rows_are_tokens:
@@ -84,5 +91,6 @@ def optmerge_merge(
         wanted = ((targets - merged) @ inputs.transpose(1, 2)).movedim(0, 1).flatten(1)
         u, s, vt = torch.linalg.svd(inputs.flatten(0, 1), full_matrices=False)
         kept = numerical_rank(s, (len(u), vt.shape[1]))
-        merged = merged + (wanted @ u[:, :kept] / s[:kept]) @ vt[:kept]
+        u, s, vt = u[:, :kept], s[:kept], vt[:kept]
+        merged = merged + (wanted @ u * (s / (s.square() + ridge * s[:1].square()))) @ vt
     return (start + scale * merged).to(base.dtype)

@@ -79,7 +79,7 @@ def _tsvm(group: Any, rank: float | None, reweight: bool, adaptive: bool, **para
 def _optmerge(group: Any, rank: float | None, **parameters: float) -> torch.Tensor:
     base, tuned = _parts(group)
     tokens = group.metadata.vocabulary_axis == 0
-    return optmerge_merge(base, tuned, rank, parameters["lambda"], rows_are_tokens=tokens)
+    return optmerge_merge(base, tuned, rank, parameters["lambda"], parameters["ridge"], rows_are_tokens=tokens)
 
 
 def _dam(group: Any, coefficients: str) -> torch.Tensor:
@@ -156,7 +156,8 @@ def register() -> None:
         ),
         _method(
             "optmerge", "OptMerge", "2505.19892", _optmerge,
-            _shared("rank", float | None, None), _shared("lambda", float, 1.0), base=True,
+            _shared("rank", float | None, None), _shared("lambda", float, 1.0), _shared("ridge", float, 1e-3),
+            base=True,
         ),
         _method("dam", "Differentiable Adaptive Merging", "2410.08371", _dam, _shared("coefficients", str)),
         _method("expert", "Expert Merging", "2509.25712", _expert, _shared("coefficients", str), base=True),
