@@ -98,13 +98,13 @@ def merge_interference(result: dict[str, Any]) -> str:
             beside = f"{over['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
         cells = " | ".join(f"{bits[text]:.4f}" for text in (*_TEXTS, "mean"))
         lines.append(f"| {name if ' ' in name else f'`{name}`'} | {of['length']:.1f} | {cells} | {beside} |")
-    spent = [f"{kind} {of['wall_s'] / 60:.0f}" for kind, of in result["prepared"].items() if "wall_s" in of]
+    spent = [f"`{kind}` {of['cpu_s']:.0f}" for kind, of in result["prepared"].items() if "cpu_s" in of]
     return "\n".join(
         [
             *lines,
             "",
             f"Bits per byte of two short fine-tunes' merges, {result['settings']['bytes'] // 1024} kB held out of each "
-            f"text; task arithmetic between its two nearest lengths. Minutes for the coefficients, on one core: "
+            f"text; task arithmetic between its two nearest lengths. CPU seconds for the coefficients: "
             f"{', '.join(spent)}. Result file: `benchmarks/results/merge_interference.json`.",
         ]
     )
