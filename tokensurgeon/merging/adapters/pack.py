@@ -51,8 +51,8 @@ def pack_adapters(
     """Write one file from which every adapter comes back, as a combination of a few tensors (arXiv 2510.14163).
 
     For each tensor that the adapters have in common, the basis is the best there is: see
-    `tokensurgeon.merging.methods.rmm.pack`. The paper has coefficients for each row of a factor, here there are some
-    for each factor.
+    `tokensurgeon.merging.methods.rmm.pack`. The paper goes through a factor row by row; here a factor is taken as a
+    whole, so that it needs few coefficients.
 
     Args:
         adapters: Directories or hub ids, two or more, whose tensors have the same names and shapes.

@@ -60,10 +60,10 @@ def optmerge_merge(
 ) -> torch.Tensor:
     """Add to the base the task vector with the least `interference`, by one solve.
 
-    The paper goes 300 steps down from the sum of the tasks or, for LoRA, from their mean, which is far from the
-    minimum: that follows directions in which the tasks hardly differ, and can be many times as long as any task. Here
-    the squared distance from the mean, times ``ridge``, is added to the objective. With 0 the result is the very
-    minimum that is nearest to the mean; in directions that no task reads, the mean stays.
+    The paper takes 300 steps from the sum of the tasks or, for LoRA, from their mean, and does not come near the
+    minimum, which can be many times as long as any task: it follows directions that the tasks hardly read. Here the
+    squared distance from the mean, times ``ridge``, is added to the objective. With 0 the result is the very minimum
+    that is nearest to the mean; in directions that no task reads, the mean stays.
 
     Args:
         base: What the models were tuned from.
