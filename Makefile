@@ -95,6 +95,7 @@ bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-
 bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (half an hour)
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_methods.toml
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_steps.toml
+	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_interference.toml
 
 bench-trim: $(VENV)/.trimmers  ## trim beside other packages (trimbed wants Python 3.12: PYTHON312=...)
 	$(VENV)/bin/python -m benchmarks.experiments.trimming benchmarks/experiments/trimming.toml

@@ -72,6 +72,10 @@ def complaints(arguments: list[str]) -> list[str]:
     if first == "COMMAND":
         return []
     command = COMMANDS.commands[name]
+    if isinstance(command, TyperGroup):
+        if not rest or rest[0] not in command.commands:
+            return [f"there is no command {shlex.join(arguments)}"] if rest else []
+        command, rest = command.commands[rest[0]], rest[1:]
     known = {"--help", "-h"} | {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
     used = [word.strip("[]").partition("=")[0] for word in rest if re.match(r"\[?--?[a-z]", word)]
     return [f"{name} has no option {option}" for option in used if option not in known]
@@ -126,7 +130,10 @@ def test_every_command_line_is_complete(page):
     """Parsed as the program does it: required arguments and options, types, choices; nothing is run."""
     for arguments in command_lines(text_of(page)):
         name, rest = (arguments[0], arguments[1:]) if arguments[0] in COMMANDS.commands else ("transplant", arguments)
-        COMMANDS.commands[name].make_context(name, list(rest)).close()
+        command = COMMANDS.commands[name]
+        if isinstance(command, TyperGroup):
+            command, rest = command.commands[rest[0]], rest[1:]
+        command.make_context(name, list(rest)).close()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -29,10 +29,13 @@ def files(zoo, gpt, spm, tmp_path_factory):
     save(root / "tuned", llama(len(gpt), seed=12), gpt)
     options = tokensurgeon.TransplantOptions(k=8)
     tokensurgeon.transplant(str(root / "base"), str(root / "donor"), root / "transplanted", options)
-    (root / "adapter").mkdir()
-    (root / "adapter/adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
-    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-    save_file({name: torch.zeros(2, 32)}, root / "adapter/adapter_model.safetensors")
+    for number, adapter in enumerate(("adapter", "adapter2")):
+        (root / adapter).mkdir()
+        (root / adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+        name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+        save_file({name: torch.full((2, 32), 1.0 * number)}, root / adapter / "adapter_model.safetensors")
+    adapters = [str(root / "adapter"), str(root / "adapter2")]
+    tokensurgeon.pack_adapters(adapters, root / "packed.safetensors")
     (root / "text.txt").write_text(TEXT[:30_000], "utf-8")
     (root / "other.txt").write_text(TEXT[30_000:], "utf-8")
     (root / "tokens.txt").write_text(" transplantation\n", "utf-8")

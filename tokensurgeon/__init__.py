@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from tokensurgeon.gguf import export_gguf
     from tokensurgeon.healing import HealOptions, heal
     from tokensurgeon.merging import merge
+    from tokensurgeon.merging.adapters.average import average_adapters
+    from tokensurgeon.merging.adapters.pack import pack_adapters, unpack_adapter
     from tokensurgeon.merging.estimate.dam import train_dam
     from tokensurgeon.merging.estimate.dam_training import DamOptions
+    from tokensurgeon.merging.estimate.expert_training import ExpertOptions
     from tokensurgeon.merging.estimate.fisher import estimate_fisher
+    from tokensurgeon.merging.estimate.fw_training import FrankWolfeOptions
     from tokensurgeon.merging.search.run import SearchOptions, search_recipe
     from tokensurgeon.readiness import check, check_merge
     from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
@@ -53,7 +57,9 @@ __all__ = [
     "Alignment",
     "DamOptions",
     "DraftOptions",
+    "ExpertOptions",
     "ExtendOptions",
+    "FrankWolfeOptions",
     "HealOptions",
     "InputError",
     "MakeDraftOptions",
@@ -68,6 +74,7 @@ __all__ = [
     "VocabularyMatrices",
     "align",
     "align_models",
+    "average_adapters",
     "bench_drafts",
     "build_rows",
     "carry_adapter",
@@ -81,6 +88,7 @@ __all__ = [
     "heal",
     "make_draft",
     "merge",
+    "pack_adapters",
     "resize",
     "revert",
     "search_recipe",
@@ -88,6 +96,7 @@ __all__ = [
     "train_dam",
     "transplant",
     "trim",
+    "unpack_adapter",
     "verify",
 ]
 
@@ -95,7 +104,9 @@ _HOMES = {
     "Alignment": "alignment",
     "DamOptions": "merging.estimate.dam_training",
     "DraftOptions": "evaluation.drafts",
+    "ExpertOptions": "merging.estimate.expert_training",
     "ExtendOptions": "surgery.options",
+    "FrankWolfeOptions": "merging.estimate.fw_training",
     "HealOptions": "healing",
     "InputError": "errors",
     "MakeDraftOptions": "drafting",
@@ -110,6 +121,7 @@ _HOMES = {
     "VocabularyMatrices": "transfer.rows",
     "align": "alignment",
     "align_models": "surgery.pair",
+    "average_adapters": "merging.adapters.average",
     "bench_drafts": "evaluation.drafts",
     "build_rows": "transfer.rows",
     "carry_adapter": "surgery.adapter",
@@ -123,6 +135,7 @@ _HOMES = {
     "heal": "healing",
     "make_draft": "drafting",
     "merge": "merging",
+    "pack_adapters": "merging.adapters.pack",
     "resize": "surgery.resize",
     "revert": "surgery.revert",
     "search_recipe": "merging.search.run",
@@ -130,6 +143,7 @@ _HOMES = {
     "train_dam": "merging.estimate.dam",
     "transplant": "surgery.transplant",
     "trim": "surgery.trim",
+    "unpack_adapter": "merging.adapters.pack",
     "verify": "verification.verify",
 }
 

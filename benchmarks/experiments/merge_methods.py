@@ -2,6 +2,7 @@
 
     python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_methods.toml
     python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_steps.toml
+    python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_interference.toml
 
 Every merge goes through mergekit, which lives in an environment of its own. Fisher information and DAM's coefficients
 come from the fine-tunes' training texts, and so do the metrics; bits per byte from text that neither has read.
@@ -25,9 +26,10 @@ from safetensors.torch import load_file
 from benchmarks.common import intervals, models
 from benchmarks.common.provenance import provenance
 from benchmarks.common.timing import timed
-from benchmarks.experiments.finetunes import SETTINGS, Scores, finetunes, held_out, score, training_text
+from benchmarks.experiments.finetunes import SETTINGS, SHORT, Scores, finetunes, held_out, score, training_text
 from benchmarks.experiments.scale import peer_version
 from tokensurgeon.evaluation.texts import split_bytes
+from tokensurgeon.merging.estimate.pieces import group_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 OURS, MERGEKIT = ".venv/bin/tokensurgeon", [".venv-peers/bin/python", "-m", "tokensurgeon.merging"]
@@ -39,9 +41,10 @@ def main(path: Path, results: Path = RESULTS) -> None:
     transformers.logging.disable_progress_bar()
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # our methods in the peer's environment
     experiment = tomllib.loads(path.read_text())
-    base, tuned = models.smollm2(), finetunes()
+    trained = SHORT if experiment.get("short") else SETTINGS
+    base, tuned = models.smollm2(), finetunes(trained)
     result: dict[str, Any] = provenance(path.stem) | {
-        "settings": experiment, "finetunes": SETTINGS, "mergekit": peer_version(), "sides": {}
+        "settings": experiment, "finetunes": trained, "mergekit": peer_version(), "sides": {}
     }  # fmt: skip
     pieces = held_out(experiment["bytes"])
     scores = {name: score(of, pieces) for name, of in {"base": base, **tuned}.items()}
@@ -55,6 +58,11 @@ def main(path: Path, results: Path = RESULTS) -> None:
             result["sides"][side] = {"merge": run, "length": length(work / "out", base)}
             shutil.rmtree(work / "out")
             print(side, figures(scores[side], scores["base"]), flush=True)
+    lengths = {side: of["length"] for side, of in result["sides"].items()}
+    for side in lengths if "curve" in experiment else ():
+        if side not in experiment["curve"]:
+            same = at_length(lengths[side], {name: (lengths[name], scores[name]) for name in experiment["curve"]})
+            result["sides"][side]["over_same_length"] = intervals.loss(scores[side], same)
     for name, found in scores.items():
         of = result["sides"].setdefault(name, {})
         of |= figures(found, scores["base"]) | {"over_mean": intervals.loss(found, scores["plain mean"])}
@@ -66,7 +74,8 @@ def prepare(
     experiment: dict[str, Any], tuned: dict[str, Path], work: Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """What recipes need, by model (and for all), and what it took."""
-    values: dict[str, dict[str, Any]] = {name: {"dam": str(work / "dam.safetensors")} for name in tuned}
+    trained = {kind: str(work / f"{kind}.safetensors") for kind in ("dam", "expert", "fw")}
+    values: dict[str, dict[str, Any]] = {name: {**trained} for name in tuned}
     prepared: dict[str, Any] = {"fisher": {}, "metric": {}}
     texts = {name: training_text(name) for name in tuned}
     for name, model in tuned.items():
@@ -80,10 +89,13 @@ def prepare(
         values[name]["metric"] = intervals.bits_per_byte(score(model, read))["mean"]
         prepared["metric"][name] = values[name]["metric"]
     named = [part for name in tuned for part in ("--text", str(work / f"{name}.txt"))]
-    if "dam" not in experiment:
-        return values, prepared
-    command = [OURS, "dam", *map(str, tuned.values()), *named, "--out", str(work / "dam.safetensors"), "--quiet"]
-    prepared["dam"] = timed([*command, *experiment["dam"]])
+    for kind, out in trained.items():
+        if kind in experiment:
+            command = [OURS, "dam", *map(str, tuned.values()), *named, "--out", out, "--quiet", *experiment[kind]]
+            prepared[kind] = timed([*command, *(["--base", str(models.smollm2())] if kind == "expert" else [])])
+            if kind != "dam":
+                found = {group_of(name, "layer"): of.tolist() for name, of in load_file(out).items()}
+                prepared[kind]["coefficients"] = found
     print(prepared, flush=True)
     return values, prepared
 
@@ -109,6 +121,21 @@ def length(directory: Path, base: Path) -> float:
     """Norm of what a merge adds to the base, over all weights."""
     tensors, before = (load_file(of / "model.safetensors") for of in (directory, base))
     return math.sqrt(sum(float((tensor - before[name]).double().square().sum()) for name, tensor in tensors.items()))
+
+
+def at_length(wanted: float, curve: dict[str, tuple[float, Scores]]) -> Scores:
+    """What task arithmetic of a length would score, between its two nearest lengths; at the ends, what the end does."""
+    points = sorted(curve.values(), key=lambda point: point[0])
+    above = next((number for number, (length, _) in enumerate(points) if length >= wanted), len(points) - 1)
+    (short, one), (long, other) = points[max(0, above - 1)], points[above]
+    share = min(1.0, (wanted - short) / (long - short)) if long > short else 0.0
+    return {
+        name: [
+            {"nats": (1 - share) * a["nats"] + share * b["nats"], "bytes": a["bytes"]}
+            for a, b in zip(of, other[name], strict=True)
+        ]
+        for name, of in one.items()
+    }
 
 
 def figures(found: Scores, base: Scores) -> dict[str, Any]:

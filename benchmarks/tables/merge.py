@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["merge", "merge_search"]
+__all__ = ["merge", "merge_interference", "merge_search"]
 
 _TEXTS = ("wikitext2", "python")
 _NAMES = {
@@ -79,5 +79,32 @@ def merge_search(result: dict[str, Any]) -> str:
             f"text; {search['evaluations']} merges tried in {search['seconds'] / 60:.0f} minutes on one core. Over the "
             f"best recipe by hand ({result['best_by_hand']}) the search gains {100 * gain['value']:.2f} points "
             f"({100 * low:.2f} to {100 * high:.2f}). Result file: `benchmarks/results/merge_search.json`.",
+        ]
+    )
+
+
+def merge_interference(result: dict[str, Any]) -> str:
+    """Each method beside task arithmetic of its length, which stands in the table too."""
+    lines = [
+        "| merge | norm of what it adds to the base | WikiText-2 | Python's documentation | mean "
+        "| over task arithmetic of that length, 95% interval |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    merges = [item for item in result["sides"].items() if "length" in item[1]]
+    for name, of in sorted(merges, key=lambda item: item[1]["length"]):
+        bits, beside = of["bits_per_byte"], ""
+        if over := of.get("over_same_length"):
+            low, high = over["interval"]
+            beside = f"{over['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+        cells = " | ".join(f"{bits[text]:.4f}" for text in (*_TEXTS, "mean"))
+        lines.append(f"| {name if ' ' in name else f'`{name}`'} | {of['length']:.1f} | {cells} | {beside} |")
+    spent = [f"`{kind}` {of['cpu_s']:.0f}" for kind, of in result["prepared"].items() if "cpu_s" in of]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Bits per byte of two short fine-tunes' merges, {result['settings']['bytes'] // 1024} kB held out of each "
+            f"text; task arithmetic between its two nearest lengths. CPU seconds for the coefficients: "
+            f"{', '.join(spent)}. Result file: `benchmarks/results/merge_interference.json`.",
         ]
     )

@@ -18,7 +18,7 @@ from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 from benchmarks.tables.four_models import serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
-from benchmarks.tables.merge import merge, merge_search
+from benchmarks.tables.merge import merge, merge_interference, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
 from benchmarks.tables.sabotage import sabotage
 from benchmarks.tables.tables import auto, distil, numbers, trimming
@@ -291,6 +291,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "merge_methods": merge_methods,
     "merge_steps": merge_steps,
     "merge_search": merge_search,
+    "merge_interference": merge_interference,
     "trimming": trimming,
     "distil": distil,
     "drafts": drafts,

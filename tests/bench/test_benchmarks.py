@@ -194,6 +194,17 @@ def test_recipes_of_the_merge_experiment():
     assert {side for side, of in made.items() if of.get("base_model") == "/m/base"} == {"pcb", "widen", "opcm"}
 
 
+def test_task_arithmetic_of_a_length_lies_between_its_neighbours():
+    def scores(*nats):
+        return {"a": [{"nats": n, "bytes": 4} for n in nats]}
+
+    curve = {"near": (2.0, scores(8, 4)), "far": (6.0, scores(4, 8)), "middle": (4.0, scores(6, 6))}
+    found = [[piece["nats"] for piece in merge_methods.at_length(of, curve)["a"]] for of in (1, 2, 3, 4, 5.5, 7)]
+    assert found == [[8, 4], [8, 4], [7, 5], [6, 6], [4.5, 7.5], [4, 8]]
+    experiment = tomllib.loads((solver.RESULTS.parent / "experiments/merge_interference.toml").read_text())
+    assert set(experiment["curve"]) < set(experiment["sides"])
+
+
 def test_the_gain_of_a_merge_is_over_the_base():
     found, base = ({"a": [{"nats": n * math.log(2), "bytes": 4}]} for n in (6, 8))
     row = merge_methods.figures(found, base)

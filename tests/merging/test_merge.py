@@ -24,6 +24,7 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.merging import merge
 from tokensurgeon.merging.estimate.dam import train_dam
 from tokensurgeon.merging.estimate.dam_training import DamOptions
+from tokensurgeon.merging.estimate.expert_training import ExpertOptions
 from tokensurgeon.merging.estimate.files import write_file
 from tokensurgeon.merging.estimate.fisher import estimate_fisher
 from tokensurgeon.merging.estimate.loading import ids_of
@@ -91,7 +92,9 @@ def test_no_method_of_mergekit_is_left_out():
     assert sorted(method.spec.name for method in fresh.registered_methods()) == MERGEKIT
 
 
-OWN = ["consensus", "dam", "fisher", "metrics_weighted", "opcm", "pcb", "widen"]
+OWN = [
+    "consensus", "dam", "expert", "fisher", "fw", "metrics_weighted", "opcm", "optmerge", "pcb", "tsvm", "widen",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,7 @@ def files(models, tmp_path_factory):
     tensors, told = load_file(models["a"] / "model.safetensors"), {"ids": ids_of(models["a"])}
     write_file(root / "fisher.safetensors", {n: torch.ones_like(t) for n, t in tensors.items()}, told)
     write_file(root / "dam.safetensors", {n: torch.full((2, t.shape[-1]), 0.5) for n, t in tensors.items()}, told)
+    write_file(root / "halves.safetensors", {n: torch.full((2,), 0.5) for n in tensors}, told)
     return root
 
 
@@ -114,6 +118,8 @@ QUICK = {"linear", "slerp", "ties", "model_stock", "passthrough", "dam", "fisher
 def test_every_method_merges_models_with_different_tokenizers(method, models, recipe, tmp_path, files):
     ours = {
         "dam": {"base_model": None, "parameters": {"coefficients": str(files / "dam.safetensors")}},
+        "expert": {"parameters": {"coefficients": str(files / "halves.safetensors")}},
+        "fw": {"base_model": None, "parameters": {"coefficients": str(files / "halves.safetensors")}},
         "fisher": {"base_model": None, "models": of("b", "s", fisher=str(files / "fisher.safetensors"))},
         "metrics_weighted": {"base_model": None, "models": of("b", "s", metric=2.0)},
     }
@@ -415,6 +421,20 @@ def test_coefficients_go_by_the_order_of_the_models(models, recipe, tmp_path):
     for wrong in (of("b", "a"), of("a", "b", "s"), of("a", "s")):
         with pytest.raises(InputError, match=r"was trained for .*gpt, .*/b, in this order; the recipe|made in other"):
             merge(recipe(content | {"models": wrong}), tmp_path / "wrong")
+
+
+@pytest.mark.slow
+def test_coefficients_beside_a_base_go_by_the_base_too(models, recipe, tmp_path, gpt):
+    (tmp_path / "t.txt").write_text("The value of the function is what it returns. " * 20)
+    file, texts = tmp_path / "c.safetensors", [tmp_path / "t.txt"] * 2
+    third = str(save(tmp_path / "c", llama(len(gpt), seed=12), gpt))
+    train_dam([str(models["b"]), third], texts, file, ExpertOptions(steps=1), base=str(models["a"]))
+    content = {"merge_method": "expert", "base_model": "<a>", "parameters": {"coefficients": str(file)}}
+    b, c = {"model": "<b>"}, {"model": third}
+    merge(recipe(content | {"models": [b, c]}), tmp_path / "out")
+    for wrong in ({"models": [c, b]}, {"models": [{"model": "<a>"}, c], "base_model": "<b>"}, {"models": [b]}):
+        with pytest.raises(InputError, match=r"was trained for .*gpt, .*/b, .*/c, in this order; the recipe"):
+            merge(recipe(content | wrong), tmp_path / "wrong")
 
 
 def test_the_dtype_that_was_written_is_stated(recipe, models, tmp_path):

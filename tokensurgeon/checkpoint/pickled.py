@@ -18,7 +18,7 @@ from tokensurgeon.checkpoint.header import INDEX, listed_shards
 from tokensurgeon.checkpoint.text import refuse_lfs_pointer, write_json
 from tokensurgeon.errors import InputError
 
-__all__ = ["PICKLED", "as_safetensors", "tensor_shapes"]
+__all__ = ["PICKLED", "as_safetensors", "load_pickled", "tensor_shapes"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         InputError: If it is damaged, or holds more than tensors.
     """
-    return {name: tuple(tensor.shape) for name, tensor in _load(path).items()}
+    return {name: tuple(tensor.shape) for name, tensor in load_pickled(path).items()}
 
 
 def _shards(directory: Path) -> list[Path]:
@@ -73,7 +73,7 @@ def _convert(directory: Path, shards: list[Path], work: Path) -> None:
     weight_map = {}
     for number, path in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {key: tensor.clone().contiguous() for key, tensor in _load(path).items()}
+        tensors = {key: tensor.clone().contiguous() for key, tensor in load_pickled(path).items()}
         save_file(tensors, work / name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(tensors, name))
     if len(shards) > 1:
@@ -81,7 +81,12 @@ def _convert(directory: Path, shards: list[Path], work: Path) -> None:
     copy_small_files(directory, work, ("*.bin", _INDEX))
 
 
-def _load(path: Path) -> dict[str, torch.Tensor]:
+def load_pickled(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a pickled file, by name.
+
+    Raises:
+        InputError: If it is damaged, or holds more than tensors.
+    """
     refuse_lfs_pointer(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

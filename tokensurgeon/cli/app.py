@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from tokensurgeon.cli import (
     adapter,
+    adapters,
     align,
     check,
     compare,
@@ -60,6 +61,7 @@ app.command("evaluate")(evaluate.command)
 app.command("verify")(verify.command)
 app.command("revert")(revert.command)
 app.command("adapter")(adapter.command)
+app.add_typer(adapters.app, name="adapters")
 app.command("heal")(heal.command)
 app.command("trim")(trim.command)
 app.command("merge")(merge.command)

@@ -19,7 +19,7 @@ from tokensurgeon.surgery.options import TransplantOptions
 __all__ = ["refuse_files", "refuse_unplanned", "refuse_values"]
 
 _LAYER = re.compile(r"\.\d+\.")
-_READS = {"fisher": "fisher", "dam": "coefficients"}
+_READS = {"dam": "coefficients", "expert": "coefficients", "fisher": "fisher", "fw": "coefficients"}
 """Our methods that read files, and the parameter that names one."""
 
 
@@ -36,7 +36,7 @@ def refuse_values(tasks: Sequence[Any]) -> None:
         if task.method_name == "fisher":
             weights = [task.input_parameters[model]["weight"] for model in tiny]
             fisher_average(list(tiny.values()), list(tiny.values()), weights, task.parameters["floor"])
-        elif task.method_name in ("consensus", "metrics_weighted", "opcm", "pcb", "widen"):
+        elif task.method_name in ("consensus", "metrics_weighted", "opcm", "optmerge", "pcb", "tsvm", "widen"):
             task.execute(tiny)
 
 
@@ -71,7 +71,9 @@ def refuse_files(tasks: Sequence[Any], models: Sequence[Model], owner: Owner, op
     found: dict[tuple[str, tuple[str, ...]], None] = {}
     for task in tasks:
         name = _READS.get(task.method_name)
-        order = tuple(model.model.path for model in task.model_order)
+        based = [task.base_model] if task.method_name == "expert" else []  # whose file names the base first
+        listed = [*based, *(model for model in task.model_order if model not in based)]
+        order = tuple(model.model.path for model in listed)
         if name == "coefficients":
             found[task.parameters[name], order] = None
         elif name is not None:

@@ -19,7 +19,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.report.markdown import code, short_card
 from tokensurgeon.vocabulary.visible import visible
 
-__all__ = ["carry_adapter"]
+__all__ = ["CONFIG", "adapter_weights", "carry_adapter", "module_of", "read_adapter_config"]
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,7 @@ def carry_adapter(adapter: str, model: str, out: Path | str, *, overwrite: bool 
     manifest = Manifest.of_transplant(body)
     if manifest is None:
         raise InputError(f"{model} has no tokensurgeon.json, so it is no transplanted model")
-    config = _config(source, adapter)
-    weights = next((source / name for name in _WEIGHTS if (source / name).is_file()), None)
-    if weights is None:
-        raise InputError(f"{adapter} has neither {' nor '.join(_WEIGHTS)}")
+    config, weights = read_adapter_config(source, adapter), adapter_weights(source, adapter)
     shapes = _shapes(weights)
     files = Checkpoint.open(body)
     layout = find_vocabulary_tensors(body, files.tensors)
@@ -76,10 +73,15 @@ def carry_adapter(adapter: str, model: str, out: Path | str, *, overwrite: bool 
         if any(is_tokenizer(path) for path in source.iterdir()):  # people load it from there
             TokenizerFiles.open(body).write(work)
         write_text(work / "README.md", _card(adapter, place))
-    return sorted({_module(name) for name in shapes})
+    return sorted({module_of(name) for name in shapes})
 
 
-def _config(source: Path, adapter: str) -> dict[str, Any]:
+def read_adapter_config(source: Path, adapter: str) -> dict[str, Any]:
+    """What ``adapter_config.json`` says.
+
+    Raises:
+        InputError: If there is none, or it is not PEFT's.
+    """
     try:
         config = read_json(source / CONFIG)
     except FileNotFoundError as error:
@@ -89,14 +91,29 @@ def _config(source: Path, adapter: str) -> dict[str, Any]:
     return config
 
 
+def adapter_weights(source: Path, adapter: str) -> Path:
+    """The file with an adapter's tensors.
+
+    Raises:
+        InputError: If there is none.
+    """
+    weights = next((source / name for name in _WEIGHTS if (source / name).is_file()), None)
+    if weights is None:
+        raise InputError(f"{adapter} has neither {' nor '.join(_WEIGHTS)}")
+    return weights
+
+
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     if path.suffix == ".bin":
         return tensor_shapes(path)
     return {name: info.shape for name, info in read_header(path)[0].items()}
 
 
-def _module(name: str) -> str:
-    """``base_model.model.model.layers.0.mlp.lora_A.weight`` belongs to ``model.layers.0.mlp``."""
+def module_of(name: str) -> str:
+    """Say what an adapter's tensor changes.
+
+    ``base_model.model.model.layers.0.mlp.lora_A.weight`` belongs to ``model.layers.0.mlp``.
+    """
     parts = name.removeprefix(_PREFIX).split(".")
     cut = next((i for i, part in enumerate(parts) if part.startswith(("lora_", "token_adapter"))), len(parts) - 1)
     return ".".join(parts[:cut])
@@ -107,7 +124,7 @@ def _refuse_vocabulary(
 ) -> None:
     own = {name.rpartition(".")[0] for name in (layout.embedding, layout.head_name, layout.bias) if name}
     tails = {name.rpartition(".")[2] for name in own}
-    touched = sorted({_module(n) for n in shapes if _module(n) in own or _module(n).rpartition(".")[2] in tails})
+    touched = sorted({module_of(n) for n in shapes if module_of(n) in own or module_of(n).rpartition(".")[2] in tails})
     if config.get("trainable_token_indices"):
         touched.append("trainable_token_indices")
     if touched:
@@ -122,14 +139,14 @@ def _refuse_misfits(adapter: str, shapes: dict[str, tuple[int, ...]], parameters
         suffix = next((s for s in _FACTORS if name.endswith(s)), None)
         if suffix is None or len(shape) != 2:
             continue
-        module = _module(name).removesuffix(".base_layer")
+        module = module_of(name).removesuffix(".base_layer")
         weight = f"{module}.weight"
         found = parameters.get(weight)
         if found is None and any(own.startswith(f"{module}.") for own in parameters):
             continue  # a factor of one of the module's own parameters, such as those of all experts
         if found is None:
             raise InputError(
-                f"{adapter} changes {_module(name)}, and the model has no {weight}. It is for another model"
+                f"{adapter} changes {module_of(name)}, and the model has no {weight}. It is for another model"
             )
         side = _FACTORS[suffix]
         if shape[side] not in found:

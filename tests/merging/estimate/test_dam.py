@@ -85,6 +85,7 @@ def test_the_command(pair, tmp_path):
         assert json.loads(file.metadata()["models"]) == models
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and "--overwrite" in again.stderr
+    assert content["method"] == "dam"
     done = CliRunner().invoke(app, [*arguments, "--overwrite", "--seed", "1"])
     assert done.exit_code == 0 and "10 steps" in " ".join(done.stdout.split())
     assert any(not torch.equal(found[name], value) for name, value in load_file(out).items())

@@ -11,10 +11,14 @@ import torch
 from tokensurgeon import InputError
 from tokensurgeon.merging.methods.consensus import consensus_merge, tall_masks
 from tokensurgeon.merging.methods.dam import dam_merge
+from tokensurgeon.merging.methods.expert import expert_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
+from tokensurgeon.merging.methods.fw import frank_wolfe_step, fw_merge
 from tokensurgeon.merging.methods.metrics import metric_weights, metrics_average
 from tokensurgeon.merging.methods.opcm import opcm_merge, project
+from tokensurgeon.merging.methods.optmerge import optmerge_merge
 from tokensurgeon.merging.methods.pcb import balance, pcb_merge
+from tokensurgeon.merging.methods.tsvm import tsvm_merge
 from tokensurgeon.merging.methods.widen import importance, widen_merge
 
 
@@ -184,13 +188,44 @@ def test_dam_scales_columns():
     torch.testing.assert_close(dam_merge([m[0] for m in models], torch.full((2, 3), 0.5)), torch.full((3,), 5.5))
 
 
+def test_expert_scales_task_vectors():
+    base, models = randn(4, 3), [randn(4, 3, seed=s) for s in (1, 2)]
+    merged = expert_merge(base, models, torch.tensor([2.0, -0.5]).double())
+    torch.testing.assert_close(merged, base + 2 * (models[0] - base) - (models[1] - base) / 2)
+    torch.testing.assert_close(expert_merge(base, models, torch.tensor([0.0, 1.0])), models[1])
+    torch.testing.assert_close(expert_merge(base[0], [m[0] for m in models], torch.zeros(2)), base[0])
+
+
+def test_frank_wolfe_finds_the_nearest_average():
+    """T + d and T - 2d: two thirds and one third give T; outside of the hull the nearest corner wins."""
+
+    def found(models, wanted, steps=4000):
+        weights = torch.full((len(models),), 1 / len(models)).double()
+        for step in range(steps):
+            gap = fw_merge(models, weights) - wanted
+            weights = frank_wolfe_step(weights, torch.stack([(gap * m).sum() for m in models]), 2 / (step + 2))
+            assert float(weights.min()) >= 0 and float(weights.sum()) == pytest.approx(1)
+        return weights.tolist()
+
+    aim, d = randn(5, 4), randn(5, 4, seed=1)
+    assert found([aim + d, aim - 2 * d], aim) == pytest.approx([2 / 3, 1 / 3], abs=1e-3)
+    three = [randn(5, 4, seed=s) for s in (1, 2, 3)]
+    inside = sum(w * m for w, m in zip((0.2, 0.3, 0.5), three, strict=True))
+    assert found(three, inside) == pytest.approx([0.2, 0.3, 0.5], abs=5e-3)
+    assert found(three, 3 * three[1] - three[0] - three[2], 50) == pytest.approx([0, 1, 0], abs=1e-12)
+    step = frank_wolfe_step(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([3.0, 1.0, 2.0]), 0.25)
+    assert step.tolist() == [0.375, 0.625, 0]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_dtypes_stay(dtype):
     base, models = randn(4, 3).to(dtype), [randn(4, 3, seed=s).to(dtype) for s in (1, 2)]
     results = [
         fisher_average(models, [torch.ones(4, 3)] * 2), metrics_average(models, [1, 2]), pcb_merge(base, models),
         widen_merge(base, models), opcm_merge(base, models), dam_merge(models, torch.ones(2, 3)),
-        consensus_merge(base, models),
+        consensus_merge(base, models), tsvm_merge(base, models, reweight=True, adaptive=True),
+        optmerge_merge(base, models), expert_merge(base, models, torch.ones(2)),
+        fw_merge(models, torch.full((2,), 0.5)),
     ]  # fmt: skip
     assert {(result.dtype, result.shape) for result in results} == {(dtype, base.shape)}
 
@@ -210,7 +245,14 @@ def test_bad_input():
         "k is 0": lambda: consensus_merge(one, [one], k=0),
         "threshold is": lambda: consensus_merge(one, [one], k=1, threshold=-1),
         "alpha is": lambda: opcm_merge(one, [one], alpha=1.5),
-        "do not go with": lambda: dam_merge([one, one], torch.ones(3, 3)),
+        "rank is 0": lambda: tsvm_merge(one, [one], 0),
+        "rank is 1.5": lambda: optmerge_merge(one, [one], 1.5),
+        "ridge is -1": lambda: optmerge_merge(one, [one], ridge=-1),
+        "weights of shape": lambda: fw_merge([one, one], torch.ones(3)),
+        "none may be negative, and their": lambda: fw_merge([one, one], torch.tensor([1.5, -0.5])),
+        "their sum is 1": lambda: fw_merge([one, one], torch.tensor([0.5, 0.4])),
+        "2 models beside the base": lambda: expert_merge(one, [one, one], torch.ones(2, 3)),
+        "do not go with 2 tensors": lambda: dam_merge([one, one], torch.ones(3, 3)),
     }
     for message, call in refused.items():
         with pytest.raises(InputError, match=message):

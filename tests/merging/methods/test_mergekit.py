@@ -13,14 +13,20 @@ from tiny import llama, save
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.merging.methods.consensus import consensus_merge
 from tokensurgeon.merging.methods.dam import dam_merge
+from tokensurgeon.merging.methods.expert import expert_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
+from tokensurgeon.merging.methods.fw import fw_merge
 from tokensurgeon.merging.methods.metrics import metrics_average
 from tokensurgeon.merging.methods.opcm import opcm_merge
+from tokensurgeon.merging.methods.optmerge import optmerge_merge
 from tokensurgeon.merging.methods.pcb import pcb_merge
 from tokensurgeon.merging.methods.register import register
+from tokensurgeon.merging.methods.tsvm import tsvm_merge
 from tokensurgeon.merging.methods.widen import widen_merge
 
 register()
+
+WEIGHTS = torch.tensor([0.3, 0.7])
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,7 @@ def models(tmp_path_factory, gpt):
     save_file(
         {n: torch.rand(2, t.shape[-1], generator=generator) for n, t in tensors.items()}, root / "dam.safetensors"
     )
+    save_file({n: WEIGHTS.clone() for n in tensors}, root / "weights.safetensors")
     return root
 
 
@@ -78,6 +85,22 @@ RECIPES = {
         lambda t, _f, n: widen_merge(t[0], t[1:], 1.2, 0.8, rows_are_tokens="embed" in n),
     ),
     "opcm": (BASED.format("opcm", "{alpha: 0.3}"), lambda t, _f, _n: opcm_merge(t[0], t[1:], 0.3)),
+    "tsvm": (
+        BASED.format("tsvm", "{rank: 0.4, lambda: 0.7, reweight: true, adaptive: true}"),
+        lambda t, _f, _n: tsvm_merge(t[0], t[1:], 0.4, 0.7, reweight=True, adaptive=True),
+    ),
+    "tsvm by default": (BASED.format("tsvm", "{}"), lambda t, _f, _n: tsvm_merge(t[0], t[1:])),
+    "optmerge": (
+        BASED.format("optmerge", "{rank: 0.6, lambda: 0.7, ridge: 0.1}"),
+        lambda t, _f, n: optmerge_merge(t[0], t[1:], 0.6, 0.7, 0.1, rows_are_tokens="embed" in n),
+    ),
+    "expert": (
+        BASED.format("expert", "{coefficients: ROOT/weights.safetensors}"),
+        lambda t, _f, _n: expert_merge(t[0], t[1:], WEIGHTS),
+    ),
+    "fw": (
+        DAM.replace("dam", "fw", 1).replace("dam.", "weights."), lambda t, _f, _n: fw_merge(t[1:], WEIGHTS)
+    ),
     "dam": (DAM, lambda t, f, _n: dam_merge(t[1:], f[0])),
 }  # fmt: skip
 

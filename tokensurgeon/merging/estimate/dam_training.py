@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from torch.nn.functional import cosine_similarity, log_softmax
+from torch.nn.functional import cosine_similarity
 
 from tokensurgeon.errors import InputError
+from tokensurgeon.merging.estimate.pieces import Tensors, divergence, rounds
 from tokensurgeon.merging.methods.dam import dam_merge
 
-__all__ = ["DamOptions", "TrainedCoefficients", "fit"]
+__all__ = ["DamOptions", "Forward", "TrainedCoefficients", "fit"]
 
-Tensors = Mapping[str, torch.Tensor]
 Forward = Callable[[Tensors, torch.Tensor], torch.Tensor]
 
 
@@ -59,7 +59,7 @@ class TrainedCoefficients:
     """Trained coefficients.
 
     Attributes:
-        coefficients: By tensor, (n_models, columns) float32.
+        coefficients: By tensor: (models, columns) float32 of DAM, (models,) of other methods.
         losses: Divergence of every step, summed over models, nats per token at the temperature.
     """
 
@@ -95,28 +95,24 @@ def fit(
     }
     optimizer = torch.optim.Adam(coefficients.values(), lr=options.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / options.steps)
-    generator = torch.Generator().manual_seed(options.seed)
-    orders = [torch.randperm(len(pieces), generator=generator).tolist() for pieces in data]
     losses = []
-    for step in range(options.steps):
+    for step, pieces in enumerate(rounds(data, options.steps, options.seed), 1):
         merged = {name: dam_merge([s[name] for s in sources], c) for name, c in coefficients.items()}
         loss = _penalty(coefficients, options)
-        divergence = 0.0
-        for source, pieces, order in zip(sources, data, orders, strict=True):
-            piece = pieces[order[step % len(order)]]
+        apart = 0.0
+        for source, piece in zip(sources, pieces, strict=True):
             with torch.no_grad():
-                wanted = log_softmax(forward(source, piece).float() / options.temperature, dim=-1)
-            found = log_softmax(forward(merged, piece).float() / options.temperature, dim=-1)
-            kl = (wanted.exp() * (wanted - found)).sum(dim=-1).mean()
+                wanted = forward(source, piece)
+            kl = divergence(wanted, forward(merged, piece), options.temperature)
             loss = loss + kl * options.temperature**2
-            divergence += float(kl.detach())
+            apart += float(kl.detach())
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-        losses.append(divergence)
+        losses.append(apart)
         if tell is not None:
-            tell(step + 1, divergence)
+            tell(step, apart)
     return TrainedCoefficients({name: c.detach() for name, c in coefficients.items()}, losses)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.merging.methods.tensors import deltas
+from tokensurgeon.merging.methods.tensors import deltas, numerical_rank
 
 __all__ = ["opcm_merge", "project"]
 
@@ -26,7 +26,7 @@ def project(task: torch.Tensor, merged: torch.Tensor, alpha: float = 0.5) -> tor
         singular value is zero hold nothing and are left free; their vectors would be arbitrary.
     """
     u, s, vt = torch.linalg.svd(merged, full_matrices=False)
-    rank = int((s > s[0] * max(merged.shape) * torch.finfo(s.dtype).eps).sum())
+    rank = numerical_rank(s, merged.shape)
     u, s, vt = u[:, :rank], s[:rank], vt[:rank]
     leading = int((s.cumsum(0) < alpha * s.sum()).sum()) + 1
     component = u.T @ task @ vt.T

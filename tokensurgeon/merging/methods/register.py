@@ -11,10 +11,14 @@ from tokensurgeon.errors import MissingDependencyError
 from tokensurgeon.merging.estimate.files import read_tensor
 from tokensurgeon.merging.methods.consensus import consensus_merge
 from tokensurgeon.merging.methods.dam import dam_merge
+from tokensurgeon.merging.methods.expert import expert_merge
 from tokensurgeon.merging.methods.fisher import fisher_average
+from tokensurgeon.merging.methods.fw import fw_merge
 from tokensurgeon.merging.methods.metrics import metrics_average
 from tokensurgeon.merging.methods.opcm import opcm_merge
+from tokensurgeon.merging.methods.optmerge import optmerge_merge
 from tokensurgeon.merging.methods.pcb import pcb_merge
+from tokensurgeon.merging.methods.tsvm import tsvm_merge
 from tokensurgeon.merging.methods.widen import widen_merge
 
 try:
@@ -67,16 +71,38 @@ def _opcm(group: Any, alpha: float) -> torch.Tensor:
     return opcm_merge(base, tuned, alpha)
 
 
+def _tsvm(group: Any, rank: float | None, reweight: bool, adaptive: bool, **parameters: float) -> torch.Tensor:
+    base, tuned = _parts(group)
+    return tsvm_merge(base, tuned, rank, parameters["lambda"], reweight=reweight, adaptive=adaptive)
+
+
+def _optmerge(group: Any, rank: float | None, **parameters: float) -> torch.Tensor:
+    base, tuned = _parts(group)
+    tokens = group.metadata.vocabulary_axis == 0
+    return optmerge_merge(base, tuned, rank, parameters["lambda"], parameters["ridge"], rows_are_tokens=tokens)
+
+
 def _dam(group: Any, coefficients: str) -> torch.Tensor:
     trained = read_tensor(coefficients, group.metadata.name)
     return dam_merge(group.tensors, trained.to(group.tensors[0].device))
+
+
+def _expert(group: Any, coefficients: str) -> torch.Tensor:
+    base, tuned = _parts(group)
+    trained = read_tensor(coefficients, group.metadata.name)
+    return expert_merge(base, tuned, trained.to(base.device))
+
+
+def _fw(group: Any, coefficients: str) -> torch.Tensor:
+    trained = read_tensor(coefficients, group.metadata.name)
+    return fw_merge(group.tensors, trained.to(group.tensors[0].device))
 
 
 def _parts(group: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     return group.base.tensor, [entry.tensor for entry in group.non_base]
 
 
-def _shared(name: str, kind: type, default: Any = MISSING) -> Any:
+def _shared(name: str, kind: Any, default: Any = MISSING) -> Any:
     return ParameterSpec(name=name, value_type=kind, scope=ParameterScope.SHARED, default=default)
 
 
@@ -123,7 +149,19 @@ def register() -> None:
             _shared("k", int, 2), _shared("threshold", float, 0.4), _shared("lambda", float, 1.0), base=True,
         ),
         _method("opcm", "OPCM", "2501.09522", _opcm, _shared("alpha", float, 0.5), base=True),
+        _method(
+            "tsvm", "TSV-Merge (task singular vectors)", "2412.00081", _tsvm,
+            _shared("rank", float | None, None), _shared("lambda", float, 1.0), _shared("reweight", bool, False),
+            _shared("adaptive", bool, False), base=True,
+        ),
+        _method(
+            "optmerge", "OptMerge", "2505.19892", _optmerge,
+            _shared("rank", float | None, None), _shared("lambda", float, 1.0), _shared("ridge", float, 1e-3),
+            base=True,
+        ),
         _method("dam", "Differentiable Adaptive Merging", "2410.08371", _dam, _shared("coefficients", str)),
+        _method("expert", "Expert Merging", "2509.25712", _expert, _shared("coefficients", str), base=True),
+        _method("fw", "FW-Merging (Frank-Wolfe)", "2503.12649", _fw, _shared("coefficients", str)),
     ):  # fmt: skip
         if method.spec.name not in known:
             add(method)

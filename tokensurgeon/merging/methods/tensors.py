@@ -8,7 +8,7 @@ import torch
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["deltas", "stacked", "weighted_mean"]
+__all__ = ["deltas", "numerical_rank", "stacked", "weighted_mean"]
 
 
 def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -35,3 +35,13 @@ def weighted_mean(tensors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     while weights.ndim < tensors.ndim:
         weights = weights.unsqueeze(-1)
     return (tensors * weights).sum(dim=0) / weights.sum(dim=0)
+
+
+def numerical_rank(values: torch.Tensor, shape: Sequence[int]) -> int:
+    """How many singular values of a matrix are more than rounding.
+
+    Args:
+        values: Of a matrix, the largest first.
+        shape: Of the matrix.
+    """
+    return int((values > values[:1] * max(shape) * torch.finfo(values.dtype).eps).sum())
