@@ -71,8 +71,7 @@ def verdict(
     """The page in a few lines, each ``good``, ``watch`` or ``bad``."""
     found = []
     if content.get("loss"):
-        first, *others = loss_in_words(content)
-        found.append((level_of(content["loss"]), f"{first} {' '.join(others)}"))
+        found.append((level_of(content["loss"]), "\n".join(loss_in_words(content))))
     elif content.get("prediction"):
         found.append((level_of(content["prediction"]), prediction_in_words(content["prediction"])))
     counts = content["counts"]
