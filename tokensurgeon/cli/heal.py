@@ -35,7 +35,7 @@ def command(
     lora: Annotated[
         int | None, typer.Option("--lora", metavar="RANK", help="Train low-rank updates of the body too.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 4,
+    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 1,
     learning_rate: Annotated[
         float,
         typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square)."),
