@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Train a transplanted model a little: its base, in its own tokenization, is the teacher.
 
-    By default only the rows of new tokens change. [bold]--rows all --lora 16[/bold] heals more, and changes the body.
+    By default only the rows of new tokens change. [bold]--lora 16[/bold] heals more, and changes the body.
     Some of the text is held out and scored; the best state is written, never one worse than the
     start. What is interrupted goes on where it was when the same command runs again.
 
