@@ -18,11 +18,12 @@ import torch
 from tokensurgeon.healing.splits import Path, Splits
 from tokensurgeon.healing.targets import Beliefs
 
-__all__ = ["Branch", "Layout", "draw_branches", "lay_out", "reads_branches"]
+__all__ = ["DEEPEST", "Branch", "Layout", "draw_branches", "lay_out", "reads_branches"]
 
 log = logging.getLogger(__name__)
 
-_DEEPEST = 6
+DEEPEST = 5
+"""Ids that a branch has at most."""
 _APART = 0.25
 """Of what another mask changes: what rounding may."""
 
@@ -47,7 +48,7 @@ def draw_branches(beliefs: Beliefs, splits: Splits, most: int, generator: torch.
     found: dict[Branch, None] = {}
     for entry in split[drawn].tolist():
         row, cut = int(beliefs.row[entry]), splits.cuts[int(beliefs.token[entry])]
-        new = [(row, tuple(cut[:length])) for length in range(1, min(len(cut), _DEEPEST))]
+        new = [(row, tuple(cut[:length])) for length in range(1, min(len(cut), DEEPEST + 1))]
         new = [branch for branch in new if branch not in found]
         if len(found) + len(new) > most:
             break

@@ -12,7 +12,7 @@ import torch
 
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing.batches import Piece
-from tokensurgeon.healing.branches import Branch, draw_branches, lay_out, reads_branches
+from tokensurgeon.healing.branches import DEEPEST, Branch, draw_branches, lay_out, reads_branches
 from tokensurgeon.healing.meeting import Classes
 from tokensurgeon.healing.objective import TermWeights, losses
 from tokensurgeon.healing.splits import Splits
@@ -21,6 +21,9 @@ from tokensurgeon.healing.targets import Beliefs, Targets, behind_branches, insi
 __all__ = ["Answer", "Lesson", "Task"]
 
 log = logging.getLogger(__name__)
+
+_LOOKED_AT = 16
+"""Pieces among which one with branches is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,10 @@ class Lesson:
         """
         self.student, self.teacher, self.splits, self.classes = student, teacher, splits, classes
         self.weights, self.seed = weights, seed
-        self.window = getattr(student.model.config.get_text_config(), "sliding_window", None)
+        window = getattr(student.model.config.get_text_config(), "sliding_window", None)
+        self.longest = min((n for n in (window, student.context) if n is not None), default=None)
+        """Ids that a text may have for branches to stand behind it. Beyond the context there are no positions; a window
+        would hide the text's beginning from some layers, and the mask says nothing of that."""
         self.branches = weights.branches if splits.several.any() else 0
         """Positions on branches, at most. A student that splits nothing, or cannot read them, has none."""
         self.variance = 1.0
@@ -88,14 +94,18 @@ class Lesson:
         """
         states: list[torch.Tensor] = []
         tried: tuple[list[int], list[tuple[int, int]], list[Branch]] = [], [], []
-        for number, piece in enumerate(pieces[:4]):
+        for number, piece in enumerate(pieces[:_LOOKED_AT]):
             meet, beliefs, seen = self._ask(piece, number)
             states.append(seen[1:].float())
             branches = self._branches(piece, beliefs, number)
             if _depth(branches) > _depth(tried[2]):
                 tried = piece.student, meet, branches
+            if number >= 3 and (tried[2] or not self.branches):
+                break
         self.variance = float(torch.cat(states).var(dim=0).mean())
-        if tried[2]:
+        if not tried[2]:
+            self.branches = 0  # nobody knows whether it could read them
+        else:
             model = self.student.model
             model.eval()
             if not reads_branches(model, *tried):
@@ -157,9 +167,8 @@ class Lesson:
             return meet, Beliefs(meet, piece.teacher, logits) if meet else None, head.seen[0]
 
     def _branches(self, piece: Piece, beliefs: Beliefs | None, number: int) -> list[Branch]:
-        # a window would hide the text's beginning from some layers, and the mask says nothing of that
-        hidden = self.window is not None and len(piece.student) + self.splits.deepest > self.window
-        if beliefs is None or hidden:
+        too_long = self.longest is not None and len(piece.student) + DEEPEST > self.longest
+        if beliefs is None or too_long:
             return []
         generator = torch.Generator().manual_seed((self.seed << 32) + number)
         return draw_branches(beliefs, self.splits, self.branches, generator)
