@@ -98,7 +98,7 @@ def test_a_context_shorter_than_the_verifiers_sentence(gpt, made, tmp_path):
 def test_healing_and_fisher_cut_text_too(base, made, tmp_path):
     text = tmp_path / "t.txt"
     text.write_text(python_text(16_000), "utf-8")
-    report = heal(str(made), str(base), tmp_path / "healed", HealOptions(text=(str(text),), steps=2, batch=16))
-    assert report.steps == 2 and report.tokens <= 2 * 16 * (64 + WEIGHTS.branches)
+    report = heal(str(made), str(base), tmp_path / "healed", HealOptions(text=(str(text),), steps=2, batch=2))
+    assert report.steps == 2 and report.tokens <= 2 * 2 * (64 + WEIGHTS.branches)
     found = estimate_fisher(str(base), [text], tmp_path / "f.safetensors", pieces=3)
     assert found.pieces == 3 and found.tokens > 3 * 64

@@ -7,11 +7,15 @@ import math
 import pytest
 import torch
 
+from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.healing.batches import Piece
 from tokensurgeon.healing.branches import draw_branches, lay_out, reads_branches
+from tokensurgeon.healing.lesson import Lesson
 from tokensurgeon.healing.meeting import Classes, numbered
 from tokensurgeon.healing.objective import Asked, TermWeights, losses
 from tokensurgeon.healing.splits import Splits
 from tokensurgeon.healing.targets import Beliefs, Targets, behind_branches, inside_of_tokens, next_ids
+from tokensurgeon.healing.trained_rows import AskedHead
 
 # The base's tokens as the student cuts them. The student's ids: 0 begins a text, 1 to 6 are letters, 7 is "12" joined.
 CUTS = [[0], [1], [2], [3], [1, 2, 3], [1, 2], [2, 4], [4], [2, 4, 5, 6], [1, 4], [5], [6], [7], []]
@@ -202,6 +206,25 @@ def test_a_model_that_ignores_the_mask_is_found_out(beliefs):
 
     model.forward = forward
     assert not reads_branches(model, STUDENT, MEET, drawn)
+
+
+@pytest.mark.parametrize(("positions", "read"), [(13, True), (12, False)])
+def test_branches_stand_within_the_context_alone(positions, read):
+    """The text has 8 ids, a branch up to five; a task asks for what is wanted there and for the text's own ids."""
+    from tiny import llama
+
+    student, teacher = (LoadedModel(llama(n).eval(), None, None) for n in (8, ROWS))
+    student.model.config.max_position_embeddings = positions
+    teacher.model.set_output_embeddings(AskedHead(teacher.model.get_output_embeddings()))
+    piece = Piece(STUDENT, TEACHER, MEET)
+    lesson = Lesson(student, teacher, Splits(CUTS), BY_FIRST, TermWeights(part=1.0), 0)
+    lesson.prepare([piece])
+    task = lesson.task(piece, 0)
+    assert (
+        (lesson.branches > 0) == (task.ids.shape[1] > len(STUDENT)) == (len(task.targets["branch"].place) > 0) == read
+    )
+    assert task.ids[0, : len(STUDENT)].tolist() == STUDENT and task.token[-7:].tolist() == STUDENT[1:]
+    assert task.place[task.row[-7:]].tolist() == list(range(7)) and len(task.states) == len(MEET)
 
 
 def test_masses_that_round_above_one_leave_nothing_below_nought():
