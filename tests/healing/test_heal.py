@@ -14,8 +14,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file, save_file
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from typer.testing import CliRunner
 
@@ -26,9 +24,10 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
-from tokensurgeon.healing.batches import Piece, Pieces, collate, in_passes, nth_piece
-from tokensurgeon.healing.meeting import first_shared, numbered
-from tokensurgeon.healing.objective import Objective, TermWeights
+from tokensurgeon.healing.batches import Pieces, nth_piece
+from tokensurgeon.healing.meeting import first_shared
+from tokensurgeon.healing.objective import TermWeights
+from tokensurgeon.healing.splits import cut_tokens
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.surgery.pair import align_models
 from tokensurgeon.verification.verify import verify
@@ -114,7 +113,8 @@ def test_pieces_meet_at_equal_bytes(zoo):
 def test_continuations_begin_with_shared_tokens(zoo):
     teacher, student, aligned, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
     plan = aligned.plan
-    of_teacher, of_student = first_shared(teacher.vocabulary, student.vocabulary, plan)
+    sides = teacher.vocabulary, student.vocabulary, plan
+    of_teacher, of_student = first_shared(*sides, cut_tokens(*sides))
     shared = torch.from_numpy(plan.anchors)
     assert torch.equal(of_student[shared], of_teacher[torch.from_numpy(plan.source[plan.anchors])])
     assert (of_student[shared] == shared).sum() > len(shared) - 4  # several control tokens may have one source
@@ -169,106 +169,6 @@ def test_rows_in_front_are_the_models_own(kind):
     torch.testing.assert_close(trained["embedding"].rows.grad, expected.get_input_embeddings().weight.grad[ids])
 
 
-def test_the_objective_is_a_mean_of_means():
-    """A batch of two is worth what two batches of one are; and equal models are not apart."""
-    generator = torch.Generator().manual_seed(0)
-    pieces = [Piece([1, 2, 3, 4], [1, 5, 6], [(1, 1), (3, 2)]), Piece([1, 2, 3, 4, 5, 6], [1, 3, 2, 4], [(2, 1)])]
-    mine, theirs = torch.arange(8), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 7])
-    objective = Objective(2.0, theirs, mine, TermWeights(stride=1))
-
-    def terms(some, students, teachers):
-        def padded(parts):
-            return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-
-        batch = collate(some)
-        logits, states = (padded([s[i] for s in students]) for i in (0, 1))
-        piece, _, there = objective.compared(batch)
-        seen = padded([t[0] for t in teachers])[piece, there]
-        return objective(batch, (logits, states), (seen, padded([t[1] for t in teachers])))
-
-    def draw(n, rows):
-        return torch.randn(n, rows, generator=generator), torch.randn(n, 5, generator=generator)
-
-    students, teachers = [draw(4, 8), draw(6, 8)], [draw(3, 9), draw(4, 9)]
-    both = terms(pieces, students, teachers)
-    single = [terms([p], [s], [t]) for p, s, t in zip(pieces, students, teachers, strict=True)]
-    for name in ("text", "hidden", "next", "loss"):
-        torch.testing.assert_close(both[name], (single[0][name] + single[1][name]) / 2)
-    logits, states = students[0]
-    apart = sum((states[a] - teachers[0][1][b]).square().mean() for a, b in pieces[0].meet) / 2 / 2.0
-    torch.testing.assert_close(single[0]["hidden"], apart)
-    here, there = logits[1].softmax(0), teachers[0][0][1].softmax(0)
-    there = torch.cat([there[:7], there[7:].sum()[None]])
-    first = (there * (there / here).log()).sum()
-    every_other = Objective(2.0, theirs, mine, TermWeights(stride=2)).compared(collate(pieces))
-    assert single[0]["next"] > 0 and (every_other[1] == 1).sum() == 1
-    torch.testing.assert_close(objective._divergence(logits[1:2], teachers[0][0][1:2])[0], first, atol=1e-5, rtol=1e-4)
-    twin = Piece([1, 2, 3], [1, 2, 3], [(1, 1), (2, 2)])
-    logits, states = draw(3, 8)
-    equal = Objective(1.0, mine, mine, TermWeights(stride=1))
-    same = equal(collate([twin]), (logits[None], states[None]), (logits[1:], states[None]))
-    assert float(same["hidden"]) == 0 and abs(float(same["next"])) < 1e-5 and float(same["text"]) > 0
-
-
-def test_numbered_classes_give_the_same_divergence():
-    """Of 40 student ids three are classes; one token of the student's begins with what no token of the teacher does."""
-    generator = torch.Generator().manual_seed(0)
-    teacher, student = torch.tensor([30, 2, -1, 30, 17]), torch.full((40,), -1)
-    student[[2, 3, 17, 30, 31, 39]] = torch.tensor([2, 2, 17, 30, 30, 39])
-    few = numbered(teacher, student)
-    assert few[0].tolist() == [2, 0, -1, 2, 1] and few[1][[2, 3, 17, 30, 31, 39, 0]].tolist() == [0, 0, 1, 2, 2, -1, -1]
-    mine, theirs = torch.randn(6, 40, generator=generator), torch.randn(6, 5, generator=generator)
-    before, after = (Objective(1.0, *classes)._divergence(mine, theirs) for classes in ((teacher, student), few))
-    torch.testing.assert_close(before, after)
-    nothing = numbered(torch.full((5,), -1), torch.full((40,), -1))
-    assert float(Objective(1.0, *nothing)._divergence(mine, theirs).sum()) == 0
-
-
-def test_a_batch_is_cut_where_its_logits_exceed_the_limit():
-    pieces = [Piece([0] * n, [0] * n, [(i, i) for i in range(n)]) for n in (10, 30, 10, 10, 60)]
-    cost = 4 * (10 * 7 + 3 * 5)  # of ten tokens, and three of ten meetings
-
-    def lengths(limit):
-        return [[len(p.student) for p in part] for part in in_passes(pieces, (7, 5), 4, limit)]
-
-    assert lengths(1) == [[10], [30], [10], [10], [60]] and lengths(10**6) == [[10, 30, 10, 10, 60]]
-    assert lengths(2 * cost) == [[10], [30], [10, 10], [60]]
-
-
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation gives."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Look at what comes out."""
-        out = func(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
-        return out
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("float32")
-def test_passes_of_one_piece_take_less_memory_and_train_the_same(made, zoo, tmp_path, monkeypatch):
-    real, curves, largest = loop.Loop._update, [], []
-
-    def update(self, *args):
-        with Largest() as seen:
-            losses = real(self, *args)
-        largest[-1] = max(largest[-1], seen.elements)
-        return losses
-
-    monkeypatch.setattr(loop.Loop, "_update", update)
-    for name, limit in (("whole", 1 << 40), ("single", 1)):
-        monkeypatch.setattr(loop, "_LOGITS_CPU", limit)
-        largest.append(0)
-        curves.append(heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / name, quick(batch=6, rows="all")).curve)
-        forget()
-    for whole, single in zip(*curves, strict=True):
-        assert whole == pytest.approx(single | {"minutes": whole["minutes"]}, rel=1e-4, abs=1e-6)
-    assert largest[1] < largest[0] / 4
-
-
 def test_order_uses_all_text_before_any_again():
     order = [nth_piece(5, i, 3) for i in range(12)]
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4] and order[:5] != order[5:10]
@@ -303,7 +203,7 @@ def float32(monkeypatch):
 @pytest.mark.usefixtures("float32")
 def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
     """The written model is the one that was scored, low-rank updates included; a random teacher would teach nothing."""
-    monkeypatch.setattr(run, "WEIGHTS", TermWeights(hidden=0.0, next=0.0))
+    monkeypatch.setattr(run, "WEIGHTS", TermWeights(hidden=0.0, next=0.0, branch=0.0))
     options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
     gained = report.curve[0]["held_out"] - report.best["held_out"]
@@ -454,9 +354,7 @@ texts._PYTHON_BYTES, texts._HELD_OUT = 1 << 15, 4096
 
 
 def forked(number, env, *arguments):
-    """With a pass for each piece, so that gradients are exchanged after the last one only."""
-    single = "from tokensurgeon.healing import loop; loop._LOGITS_CPU = 1\n"
-    return processes.ranks(number, LITTLE_TEXT + single + processes.MAIN, *arguments, env=env)
+    return processes.ranks(number, LITTLE_TEXT + processes.MAIN, *arguments, env=env)
 
 
 def launched(number, env, *arguments):
@@ -525,3 +423,16 @@ def test_the_command(made, zoo, tmp_path):
     assert done.exit_code == 0 and "on text of another kind" in " ".join(done.stdout.split())
     again = CliRunner().invoke(app, [*arguments, "--steps", "2"])
     assert again.exit_code == 2 and "--overwrite" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("float32")
+def test_without_the_text_it_comes_nearer_to_its_base(made, zoo, tmp_path, monkeypatch):
+    """At meetings, inside of tokens and on branches, which count among the tokens read."""
+    monkeypatch.setattr(run, "WEIGHTS", TermWeights(text=0.0, branch=1.0))
+    options = quick(rows="all", steps=30, learning_rate=0.05, batch=1)
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
+    first, last = report.curve[1], report.curve[-1]
+    for name in ("next", "branch"):
+        assert last[name] < 0.9 * first[name]
+    assert first["inside"] > 0

@@ -35,7 +35,7 @@ def command(
     lora: Annotated[
         int | None, typer.Option("--lora", metavar="RANK", help="Train low-rank updates of the body too.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 4,
+    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 1,
     learning_rate: Annotated[
         float,
         typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square)."),
@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Train a transplanted model a little: its base, in its own tokenization, is the teacher.
 
-    By default only the rows of new tokens change. [bold]--rows all --lora 16[/bold] heals more, and changes the body.
+    By default only the rows of new tokens change. [bold]--lora 16[/bold] heals more, and changes the body.
     Some of the text is held out and scored; the best state is written, never one worse than the
     start. What is interrupted goes on where it was when the same command runs again.
 

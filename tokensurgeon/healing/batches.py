@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
-import torch
 
 from tokensurgeon.evaluation.context import halved
 from tokensurgeon.evaluation.loading import LoadedModel
@@ -16,7 +15,7 @@ from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.meeting import meeting_points, token_bytes
 
-__all__ = ["Piece", "Pieces", "collate", "in_passes", "nth_piece"]
+__all__ = ["Piece", "Pieces", "nth_piece"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,37 +110,3 @@ def nth_piece(n: int, position: int, seed: int) -> int:
 @lru_cache(maxsize=2)
 def _shuffled(n: int, turn: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.random.default_rng((seed, turn)).permutation(n)
-
-
-def in_passes(pieces: Sequence[Piece], rows: tuple[int, int], stride: int, limit: int) -> Iterator[list[Piece]]:
-    """Cut a batch so that the logits of a part stay below a limit, if only it has more than one piece.
-
-    Args:
-        pieces: The batch.
-        rows: Of the student's LM head and the teacher's.
-        stride: The teacher gives logits at every so many meetings.
-        limit: Bytes, in float32.
-    """
-    part: list[Piece] = []
-    largest = 0
-    for piece in pieces:
-        own = 4 * (len(piece.student) * rows[0] + -(-len(piece.meet) // stride) * rows[1])
-        largest = max(largest, own)  # the others are padded to it
-        if part and (len(part) + 1) * largest > limit:
-            yield part
-            part, largest = [], own
-        part.append(piece)
-    yield part
-
-
-def collate(pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
-    """Padded on the right: ids and masks of both, and where they meet, padded with -1."""
-    found = {}
-    for name in ("student", "teacher"):
-        rows = [torch.tensor(getattr(piece, name)) for piece in pieces]
-        found[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        ones = [torch.ones_like(row) for row in rows]
-        found[f"{name}_mask"] = torch.nn.utils.rnn.pad_sequence(ones, batch_first=True)
-    meet = [torch.tensor(piece.meet).reshape(-1, 2) for piece in pieces]
-    found["meet"] = torch.nn.utils.rnn.pad_sequence(meet, batch_first=True, padding_value=-1)
-    return found

@@ -14,8 +14,9 @@ import torch
 
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.healing.batches import Piece, collate, in_passes, nth_piece
-from tokensurgeon.healing.objective import Objective, TermWeights
+from tokensurgeon.healing.batches import Piece, nth_piece
+from tokensurgeon.healing.lesson import Answer, Lesson, Task
+from tokensurgeon.healing.objective import Asked
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState
 from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups
@@ -27,9 +28,6 @@ log = logging.getLogger(__name__)
 _EVALUATIONS = 5
 _WARM_UP = 0.05
 _SAVE_S = 60.0
-_LOGITS_CPU, _LOGITS_GPU = 1 << 27, 1 << 31
-"""Bytes of logits in one pass; with gradients and probabilities it takes some five times as much. CPUs lose no time to
-passes of a single piece, GPUs do."""
 
 
 @dataclass(slots=True)
@@ -39,7 +37,7 @@ class HealReport:
     Attributes:
         out: The written model; None on processes that do not write.
         steps: Updates made.
-        tokens: Tokens of the new tokenization read for them.
+        tokens: Tokens of the new tokenization read for them, those of branches among them.
         seconds: Training and evaluating.
         rows: Rows that were trained.
         curve: One entry per evaluation: ``step``, ``minutes``, ``held_out`` and ``other`` bits per byte (on text of the
@@ -61,15 +59,19 @@ HealProgress = Callable[[float, HealReport, dict[str, float]], None]
 
 
 class _Student(torch.nn.Module):
-    """The model, as something that gives logits and what its head was asked about."""
+    """The model, as something that answers a task."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return logits, self.model.get_output_embeddings().seen
+    def forward(self, task: Task) -> Answer:
+        head = self.model.get_output_embeddings()
+        head.wanted = torch.zeros_like(task.place), task.place
+        logits = self.model(input_ids=task.ids, use_cache=False, **task.more).logits[0]
+        head.wanted = None
+        logs: torch.Tensor = Asked.apply(logits, task.row, task.token)  # type: ignore[no-untyped-call]
+        return logs, head.seen[0, task.here]
 
 
 class Loop:
@@ -80,7 +82,6 @@ class Loop:
         accelerator: Any,
         options: HealOptions,
         student: LoadedModel,
-        teacher: LoadedModel,
         trained: dict[str, TrainedRows],
         scored: tuple[Sequence[str], Sequence[str]],
     ) -> None:
@@ -90,19 +91,16 @@ class Loop:
             accelerator: accelerate's.
             options: See `HealOptions`.
             student: With trained rows in front.
-            teacher: Frozen.
             trained: The rows.
             scored: Held-out text, and text of another kind.
         """
-        self.accelerator, self.options, self.student, self.teacher = accelerator, options, student, teacher
+        self.accelerator, self.options, self.student = accelerator, options, student
         self.scored = scored
         own = [t.rows for t in trained.values()]
         groups = parameter_groups(student.model, trained, options.learning_rate, options.lora_learning_rate)
         self.rates = [float(group["lr"]) for group in groups]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
         self.module, self.optimizer = accelerator.prepare(_Student(student.model), optimizer)
-        mine, theirs = (len(loaded.model.get_output_embeddings().weight) for loaded in (student, teacher))
-        self.head_rows = (mine, theirs)
         self.report = HealReport(rows=len(own[0]) if own[0].requires_grad else 0)
         self.best: dict[str, torch.Tensor] = {}
         self.sums: dict[str, float] = {}
@@ -111,17 +109,9 @@ class Loop:
         """What is trained, by name."""
         return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
 
-    def train(
-        self,
-        pieces: Sequence[Piece],
-        classes: tuple[torch.Tensor, torch.Tensor],
-        weights: TermWeights,
-        state: SavedState,
-        progress: HealProgress | None,
-    ) -> None:
+    def train(self, pieces: Sequence[Piece], lesson: Lesson, state: SavedState, progress: HealProgress | None) -> None:
         """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
-        device, writes = self.accelerator.device, self.accelerator.is_main_process
-        objective = Objective(self._variance(pieces), classes[0].to(device), classes[1].to(device), weights)
+        writes = self.accelerator.is_main_process
         begun = time.perf_counter() - self._resume(state)
         saved = time.perf_counter()
         if not self.report.curve:
@@ -131,7 +121,7 @@ class Loop:
                 if writes and time.perf_counter() - saved > _SAVE_S:
                     self._save(state)
                     saved = time.perf_counter()
-                losses = self._update(pieces, share, objective)
+                losses = self._update(pieces, share, lesson)
                 self.report.seconds = time.perf_counter() - begun
                 if writes and progress is not None:
                     progress(share, self.report, losses)
@@ -146,26 +136,26 @@ class Loop:
             for name, parameter in self.parameters().items():
                 parameter.copy_(self.best[name])
 
-    def _update(self, pieces: Sequence[Piece], share: float, objective: Objective) -> dict[str, float]:
+    def _update(self, pieces: Sequence[Piece], share: float, lesson: Lesson) -> dict[str, float]:
         options, accelerator = self.options, self.accelerator
         factor = share / _WARM_UP if share < _WARM_UP else 1 - (share - _WARM_UP) / (1 - _WARM_UP)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * max(factor, 0.01)
         start = (self.report.steps * accelerator.num_processes + accelerator.process_index) * options.batch
-        some = [pieces[nth_piece(len(pieces), start + i, options.seed)] for i in range(options.batch)]
-        limit = _LOGITS_CPU if accelerator.device.type == "cpu" else _LOGITS_GPU
-        parts = list(in_passes(some, self.head_rows, objective.weights.stride, limit))
         sums: dict[str, torch.Tensor] = {}
-        for number, part in enumerate(parts, 1):
-            with nullcontext() if number == len(parts) else accelerator.no_sync(self.module):
-                terms = self._terms(part, objective)
-                own = len(part) / len(some)
-                accelerator.backward(own * terms["loss"])
-            sums = {name: sums.get(name, 0.0) + own * term.detach().float() for name, term in terms.items()}
+        tokens = 0
+        for number in range(start, start + options.batch):
+            task = lesson.task(pieces[nth_piece(len(pieces), number, options.seed)], number)
+            tokens += task.ids.shape[1]
+            last = number == start + options.batch - 1
+            with nullcontext() if last else accelerator.no_sync(self.module):
+                terms = lesson.losses(task, self.module(task))
+                accelerator.backward(terms["loss"] / options.batch)
+            sums = {name: sums.get(name, 0.0) + term.detach() / options.batch for name, term in terms.items()}
         accelerator.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        counts = torch.tensor([float(sum(len(piece.student) for piece in some))], device=accelerator.device)
+        counts = torch.tensor([float(tokens)], device=accelerator.device)
         values = torch.stack(list(sums.values()))
         if accelerator.num_processes > 1:
             counts, values = accelerator.reduce(counts), accelerator.reduce(values, "mean")
@@ -175,17 +165,6 @@ class Loop:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         return losses
-
-    def _terms(self, pieces: Sequence[Piece], objective: Objective) -> dict[str, torch.Tensor]:
-        """Of the objective, for some pieces at once."""
-        batch = {name: tensor.to(self.accelerator.device) for name, tensor in collate(pieces).items()}
-        head = self.teacher.model.get_output_embeddings()
-        head.wanted = objective.compared(batch)  # its product is the largest of all, and asked for at some positions
-        with torch.no_grad():
-            logits = self.teacher.model(
-                input_ids=batch["teacher"], attention_mask=batch["teacher_mask"], use_cache=False
-            ).logits[0]
-        return objective(batch, self.module(batch["student"], batch["student_mask"]), (logits, head.seen))
 
     def _share(self, begun: float) -> float:
         """Of the steps or the time; all processes go by the first one's clock."""
@@ -197,16 +176,6 @@ class Loop:
 
             share = broadcast(share.to(self.accelerator.device)).cpu()
         return float(share)
-
-    def _variance(self, pieces: Sequence[Piece]) -> float:
-        """Of the states that enter the teacher's head, mean over coordinates."""
-        head, states = self.teacher.model.get_output_embeddings(), []
-        head.wanted = None
-        with torch.no_grad():
-            for piece in pieces[:4]:
-                self.teacher.model(input_ids=torch.tensor([piece.teacher], device=self.accelerator.device))
-                states.append(head.seen[0, 1:].float())
-        return float(torch.cat(states).var(dim=0).mean())
 
     def _evaluate(self, begun: float) -> None:
         """Score, and keep the state if it is the best."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import torch
 
@@ -9,10 +13,12 @@ from tokensurgeon.alignment import Ids, RowPlan
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
-__all__ = ["first_shared", "numbered"]
+__all__ = ["Classes", "first_shared", "numbered"]
 
 
-def first_shared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> tuple[torch.Tensor, torch.Tensor]:
+def first_shared(
+    teacher: Vocabulary, student: Vocabulary, plan: RowPlan, cuts: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """For every token of either model, the shared token that a text which continues with it begins with.
 
     A shared token is its own class. One that only the student has begins with the first of its pieces in the teacher's
@@ -23,6 +29,7 @@ def first_shared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> tup
         teacher: The base's vocabulary.
         student: The transplanted model's.
         plan: Which of the student's tokens are the teacher's.
+        cuts: As `tokensurgeon.healing.splits.cut_tokens` gives them.
 
     Returns:
         (teacher ids,) and (student ids,) int64: student ids of shared tokens; -1 where there is none.
@@ -34,9 +41,9 @@ def first_shared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> tup
     of_teacher[plan.source[anchors[::-1]]] = anchors[::-1]  # of several, the first
     of_student[anchors] = of_teacher[plan.source[anchors]]
     here = [i for i in np.flatnonzero(of_student < 0).tolist() if _is_text(student, i)]
-    there = [i for i in np.flatnonzero(of_teacher < 0).tolist() if _is_text(teacher, i)]
+    there = [i for i in np.flatnonzero(of_teacher < 0).tolist() if cuts[i]]
     next_here = {i: p[0] for i, p in zip(here, base_pieces(teacher, student, here, n_teacher), strict=True) if p}
-    next_there = {i: p[0] for i, p in zip(there, base_pieces(student, teacher, there, n_student), strict=True) if p}
+    next_there = {i: cuts[i][0] for i in there}
     for token in here:
         of_student[token] = _follow(token, next_here, next_there, of_student, of_teacher)
     for token in there:
@@ -58,6 +65,54 @@ def numbered(teacher: torch.Tensor, student: torch.Tensor) -> tuple[torch.Tensor
     numbers = torch.full((int(max(teacher.max(), student.max())) + 2,), -1)  # the last one is what -1 finds
     numbers[known] = torch.arange(len(known))
     return numbers[teacher], numbers[student]
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Ids of both models that a text may go on with alike.
+
+    Attributes:
+        of_teacher: (teacher rows,) int64, see `first_shared` and `numbered`; -1 for none.
+        of_student: (student rows,) int64.
+        sorted: (n,) int64, the student's ids by class.
+        begin: (classes + 1,) int64, where those of a class begin in ``sorted``.
+    """
+
+    of_teacher: torch.Tensor
+    of_student: torch.Tensor
+    sorted: torch.Tensor
+    begin: torch.Tensor
+
+    @classmethod
+    def of(cls, teacher: torch.Tensor, student: torch.Tensor, rows: tuple[int, int]) -> Self:
+        """Sort ids.
+
+        Args:
+            teacher: (teacher's ids,) int64, as `numbered` gives them.
+            student: (student's ids,) int64.
+            rows: Of the teacher's LM head and the student's, which may have more or fewer than there are ids.
+        """
+        known = [
+            torch.nn.functional.pad(side, (0, max(0, n - len(side))), value=-1)[:n]
+            for side, n in zip((teacher, student), rows, strict=True)
+        ]
+        number = max(0, *(int(side.max()) + 1 for side in known))
+        have = torch.nonzero(known[1] >= 0)[:, 0]
+        order = have[torch.argsort(known[1][have], stable=True)]
+        begin = torch.bincount(known[1][have], minlength=number).cumsum(0)
+        return cls(known[0], known[1], order, torch.nn.functional.pad(begin, (1, 0)))
+
+    @property
+    def number(self) -> int:
+        """How many."""
+        return max(1, len(self.begin) - 1)
+
+    def members(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The student's ids in some classes: index of the class among these, and the id."""
+        counts = self.begin[classes + 1] - self.begin[classes]
+        entry = torch.repeat_interleave(torch.arange(len(classes)), counts)
+        place = torch.arange(len(entry)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        return entry, self.sorted[self.begin[classes[entry]] + place]
 
 
 def _is_text(vocabulary: Vocabulary, token: int) -> bool:

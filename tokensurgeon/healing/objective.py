@@ -1,21 +1,30 @@
-"""Compute the loss of a student against its teacher.
+"""Compute the loss of a student against its base.
 
-Three terms, each a mean over a piece's positions and then over pieces, so that batches of any size add up:
+Five terms of a piece:
 
-* ``hidden``: at positions where both have read the same bytes, squared distance of the states that enter the LM heads,
-  in units of the teacher's variance;
-* ``next``: at the same positions, divergence of the next token's distribution from the teacher's, over the shared
-  tokens that a continuation begins with (`tokensurgeon.healing.meeting.first_shared`);
-* ``text``: the student's own next-token loss.
+* ``hidden``: at positions where both have read the same bytes, mean squared distance of the states that enter the LM
+  heads, in units of the base's variance;
+* ``next``: at some of them, mean divergence of the next id from what the base's distributions say of it;
+* ``inside``: in the same part of the text, divergence of the ids that go on with a token of the base, all others as
+  one, summed and divided by the same number, so that it counts as often as it comes;
+* ``branch``: the same in the mean over beginnings of tokens that the base may write, which are read behind the text;
+* ``text``: the student's own mean next-token loss, which alone teaches what ids are worth that join several tokens of
+  the base.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-__all__ = ["WEIGHTS", "Objective", "TermWeights"]
+from tokensurgeon.healing.targets import Targets
+
+__all__ = ["WEIGHTS", "Asked", "TermWeights", "losses"]
+
+_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,93 +33,82 @@ class TermWeights:
 
     Attributes:
         hidden: Weight of the first.
-        next: Weight of the second.
-        text: Weight of the third.
-        stride: Distributions are compared at every so many meetings.
+        next: Weight of the second and third.
+        branch: Weight of the fourth.
+        text: Weight of the fifth.
+        part: Of each piece, chosen anew every time, that distributions are compared in.
+        branches: Positions of the fourth, at most.
     """
 
     hidden: float = 1.0
     next: float = 1.0
+    branch: float = 0.15
     text: float = 1.0
-    stride: int = 4
+    part: float = 1 / 3
+    branches: int = 40
 
 
 WEIGHTS = TermWeights()
 """Those that `heal` trains with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """The loss.
+class Asked(torch.autograd.Function):
+    """Log-probabilities of some ids, without those of all others in float32 beside the logits."""
 
-    Attributes:
-        variance: Of the teacher's states, mean over coordinates.
-        teacher_class: (teacher rows,) int64, see `first_shared` and `numbered`; -1 for none.
-        student_class: (student rows,) int64.
-        weights: Of the terms.
-    """
-
-    variance: float
-    teacher_class: torch.Tensor
-    student_class: torch.Tensor
-    weights: TermWeights = WEIGHTS
-
-    def __call__(
-        self,
-        batch: dict[str, torch.Tensor],
-        student: tuple[torch.Tensor, torch.Tensor],
-        teacher: tuple[torch.Tensor, torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
-        """The three terms, and ``loss``, their weighted sum.
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """(asked,) float32.
 
         Args:
-            batch: As `collate` makes it.
-            student: (pieces, positions, rows) logits and (pieces, positions, dim) states.
-            teacher: (compared meetings, rows) logits and (pieces, positions, dim) states.
+            ctx: PyTorch's.
+            logits: (positions, rows).
+            row: (asked,) int64.
+            token: (asked,) int64.
         """
-        logits, states = student
-        n = len(logits)
-        gold, mask = (torch.nn.functional.pad(batch[key][:, 1:], (0, 1)) for key in ("student", "student_mask"))
-        per = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), gold.flatten(), reduction="none")
-        per = per.view_as(gold)
-        terms = {"text": ((per * mask).sum(dim=1) / mask.sum(dim=1)).mean()}
-        piece, here, there = _met(batch)
-        apart = (states[piece, here].float() - teacher[1][piece, there].float()).square().mean(dim=-1)
-        terms["hidden"] = _mean_of_means(apart, piece, n) / self.variance
-        piece, here, _ = self.compared(batch)
-        terms["next"] = _mean_of_means(self._divergence(logits[piece, here], teacher[0]), piece, n)
-        of = self.weights
-        terms["loss"] = of.text * terms["text"] + of.hidden * terms["hidden"] + of.next * terms["next"]
-        return terms
+        total = torch.cat([part.float().logsumexp(dim=-1) for part in torch.split(logits, _BLOCK)])
+        ctx.save_for_backward(logits, total, row, token)
+        return logits[row, token].float() - total[row]
 
-    def compared(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Piece, student's and teacher's position of those meetings at which distributions are compared: some."""
-        return _met(batch, self.weights.stride)
-
-    def _divergence(self, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-        n = int(self.teacher_class.max()) + 1
-        wanted = _by_class(theirs.float().softmax(dim=-1), self.teacher_class, n)
-        got = _by_class(mine.float().softmax(dim=-1), self.student_class, n)
-        wanted = wanted / wanted.sum(dim=-1, keepdim=True).clamp(min=1e-9)
-        return (wanted * ((wanted + 1e-9).log() - (got + 1e-9).log())).sum(dim=-1)
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Of the logits."""
+        logits, total, row, token = ctx.saved_tensors
+        (own,) = grads
+        by_row = torch.zeros_like(total).index_add_(0, row, own)
+        found = (logits.float() - total[:, None]).exp_().mul_(-by_row[:, None])
+        found.index_put_((row, token), own, accumulate=True)
+        return found.to(logits.dtype), None, None
 
 
-def _by_class(probability: torch.Tensor, classes: torch.Tensor, n: int) -> torch.Tensor:
-    """Sums over the columns of each of ``n`` classes; those of none or of others go to a column that is dropped."""
-    classes = torch.nn.functional.pad(classes, (0, probability.shape[-1] - len(classes)), value=-1)
-    empty = torch.zeros(len(probability), n + 1, device=probability.device)
-    return empty.index_add_(1, torch.where((classes < 0) | (classes >= n), n, classes), probability)[:, :n]
+def losses(
+    targets: Mapping[str, Targets],
+    logs: Mapping[str, torch.Tensor],
+    states: tuple[torch.Tensor, torch.Tensor],
+    variance: float,
+    weights: TermWeights,
+) -> dict[str, torch.Tensor]:
+    """The terms, and ``loss``, their weighted sum. A term that there is nothing for is nought.
+
+    Args:
+        targets: What is wanted: ``next``, ``inside`` and ``branch``.
+        logs: Log-probabilities of the ids that they ask for, and of the text's own (``text``).
+        states: (meetings, dim) of student and base.
+        variance: Of the base's states, mean over coordinates.
+        weights: Of the terms.
+    """
+    student, teacher = (side.float() for side in states)
+    apart = {name: wanted.divergence(logs[name]) for name, wanted in targets.items()}
+    terms = {
+        "hidden": _mean((student - teacher).square().mean(dim=-1)) / variance,
+        "next": _mean(apart["next"]),
+        "inside": apart["inside"].sum() / max(1, len(apart["next"])),
+        "branch": _mean(apart["branch"]),
+        "text": -_mean(logs["text"]),
+    }
+    of = {"hidden": weights.hidden, "next": weights.next, "inside": weights.next, "branch": weights.branch}
+    return terms | {"loss": sum((of.get(name, weights.text) * term for name, term in terms.items()), torch.zeros(()))}
 
 
-def _met(batch: dict[str, torch.Tensor], stride: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Piece, student's and teacher's position of every meeting, or of every so many of a piece."""
-    piece, place = torch.nonzero(batch["meet"][:, ::stride, 0] >= 0, as_tuple=True)
-    place = place * stride
-    meet = batch["meet"][piece, place]
-    return piece, meet[:, 0], meet[:, 1]
-
-
-def _mean_of_means(values: torch.Tensor, piece: torch.Tensor, n: int) -> torch.Tensor:
-    """Mean over each piece's values, and then over ``n`` pieces."""
-    counts = torch.bincount(piece, minlength=n)
-    return (values / counts[piece]).sum() / n
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """Nought for none; with a gradient all the same, which every process must have."""
+    return values.sum() / max(1, len(values))

@@ -20,7 +20,7 @@ class HealOptions:
         minutes: Time to train for, evaluations included, start and writing not.
         rows: Rows of embedding and head that may change, of those that the text uses: of ``new`` tokens, or ``all``.
         lora: Rank of low-rank updates of the body, merged in at the end; None leaves the body as it is.
-        batch: Pieces of text in an update, per process.
+        batch: Pieces of text in an update, per process, each read in a pass of its own.
         piece: Bytes of a piece.
         learning_rate: Of the rows, in units of their root mean square per coordinate: 0.004 heals, 0.025 destroyed a
             model in ten minutes.
@@ -33,7 +33,7 @@ class HealOptions:
     minutes: float = 10.0
     rows: str = "new"
     lora: int | None = None
-    batch: int = 4
+    batch: int = 1
     piece: int = 1024
     learning_rate: float = 0.004
     lora_learning_rate: float = 5e-4

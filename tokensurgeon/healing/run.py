@@ -19,12 +19,14 @@ from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import computes_in_bfloat16, load_model
 from tokensurgeon.healing.batches import Pieces
+from tokensurgeon.healing.lesson import Lesson
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
-from tokensurgeon.healing.meeting import first_shared, numbered
+from tokensurgeon.healing.meeting import Classes, first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
+from tokensurgeon.healing.splits import Splits, cut_tokens
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
 from tokensurgeon.healing.write import Healed, write_healed
@@ -122,12 +124,17 @@ def _trained(
     for rows in trained.values():
         rows.rows.requires_grad_(bool(len(ids)))
 
-    loop = Loop(accelerator, options, student, master, trained, (held_out, other))
+    cuts = cut_tokens(left.vocabulary, right.vocabulary, plan)
+    heads = [len(loaded.model.get_output_embeddings().weight) for loaded in (master, student)]
+    pairs = numbered(*first_shared(left.vocabulary, right.vocabulary, plan, cuts))
+    classes = Classes.of(*pairs, (heads[0], heads[1]))
+    lesson = Lesson(student, master, Splits(cuts[: heads[0]]), classes, WEIGHTS, options.seed)
+    lesson.prepare(pieces)
+    loop = Loop(accelerator, options, student, trained, (held_out, other))
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     identities = [identity_of(side) for side in (right, left)]
     state = SavedState(target, key_of(settings, asdict(WEIGHTS), _digest(train), ids.tolist(), *identities))
-    classes = numbered(*first_shared(left.vocabulary, right.vocabulary, plan))
-    loop.train(pieces, classes, WEIGHTS, state, progress)
+    loop.train(pieces, lesson, state, progress)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}
     rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
     return Healed(right, left, ids, rows_now, body, options, loop.report, held_out), state

@@ -71,7 +71,7 @@ class AskedHead(nn.Module):
 
     Attributes:
         seen: (pieces, positions, dim) states of the last call.
-        wanted: Indices of piece and position at which logits are wanted, in the first and last place; None for all.
+        wanted: Indices of piece and position at which logits are wanted; None for all.
     """
 
     seen: torch.Tensor
@@ -80,7 +80,7 @@ class AskedHead(nn.Module):
         """Stand in front of ``inner``."""
         super().__init__()
         self.inner = inner
-        self.wanted: tuple[torch.Tensor, ...] | None = None
+        self.wanted: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -96,10 +96,12 @@ class AskedHead(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits, of all positions or (1, wanted, rows)."""
         self.seen = hidden
-        if self.wanted is not None:
-            hidden = hidden[self.wanted[0], self.wanted[-1]][None]
-        logits: torch.Tensor = self.inner(hidden)
+        logits: torch.Tensor = self.inner(self.asked(hidden))
         return logits
+
+    def asked(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The states at which logits are wanted."""
+        return hidden if self.wanted is None else hidden[self.wanted][None]
 
 
 class TrainedHead(AskedHead):
@@ -114,7 +116,7 @@ class TrainedHead(AskedHead):
         """Logits."""
         logits = super().forward(hidden)
         bias = None if self.bias is None else self.bias[self.trained.ids]
-        own = nn.functional.linear(hidden, self.trained.rows.to(hidden.dtype), bias)
+        own = nn.functional.linear(self.asked(hidden), self.trained.rows.to(hidden.dtype), bias)
         return logits.index_copy_(-1, self.trained.ids, own.to(logits.dtype))  # in place: they are large
 
 

@@ -1,0 +1,215 @@
+"""Turn the base's next-token distributions into what the student should predict, at every place exactly.
+
+A student that has read some bytes does not know how the base would have cut them: up to a meeting as the text is, or as
+the beginning of a longer token that began before. Each of these ways has a probability, the base's own, and each says
+what follows: behind a meeting the base's distribution, a token giving its mass to the student's first id of it; inside
+of a token the next id of every token that goes on so. What the student should predict is the mixture (marginalisation
+over byte prefixes). To teach the base's distribution alone at meetings would teach that no token goes on there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from tokensurgeon.healing.meeting import Classes
+from tokensurgeon.healing.splits import Inside, Path, Splits
+
+__all__ = ["Beliefs", "Targets", "behind_branches", "inside_of_tokens", "next_ids"]
+
+_UNLIKELY = 1e-5
+"""Probability below which a token is left to the rest."""
+_LEAST = 1e-12
+"""Probability of ways to read what was read below which nothing can be said about what follows."""
+_KEPT = 1e-4
+"""Share of an id among what may follow below which it is left to the rest."""
+_ROWS = 32
+"""Distributions that are summed up at once."""
+_FLAT = 1e-6
+"""Probability of all else below which a divergence gives no more gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is wanted at some positions: probabilities of sets of ids; what they leave is that of all other ids.
+
+    Attributes:
+        place: (n,) int64, the student's positions.
+        row: (m,) int64, index of the position that an entry is of.
+        mass: (m,) float32, the entry's probability.
+        entry: (k,) int64, index of the entry that an id counts for.
+        token: (k,) int64, the id.
+    """
+
+    place: torch.Tensor
+    row: torch.Tensor
+    mass: torch.Tensor
+    entry: torch.Tensor
+    token: torch.Tensor
+
+    @classmethod
+    def of_ids(cls, found: Iterable[tuple[int, torch.Tensor, torch.Tensor]]) -> Targets:
+        """From (position, ids, their probabilities), every id on its own."""
+        places, tokens, masses = [], [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
+        for place, token, mass in found:
+            places.append(place)
+            tokens.append(token)
+            masses.append(mass)
+        counts = torch.tensor([len(token) for token in tokens[1:]], dtype=torch.int64)
+        row, token = torch.repeat_interleave(torch.arange(len(places)), counts), torch.cat(tokens)
+        return cls(torch.tensor(places, dtype=torch.int64), row, torch.cat(masses), torch.arange(len(token)), token)
+
+    @property
+    def at(self) -> torch.Tensor:
+        """(k,) int64, the position of every id."""
+        return self.place[self.row[self.entry]]
+
+    def divergence(self, logs: torch.Tensor) -> torch.Tensor:
+        """Of what is wanted from what is predicted, by position.
+
+        Args:
+            logs: (k,) log-probabilities of the ids.
+        """
+        empty, none = torch.zeros_like(self.mass), torch.zeros(len(self.place), device=logs.device)
+        got = empty.index_add(0, self.entry, logs.exp())
+        apart = torch.xlogy(self.mass, self.mass) - self.mass * got.clamp(min=_LEAST).log()
+        rest = (1 - none.index_add(0, self.row, self.mass)).clamp(min=0)  # a sum may round above 1
+        other = (1 - none.index_add(0, self.row, got)).clamp(min=_FLAT)
+        return none.index_add(0, self.row, apart) + torch.xlogy(rest, rest) - rest * other.log()
+
+
+class Beliefs:
+    """What the base says along a part of a piece of text.
+
+    Attributes:
+        meet: (n, 2) positions of student and base at which both have read the same bytes.
+        so_far: (n,) log-probability of the base's tokens since the first of them.
+        row: (likely,) int64, index of the meeting that a likely token follows.
+        token: (likely,) int64, its id.
+        mass: (likely,) its probability.
+    """
+
+    def __init__(self, meet: Sequence[tuple[int, int]], ids: Sequence[int], logits: torch.Tensor) -> None:
+        """Sum up.
+
+        Args:
+            meet: See above.
+            ids: The base's, of the whole piece.
+            logits: (positions, rows) of the base, from the first meeting to the last.
+        """
+        first = meet[0][1]
+        total = torch.cat([part.float().logsumexp(dim=-1) for part in torch.split(logits, _ROWS)])
+        gold = torch.tensor(ids[first + 1 : first + len(logits)], device=logits.device)
+        each = logits[:-1].gather(1, gold[:, None])[:, 0].float() - total[:-1]
+        along = [0.0, *each.double().cumsum(0).tolist()]
+        rows = torch.tensor([there - first for _, there in meet], device=logits.device)
+        self.meet, self.so_far = list(meet), [along[there - first] for _, there in meet]
+        self._logits, self._total = logits[rows], total[rows]
+        least = (self._total + math.log(_UNLIKELY))[:, None].to(logits.dtype)
+        row, token = torch.nonzero(self._logits > least, as_tuple=True)
+        mass = (self._logits[row, token].float() - self._total[row]).exp()
+        self.row, self.token, self.mass = row.cpu(), token.cpu(), mass.cpu()
+
+    def inside(self, row: int, at: Inside) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Ids that may follow behind a meeting and a part of a token, their masses, and that of the token's end."""
+        mass = torch.zeros(len(at.token)).index_add_(0, at.index, self._of(row, at.longer))
+        return at.token, mass, float(self._of(row, at.ended).sum())
+
+    def _of(self, row: int, ids: torch.Tensor) -> torch.Tensor:
+        known = self._logits[row, ids.to(self._logits.device)].float()
+        return (known - self._total[row]).exp().cpu()
+
+    def ways(
+        self, ids: Sequence[int], place: int, splits: Splits
+    ) -> Iterator[tuple[float, tuple[torch.Tensor, torch.Tensor, float]]]:
+        """Of having read a part of a token behind each meeting before a position: their log-probability up to there."""
+        for row, (begin, _) in enumerate(self.meet):
+            if begin < place <= begin + splits.deepest:
+                at = splits.at(tuple(ids[begin + 1 : place + 1]))
+                if at is not None:
+                    yield self.so_far[row], self.inside(row, at)
+
+
+def next_ids(beliefs: Beliefs, ids: Sequence[int], splits: Splits, classes: Classes) -> Targets:
+    """What is wanted at meetings, by class of ids that begin with the same shared token.
+
+    Args:
+        beliefs: The base's.
+        ids: The student's, of the piece.
+        splits: Of the base's tokens.
+        classes: Of both models' ids.
+    """
+    begin = 1 if beliefs.meet[0][0] > 0 and len(beliefs.meet) > 1 else 0  # what led to the first one is not known
+    group = classes.of_teacher[beliefs.token]
+    here = (beliefs.row >= begin) & (group >= 0)
+    rows, groups, masses = [beliefs.row[here]], [group[here]], [beliefs.mass[here]]
+    for row, (place, _) in enumerate(beliefs.meet[begin:], begin):
+        for now, (token, mass, _) in beliefs.ways(ids, place, splits):
+            share, group = mass * math.exp(min(now - beliefs.so_far[row], 20.0)), classes.of_student[token]
+            some = (share > _UNLIKELY) & (group >= 0)
+            rows.append(torch.full((int(some.sum()),), row))
+            groups.append(group[some])
+            masses.append(share[some])
+    key, index = torch.unique(torch.cat(rows) * classes.number + torch.cat(groups), return_inverse=True)
+    mass = torch.zeros(len(key)).index_add_(0, index, torch.cat(masses))
+    row, group = key // classes.number, key % classes.number
+    # what the student can say nothing of, control tokens, takes no part; unlikely tokens are the rest
+    n = len(beliefs.meet)
+    likely = torch.zeros(n).index_add_(0, beliefs.row, beliefs.mass)
+    whole = torch.zeros(n).index_add_(0, row, mass) + (1 - likely).clamp(min=0)
+    entry, token = classes.members(group)
+    places = torch.tensor([place for place, _ in beliefs.meet[begin:]], dtype=torch.int64)
+    return Targets(places, row - begin, mass / whole[row].clamp(min=_LEAST), entry, token)
+
+
+def inside_of_tokens(beliefs: Beliefs, ids: Sequence[int], splits: Splits) -> Targets:
+    """What is wanted between meetings, inside of one token of the base: of several, one may begin within an id.
+
+    Args:
+        beliefs: The base's.
+        ids: The student's, of the piece.
+        splits: Of the base's tokens.
+    """
+    found = []
+    for (here, there), (end, last) in pairwise(beliefs.meet):
+        for place in range(here + 1, end if last == there + 1 else here + 1):
+            ways = list(beliefs.ways(ids, place, splits))
+            if ways and (wanted := _mixed(place, ways)) is not None:
+                found.append(wanted)
+    return Targets.of_ids(found)
+
+
+def behind_branches(beliefs: Beliefs, branches: Sequence[tuple[int, Path]], begin: int, splits: Splits) -> Targets:
+    """What is wanted where a meeting's text and a part of a token have been read.
+
+    Args:
+        beliefs: The base's.
+        branches: Index of the meeting, and the part.
+        begin: Position of the first branch; the others follow.
+        splits: Of the base's tokens.
+    """
+    found = []
+    for place, (row, path) in enumerate(branches, begin):
+        at = splits.at(path)
+        if at is not None and (wanted := _mixed(place, [(0.0, beliefs.inside(row, at))])) is not None:
+            found.append(wanted)
+    return Targets.of_ids(found)
+
+
+def _mixed(
+    place: int, ways: list[tuple[float, tuple[torch.Tensor, torch.Tensor, float]]]
+) -> tuple[int, torch.Tensor, torch.Tensor] | None:
+    """The mixture of several ways to have read what was read; None where all are next to impossible."""
+    top = max(now for now, _ in ways)
+    parts = [(math.exp(now - top), *way) for now, way in ways]
+    token, index = torch.unique(torch.cat([tokens for _, tokens, _, _ in parts]), return_inverse=True)
+    mass = torch.zeros(len(token)).index_add_(0, index, torch.cat([weight * masses for weight, _, masses, _ in parts]))
+    total = float(mass.sum()) + sum(weight * ended for weight, _, _, ended in parts)
+    if total < _LEAST:
+        return None
+    mass = mass / total
+    return place, token[mass > _KEPT], mass[mass > _KEPT]
