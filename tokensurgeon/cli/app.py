@@ -27,6 +27,7 @@ from tokensurgeon.cli import (
     merge,
     resize,
     revert,
+    run,
     transplant,
     trim,
     verify,
@@ -70,6 +71,7 @@ app.command("draft")(draft.command)
 app.command("draft-bench")(draft_bench.command)
 app.command("extend")(extend.command)
 app.command("resize")(resize.command)
+app.command("run")(run.command)
 
 
 def _version(wanted: bool) -> None:
