@@ -84,6 +84,7 @@ class StageCommand:
             return
         from importlib import import_module
 
+        given["text_weights"] = given.get("text_weight")
         given["method_options"] = parse_pairs(given.get("method_option"))
         checked = getattr(import_module(f"tokensurgeon.{kind[0]}"), kind[1])
         known = {field.name for field in fields(checked)}
@@ -190,9 +191,9 @@ def _plain(name: str, value: Any) -> Any:
     """A parsed value as options take it."""
     if name == "special":
         return parse_special(value)
-    return (
-        tuple(map(str, value)) if isinstance(value, list | tuple) else str(value) if isinstance(value, Path) else value
-    )
+    if isinstance(value, list | tuple):
+        return tuple(_plain("", one) for one in value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _word(command: str, name: str, value: Any) -> str:

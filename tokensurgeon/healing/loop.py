@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,13 @@ import torch
 
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.healing.batches import Piece, collate, in_passes, nth_piece
+from tokensurgeon.healing.average import LastStates
+from tokensurgeon.healing.batches import Piece, collate, in_passes
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.healing.order import Order
 from tokensurgeon.healing.resume import SavedState
+from tokensurgeon.healing.schedule import schedule_of
 from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups
 
 __all__ = ["HealProgress", "HealReport", "Loop"]
@@ -25,7 +28,6 @@ __all__ = ["HealProgress", "HealReport", "Loop"]
 log = logging.getLogger(__name__)
 
 _EVALUATIONS = 5
-_WARM_UP = 0.05
 _SAVE_S = 60.0
 _LOGITS_CPU, _LOGITS_GPU = 1 << 27, 1 << 31
 """Bytes of logits in one pass; with gradients and probabilities it takes some five times as much. CPUs lose no time to
@@ -83,6 +85,7 @@ class Loop:
         teacher: LoadedModel,
         trained: dict[str, TrainedRows],
         scored: tuple[Sequence[str], Sequence[str]],
+        order: Order,
     ) -> None:
         """Prepare what is trained: rows that require gradients, and whatever else of the student does.
 
@@ -93,9 +96,11 @@ class Loop:
             teacher: Frozen.
             trained: The rows.
             scored: Held-out text, and text of another kind.
+            order: Which piece comes when.
         """
         self.accelerator, self.options, self.student, self.teacher = accelerator, options, student, teacher
-        self.scored = scored
+        self.scored, self.order, self.factor = scored, order, schedule_of(options)
+        self.last = LastStates(options.average or 0)
         own = [t.rows for t in trained.values()]
         groups = parameter_groups(student.model, trained, options.learning_rate, options.lora_learning_rate)
         self.rates = [float(group["lr"]) for group in groups]
@@ -128,6 +133,7 @@ class Loop:
             self._evaluate(begun)
         try:
             while (share := self._share(begun)) < 1:
+                self.last.see(share, self.parameters())
                 if writes and time.perf_counter() - saved > _SAVE_S:
                     self._save(state)
                     saved = time.perf_counter()
@@ -142,17 +148,24 @@ class Loop:
                 self._save(state)
         if self.report.curve[-1]["step"] != self.report.steps:
             self._evaluate(begun)
+        if self.options.average is not None:
+            self.last.see(1.0, self.parameters())
+            self._put(self.last.mean())
+            self._evaluate(begun, averaged=float(self.last.taken))
+        self._put(self.best)
+
+    def _put(self, state: Mapping[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters().items():
-                parameter.copy_(self.best[name])
+                parameter.copy_(state[name])
 
     def _update(self, pieces: Sequence[Piece], share: float, objective: Objective) -> dict[str, float]:
         options, accelerator = self.options, self.accelerator
-        factor = share / _WARM_UP if share < _WARM_UP else 1 - (share - _WARM_UP) / (1 - _WARM_UP)
+        factor = self.factor(share)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * max(factor, 0.01)
+            group["lr"] = rate * factor
         start = (self.report.steps * accelerator.num_processes + accelerator.process_index) * options.batch
-        some = [pieces[nth_piece(len(pieces), start + i, options.seed)] for i in range(options.batch)]
+        some = [pieces[self.order(start + i)] for i in range(options.batch)]
         limit = _LOGITS_CPU if accelerator.device.type == "cpu" else _LOGITS_GPU
         parts = list(in_passes(some, self.head_rows, objective.weights.stride, limit))
         sums: dict[str, torch.Tensor] = {}
@@ -208,7 +221,7 @@ class Loop:
                 states.append(head.seen[0, 1:].float())
         return float(torch.cat(states).var(dim=0).mean())
 
-    def _evaluate(self, begun: float) -> None:
+    def _evaluate(self, begun: float, **said: float) -> None:
         """Score, and keep the state if it is the best."""
         model = self.student.model
         model.eval()
@@ -222,7 +235,7 @@ class Loop:
         self.sums = {}
         entry = {
             "step": self.report.steps, "minutes": round(self.report.seconds / 60, 3), "held_out": held_out,
-            "other": other, **losses,
+            "other": other, **losses, **said,
         }  # fmt: skip
         self.report.curve.append(entry)
         if not self.report.best or held_out < self.report.best["held_out"]:
@@ -236,6 +249,7 @@ class Loop:
                 "report": {n: getattr(report, n) for n in ("steps", "tokens", "seconds", "curve", "best")},
                 "sums": self.sums,
                 "best": self.best,
+                "last": self.last.state(),
                 "parameters": {name: p.detach() for name, p in self.parameters().items()},
                 "optimizer": self.optimizer.state_dict(),
             }
@@ -243,7 +257,7 @@ class Loop:
 
     def _resume(self, state: SavedState) -> float:
         """Load a saved state; the seconds that it had taken."""
-        content = state.load(self.accelerator.device)
+        content = self._loaded(state)
         if content is None:
             return 0.0
         for name, value in content["report"].items():
@@ -251,7 +265,16 @@ class Loop:
         log.warning("going on from step %d, saved in %s", self.report.steps, state.path)
         self.best, self.sums = content["best"], content["sums"]
         self.optimizer.load_state_dict(content["optimizer"])
-        with torch.no_grad():
-            for name, parameter in self.parameters().items():
-                parameter.copy_(content["parameters"][name])
+        self.last.load(content["last"])
+        self._put(content["parameters"])
         return float(self.report.seconds)
+
+    def _loaded(self, state: SavedState) -> dict[str, Any] | None:
+        """What the first process saved, which others may not see: they can be on other machines."""
+        accelerator = self.accelerator
+        content = [state.load(torch.device("cpu")) if accelerator.is_main_process else None]
+        if accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(content)
+        return content[0]

@@ -18,12 +18,14 @@ from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import computes_in_bfloat16, load_model
+from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.healing.order import by_weight
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
@@ -70,7 +72,7 @@ def heal(
     options = options or HealOptions()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, teacher))
-    texts = divide([Path(name) for name in options.text], options.piece)
+    texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = _accelerator(options)
     right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
     right.checked()
@@ -97,7 +99,7 @@ def _trained(
     left: OpenModel,
     plan: RowPlan,
     options: HealOptions,
-    texts: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    texts: tuple[TextPieces, Sequence[str], Sequence[str]],
     progress: HealProgress | None,
     reading: Progress | None,
 ) -> tuple[Healed, SavedState]:
@@ -122,7 +124,8 @@ def _trained(
     for rows in trained.values():
         rows.rows.requires_grad_(bool(len(ids)))
 
-    loop = Loop(accelerator, options, student, master, trained, (held_out, other))
+    order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, options.seed)
+    loop = Loop(accelerator, options, student, master, trained, (held_out, other), order)
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     identities = [identity_of(side) for side in (right, left)]
     state = SavedState(target, key_of(settings, asdict(WEIGHTS), _digest(train), ids.tolist(), *identities))
