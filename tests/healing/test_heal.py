@@ -555,6 +555,20 @@ def test_bad_input(made, zoo, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_merge_is_healed_and_tells_no_more_of_what_it_was_merged_from(zoo, tmp_path, monkeypatch):
+    from tokensurgeon import merge
+
+    monkeypatch.setenv("TOKENSURGEON_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(zoo["gpt"], tmp_path / "twin")
+    listed = "".join(f"- {{model: {m}, parameters: {{weight: 0.5}}}}\n" for m in (zoo["gpt"], tmp_path / "twin"))
+    (tmp_path / "recipe.yaml").write_text(f"merge_method: linear\nmodels:\n{listed}")
+    merge(tmp_path / "recipe.yaml", tmp_path / "merged")
+    report = heal(str(tmp_path / "merged"), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", lora=2))
+    assert report.steps == 4 and not (tmp_path / "out/tokensurgeon.json").exists()
+    assert "## Healed" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.slow
 def test_the_control_is_the_base_itself(zoo, tmp_path):
     """The base, trained in the same way on the same text: it has no manifest, and all its tokens are shared."""
     report = heal(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", steps=8))

@@ -304,3 +304,78 @@ def test_aliases_in_a_recipe_stay_one_number(tmp_path):
     (stage,) = read_pipeline(str(path), {}, list(STAGES)).stages
     recipe = with_values(stage.options, {"model": "x"})["recipe"]
     assert len(numbers_of(recipe)) == 1 and recipe["models"][0]["model"] == "x"
+
+
+def texts_in(directory):
+    """A text of each kind, to train and to measure on."""
+    from pydoc_data.topics import topics
+
+    prose = "\n".join(topics.values())
+    for number, name in enumerate(("domain", "general", "domain-test", "general-test")):
+        begin = 24_000 * number
+        (directory / f"{name}.txt").write_text(prose[begin : begin + (4000 if "test" in name else 24_000)])
+
+
+LITTLE = {"domain": ("add=20", "lora=2", "minutes=0.03", "may-lose=1"), "long-to-short": ("may-lose=9",)}
+LITTLE |= {"balanced": ("lora=2", "minutes=0.03"), "fusechat": ("lora=2", "minutes=0.03", "may-lose=9")}
+
+
+def line_of(recipe, zoo, directory):
+    text = {name: directory / f"{name}.txt" for name in ("domain", "general", "domain-test", "general-test")}
+    model = {"model": zoo["gpt"]}
+    given = {
+        "domain": model | text,
+        "long-to-short": {"long": zoo["gpt"], "short": zoo["twin"]},
+        "balanced": {"base": zoo["gpt"], "first": zoo["gpt"], "second": zoo["twin"]},
+        "fusechat": {"pivot": zoo["gpt"], "first": zoo["other"], "second": zoo["twin"]},
+    }[recipe]
+    given |= {"long-to-short": {"reasoning": text["domain-test"], "answers": text["general-test"]}}.get(recipe, {})
+    given |= {"balanced": {"first-text": text["domain"], "second-text": text["general"]}}.get(recipe, {})
+    given |= {"fusechat": {"text": text["domain"], "test": text["domain-test"]}}.get(recipe, {})
+    values = [*(f"{name}={value}" for name, value in given.items()), *LITTLE[recipe]]
+    return ("run", recipe, *(word for value in values for word in ("--set", value)))
+
+
+@pytest.fixture(scope="module")
+def kin(zoo, tmp_path_factory):
+    """The zoo with models of one shape: another of the same tokenizer, and one with a tokenizer of its own."""
+    from tiny import CHATML, byte_level, fast, llama, save
+
+    root = tmp_path_factory.mktemp("kin")
+    tokenizer = fast(byte_level(600, specials=("<|im_start|>", "<|im_end|>")), eos_token="<|im_end|>")
+    tokenizer.chat_template = CHATML
+    save(root / "other", llama(len(tokenizer), seed=8), tokenizer)
+    shutil.copytree(zoo["gpt"], root / "twin")
+    return zoo | {name: root / name for name in ("other", "twin")}
+
+
+@pytest.mark.parametrize("recipe", list(LITTLE))
+def test_a_recipe_that_comes_with_this_can_be_planned(kin, tmp_path, recipe):
+    """All is checked but for what models have in them; no work is done."""
+    from tokensurgeon.cli.stages import StageCommand
+    from tokensurgeon.pipelines.run import _planned
+
+    texts_in(tmp_path)
+    group = typer.main.get_command(app)
+    commands = {name: StageCommand(name, group.commands[name]) for name in STAGES}
+    given = dict(word.split("=", 1) for word in line_of(recipe, kin, tmp_path)[3::2])
+    given |= {name: float(value) for name, value in given.items() if value.replace(".", "").isdigit()}
+    given |= {name: int(given[name]) for name in ("lora", "add") if name in given}
+    assert _planned(read_pipeline(recipe, given, list(STAGES)), tmp_path / "out", commands)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_names_the_recipes_that_come_with_this():
+    from tokensurgeon.pipelines.read import shipped
+
+    text = " ".join(run("run", "--help").output.replace("│", " ").split())
+    assert set(shipped()) == set(LITTLE)
+    assert all(name in text for name in shipped())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", list(LITTLE))
+def test_a_recipe_that_comes_with_this_runs(kin, tmp_path, recipe):
+    texts_in(tmp_path)
+    line = (*line_of(recipe, kin, tmp_path), "--out", tmp_path / "out", "--json")
+    assert set(kept(run(*line)).values()) == {False} and set(kept(run(*line)).values()) == {True}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import Provenance, RowPlan, align
-from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
+from tokensurgeon.checkpoint.manifest import refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
@@ -29,7 +29,7 @@ from tokensurgeon.healing.order import by_weight
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
-from tokensurgeon.healing.write import Healed, write_healed
+from tokensurgeon.healing.write import Healed, kept_manifest, write_healed
 from tokensurgeon.progress import Progress
 
 __all__ = ["heal"]
@@ -164,7 +164,7 @@ def _precision() -> str | None:
 
 def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
     """Provenance of the model's rows: as its manifest has it, or by the two vocabularies."""
-    manifest = Manifest.of_transplant(model.directory)
+    manifest = kept_manifest(model)
     if manifest is None:
         return align(teacher.vocabulary, model.vocabulary, n_rows=model.layout.rows, base_rows=teacher.layout.rows).plan
     refuse_strangers(model.name, model.layout, manifest, name, teacher.described()["sha256"], teacher.layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tokensurgeon.errors import InputError
@@ -54,7 +55,7 @@ class Gate:
 
 
 def gate_of(entry: Any, where: str) -> Gate:
-    """A gate as a file has it, such as ``{loses_at_most: 0.02, text: general.txt}``.
+    """A gate as a file has it, such as ``{loses_at_most: 0.02, text: general.txt}``; the text may be a path.
 
     Raises:
         InputError: If it is none.
@@ -67,4 +68,4 @@ def gate_of(entry: Any, where: str) -> Gate:
         raise InputError(f"{where}: {kinds[0]}: {bound!r} must be a number of bits per byte")
     if not isinstance(text, str | None):
         raise InputError(f"{where}: gates: text: {text!r} must be the name of a text")
-    return Gate(kinds[0], float(bound), text)
+    return Gate(kinds[0], float(bound), text if text is None else Path(text).name)

@@ -11,7 +11,7 @@
         gates: [{loses_at_most: 0.02}]
 
 Options have the names that they have on the command line. ``$name`` stands for an input, or for what an earlier stage
-wrote.
+wrote; in a gate for an input alone.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def read_pipeline(reference: str, given: Mapping[str, Any], commands: Sequence[s
     listed = content.get("stages")
     if not isinstance(listed, list) or not listed:
         raise InputError(f"pipeline {path} has no stages: give a list of them")
-    stages = [_stage(entry, f"pipeline {path}: stage {n}", commands) for n, entry in enumerate(listed, 1)]
+    stages = [_stage(entry, f"pipeline {path}: stage {n}", commands, values) for n, entry in enumerate(listed, 1)]
     _refuse_names(path, list(values), stages)
     return Pipeline(str(path), values, stages)
 
@@ -149,7 +149,7 @@ def _table(value: Any, what: str, known: Sequence[str]) -> dict[str, Any]:
     return value
 
 
-def _stage(entry: Any, what: str, commands: Sequence[str]) -> Stage:
+def _stage(entry: Any, what: str, commands: Sequence[str], values: Mapping[str, Any]) -> Stage:
     entry = _table(entry, what, ("name", "gates", *commands))
     named = [name for name in entry if name in commands]
     name, gates = entry.get("name"), entry.get("gates") or []
@@ -164,6 +164,10 @@ def _stage(entry: Any, what: str, commands: Sequence[str]) -> Stage:
         raise InputError(f"{what} ({name}): gates must be a list")
     if gates and (named[0] != "evaluate" or "against" not in options):
         raise InputError(f"{what} ({name}): gates are for evaluate with against, which says what is lost")
+    try:
+        gates = with_values(gates, values)
+    except KeyError as error:
+        raise InputError(f"{what} ({name}): a gate names ${error.args[0]}, which is no input") from error
     return Stage(name, named[0], options, [gate_of(gate, f"{what} ({name})") for gate in gates])
 
 
