@@ -67,6 +67,15 @@ def command(
             "--average", metavar="N", help="Try the mean of the last N states too, each 0.02 of the training apart."
         ),
     ] = None,
+    diloco: Annotated[
+        int | None,
+        typer.Option(
+            "--diloco",
+            metavar="H",
+            help="Train in groups that may come and go: each runs this command with TORCHFT_LIGHTHOUSE and a number of "
+            "its own as REPLICA_GROUP_ID, and after every H steps they meet. Goes by --steps.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
@@ -103,6 +112,7 @@ def command(
             schedule=schedule,
             decay=decay,
             average=average,
+            diloco=diloco,
         )
         first = os.environ.get("RANK", "0") == "0"
         with progress_bar(quiet or json_out or not first) as tell:
@@ -122,8 +132,16 @@ def command(
                 f": bits per byte on held-out text of the kind that was trained on "
                 f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
                 f"{start['other']:.4f} before, {best['other']:.4f} after "
-                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes)",
+                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes{_sent(report)})",
             )
+
+
+def _sent(report: HealReport) -> str:
+    if not report.sent:
+        return ""
+    return "; {bytes:,.0f} bytes sent for a token, {at_every_step:,.0f} had it met others at every step".format(
+        **report.sent
+    )
 
 
 def _figures(report: HealReport, losses: dict[str, float]) -> str:

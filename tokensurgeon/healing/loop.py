@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.healing.average import LastStates
 from tokensurgeon.healing.batches import Piece, collate, in_passes
+from tokensurgeon.healing.diloco import Groups
 from tokensurgeon.healing.objective import Objective, TermWeights
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import Order
@@ -47,6 +48,8 @@ class HealReport:
         curve: One entry per evaluation: ``step``, ``minutes``, ``held_out`` and ``other`` bits per byte (on text of the
             kind that is trained on, and of another kind), and the means of the losses since the one before.
         best: The entry whose state was kept, by ``held_out``.
+        sent: With groups that meet, bytes that this one sent, and would have sent, had they met at every step; for each
+            token that it read.
     """
 
     out: Path | None = None
@@ -56,6 +59,7 @@ class HealReport:
     rows: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
+    sent: dict[str, float] = field(default_factory=dict)
 
 
 HealProgress = Callable[[float, HealReport, dict[str, float]], None]
@@ -112,7 +116,7 @@ class Loop:
         self.best: dict[str, torch.Tensor] = {}
         self.sums: dict[str, float] = {}
 
-    def parameters(self) -> dict[str, torch.Tensor]:
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by name."""
         return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
 
@@ -128,23 +132,13 @@ class Loop:
         device, writes = self.accelerator.device, self.accelerator.is_main_process
         objective = Objective(self._variance(pieces), classes[0].to(device), classes[1].to(device), weights)
         begun = time.perf_counter() - self._resume(state)
-        saved = time.perf_counter()
         if not self.report.curve:
             self._evaluate(begun)
         try:
-            while (share := self._share(begun)) < 1:
-                self.last.see(share, self.parameters())
-                if writes and time.perf_counter() - saved > _SAVE_S:
-                    self._save(state)
-                    saved = time.perf_counter()
-                losses = self._update(pieces, share, objective)
-                self.report.seconds = time.perf_counter() - begun
-                if writes and progress is not None:
-                    progress(share, self.report, losses)
-                if share * _EVALUATIONS >= len(self.report.curve):
-                    self._evaluate(begun)
+            with self._groups() as groups:
+                self._steps(pieces, begun, state, progress, objective, groups)
         finally:
-            if writes and self.report.steps:
+            if writes and self.report.steps and self.options.diloco is None:
                 self._save(state)
         if self.report.curve[-1]["step"] != self.report.steps:
             self._evaluate(begun)
@@ -153,6 +147,55 @@ class Loop:
             self._put(self.last.mean())
             self._evaluate(begun, averaged=float(self.last.taken))
         self._put(self.best)
+
+    def _steps(
+        self,
+        pieces: Sequence[Piece],
+        begun: float,
+        state: SavedState,
+        progress: HealProgress | None,
+        objective: Objective,
+        groups: Groups | None,
+    ) -> None:
+        """Update to the end; with groups, evaluate where they are alike, and save nothing: they have each other."""
+        writes, saved = self.accelerator.is_main_process, time.perf_counter()
+        while (share := self._share(begun)) < 1:
+            self.last.see(share, self.parameters())
+            if writes and groups is None and time.perf_counter() - saved > _SAVE_S:
+                self._save(state)
+                saved = time.perf_counter()
+            losses = self._update(pieces, share, objective)
+            if groups is not None:
+                self.report.steps = groups.stepped()
+                tokens = max(self.report.tokens, 1)
+                self.report.sent = {"bytes": groups.sent / tokens, "at_every_step": groups.plain / tokens}
+            self.report.seconds = time.perf_counter() - begun
+            if writes and progress is not None:
+                progress(share, self.report, losses)
+            if share * _EVALUATIONS >= len(self.report.curve) and (groups is None or groups.together):
+                self._evaluate(begun)
+
+    def _groups(self) -> AbstractContextManager[Groups | None]:
+        if self.options.diloco is None:
+            return nullcontext()
+
+        def state() -> dict[str, Any]:
+            return {
+                "curve": self.report.curve,
+                "best": self.report.best,
+                "state": self.best,
+                "parameters": {name: p.detach().clone() for name, p in self.parameters().items()},
+                "optimizer": inner.state_dict(),
+            }
+
+        def load(content: dict[str, Any]) -> None:
+            log.warning("taking over the state of another group")
+            self.report.curve, self.report.best, self.best = content["curve"], content["best"], content["state"]
+            inner.load_state_dict(content["optimizer"])
+            self._put(content["parameters"])
+
+        inner = self.optimizer.optimizer
+        return Groups(dict(self.parameters()), inner, self.options.diloco, state, load)
 
     def _put(self, state: Mapping[str, torch.Tensor]) -> None:
         with torch.no_grad():
@@ -257,7 +300,7 @@ class Loop:
 
     def _resume(self, state: SavedState) -> float:
         """Load a saved state; the seconds that it had taken."""
-        content = self._loaded(state)
+        content = self._loaded(state) if self.options.diloco is None else None
         if content is None:
             return 0.0
         for name, value in content["report"].items():

@@ -33,6 +33,7 @@ class HealOptions:
         schedule: ``linear`` lets the rates go down from a short warm-up to the end; ``wsd`` lets them stay, and go down
             at the end alone.
         decay: Share of the training in which ``wsd`` lets them go down.
+        diloco: Inner steps of this group before it meets the others (`tokensurgeon.healing.diloco`); None trains alone.
         average: Last states whose mean is tried beside the best state, each 0.02 of the training apart; None for none.
     """
 
@@ -50,6 +51,7 @@ class HealOptions:
     schedule: str = "linear"
     decay: float = 0.2
     average: int | None = None
+    diloco: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
@@ -62,7 +64,9 @@ class HealOptions:
         if self.average is not None and not 2 <= self.average <= _MOST_STATES:
             raise InputError(f"average={self.average} must be from 2 to {_MOST_STATES}: they are 0.02 of it apart")
         self._check_weights()
-        for name, least in (("steps", 1), ("lora", 1), ("batch", 1), ("piece", 64)):
+        if self.diloco is not None and self.average is not None:
+            raise InputError("average is of one group's states, and diloco averages those of all. Give one of them")
+        for name, least in (("steps", 1), ("lora", 1), ("batch", 1), ("piece", 64), ("diloco", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name}={value} must be at least {least}")

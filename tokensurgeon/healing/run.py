@@ -20,6 +20,7 @@ from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import computes_in_bfloat16, load_model
 from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
+from tokensurgeon.healing.diloco import group_number, require_diloco
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import first_shared, numbered
@@ -74,6 +75,8 @@ def heal(
     check_target(target, overwrite, (model, teacher))
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = _accelerator(options)
+    if options.diloco is not None:
+        require_diloco(options.steps, options.diloco, accelerator.num_processes)
     right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
     right.checked()
     refuse_no_room(target, right, right.layout.rows, link="copy")
@@ -124,7 +127,8 @@ def _trained(
     for rows in trained.values():
         rows.rows.requires_grad_(bool(len(ids)))
 
-    order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, options.seed)
+    seed = options.seed + (0 if options.diloco is None else group_number())
+    order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, seed)
     loop = Loop(accelerator, options, student, master, trained, (held_out, other), order)
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     identities = [identity_of(side) for side in (right, left)]
