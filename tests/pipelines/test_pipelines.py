@@ -270,6 +270,12 @@ def test_bad_files_are_one_line(tmp_path, text, given, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_several_processes_do_not_each_run_a_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = run("run", write(tmp_path, PARTS), "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "runs in one process" in result.stderr
+
+
 def test_a_foreign_file_is_not_replaced(zoo, tmp_path):
     given = files_in(tmp_path, zoo)
     (tmp_path / "out").mkdir()

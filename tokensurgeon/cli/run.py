@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,12 +52,12 @@ def command(
         from tokensurgeon.cli.stages import STAGES, StageCommand, StageError
         from tokensurgeon.pipelines import read_pipeline, run_pipeline
 
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise InputError("a pipeline runs in one process. Start it without torchrun, or its stages one by one")
         parent: Any = context.parent
         output = [name for name, wanted in (("--quiet", quiet or json_out), ("--debug", debug)) if wanted]
         commands = {name: StageCommand(name, parent.command.commands[name], output) for name in STAGES}
-        read = read_pipeline(pipeline, _values(given), list(STAGES))
-
-        name = ""
+        read, name = read_pipeline(pipeline, _values(given), list(STAGES)), ""
 
         def told(number: int, count: int, stage: Stage, kept: bool) -> None:
             nonlocal name
