@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS := 2
 
 .PHONY: demo install test test-slow lint models bench-compare bench-stages bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
-	bench-fidelity bench-lm-eval bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
+	bench-fidelity bench-lm-eval bench-pipeline bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
 	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-prediction \
 	bench-drafts bench-serving bench-four-models bench-llama-cpp bench-vllm \
 	authors tools clean
@@ -123,6 +123,9 @@ bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real ll
 
 tools: $(VENV)/.tools  ## llama.cpp, TRL and mergekit refuse what `check` says they refuse (compiles llama.cpp: minutes)
 	$(VENV)-tools/bin/python -m pytest -m peers tests/gguf tests/readiness
+
+bench-pipeline: $(VENV)/.models  ## the recipe domain on a real model, general and domain text behind each stage
+	$(VENV)/bin/python -m benchmarks.experiments.pipeline benchmarks/experiments/pipeline.toml
 
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring
 	$(VENV)/bin/python -m benchmarks.experiments.lm_eval benchmarks/experiments/lm_eval.toml

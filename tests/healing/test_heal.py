@@ -194,6 +194,21 @@ def anew():
     forget()
 
 
+def test_weights_a_schedule_and_an_average(made, zoo, tmp_path):
+    """What is held out has the texts' shares as well, and the mean of the last states is tried beside the others."""
+    for name, line in (("a.txt", "The value of the object is 42.\n"), ("b.txt", "def f(x): return not x\n")):
+        (tmp_path / name).write_text(line * 800)
+    both = tuple(str(tmp_path / name) for name in ("a.txt", "b.txt"))
+    _, held_out, _ = texts.divide([tmp_path / "a.txt", tmp_path / "b.txt"], 256, (0.25, 0.75))
+    assert [sum(word in piece for piece in held_out) for word in ("object", "def")] == [4, 12]
+    options = quick(text=both, text_weights=(0.25, 0.75), schedule="wsd", average=3, steps=6)
+    report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
+    assert [entry.get("averaged") for entry in report.curve[-2:]] == [None, 3.0]
+    assert report.best["held_out"] == min(entry["held_out"] for entry in report.curve)
+    told = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["runs"][0]
+    assert (told["text_weights"], told["schedule"], told["average"]) == ([0.25, 0.75], "wsd", 3)
+
+
 @pytest.fixture
 def float32(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
@@ -309,6 +324,29 @@ def test_what_was_interrupted_goes_on(made, zoo, tmp_path, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("float32")
+def test_a_process_that_sees_no_saved_state_goes_on_with_the_others(made, zoo, tmp_path):
+    """On another machine: the first process saves the state, and alone can read it."""
+
+    def interrupt(_share, report, _losses):
+        if report.steps == 2:
+            raise KeyboardInterrupt
+
+    options = ("--steps", 4, "--batch", 2, "--learning-rate", 0.02, "--average", 2)
+    with pytest.raises(KeyboardInterrupt):
+        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(piece=1024, average=2), progress=interrupt)
+    blind = (
+        "import os\nfrom tokensurgeon.healing.resume import SavedState\n"
+        "if os.environ['RANK'] == '1': SavedState.load = lambda *_: None\n"
+    )
+    own = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
+    line = ("heal", made / "gpt", "--teacher", zoo["gpt"], "--out", tmp_path / "out", *options)
+    done = processes.ranks(2, LITTLE_TEXT + blind + processes.MAIN, *line, env=os.environ | own)
+    assert not any(result.returncode for result in done), [result.stderr for result in done]
+    assert "going on from step 2" in done[0].stderr and "(4 steps" in " ".join(done[0].stdout.split())
+
+
+@pytest.mark.slow
 def test_a_state_of_something_else_is_not_gone_on_from(made, zoo, tmp_path, caplog, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -388,6 +426,11 @@ def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path, launch)
     [
         ({"rows": "some"}, "must be new or all"), ({"steps": 0}, "steps=0 must be at least 1"),
         ({"minutes": 0.0}, "minutes=0.0 must be above 0"), ({"piece": 3}, "piece=3 must be at least 64"),
+        ({"schedule": "cosine"}, "must be linear or wsd"), ({"decay": 1.0}, "decay=1.0 must be above 0 and at most"),
+        ({"average": 1}, "average=1 must be from 2 to 50"), ({"average": 51}, "average=51 must be from 2 to 50"),
+        ({"text": ("a", "b"), "text_weights": (1.0,)}, "1 text weights and 2 texts"),
+        ({"text": ("a", "b"), "text_weights": (1.0, 0.0)}, "must each be above 0"),
+        ({"text": ("a", "b"), "text_weights": (1.0, 0.01)}, "at least a hundredth of all"),
     ],
 )  # fmt: skip
 def test_options(settings, message):
@@ -407,6 +450,20 @@ def test_bad_input(made, zoo, tmp_path):
         with pytest.raises(InputError, match=message):
             heal(str(model), str(teacher), tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_merge_is_healed_and_tells_no_more_of_what_it_was_merged_from(zoo, tmp_path, monkeypatch):
+    from tokensurgeon import merge
+
+    monkeypatch.setenv("TOKENSURGEON_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(zoo["gpt"], tmp_path / "twin")
+    listed = "".join(f"- {{model: {m}, parameters: {{weight: 0.5}}}}\n" for m in (zoo["gpt"], tmp_path / "twin"))
+    (tmp_path / "recipe.yaml").write_text(f"merge_method: linear\nmodels:\n{listed}")
+    merge(tmp_path / "recipe.yaml", tmp_path / "merged")
+    report = heal(str(tmp_path / "merged"), str(zoo["gpt"]), tmp_path / "out", quick(rows="all", lora=2))
+    assert report.steps == 4 and not (tmp_path / "out/tokensurgeon.json").exists()
+    assert "## Healed" in (tmp_path / "out/README.md").read_text()
 
 
 @pytest.mark.slow

@@ -31,9 +31,8 @@ def refuse_loss(target: Path, suffix: str | None, option: str) -> None:
     """
     if suffix is not None:
         if not _is_of_kind(target, suffix):
-            raise InputError(
-                f"{target} is no {suffix} file, and --overwrite replaces nothing else; give another {option}"
-            )
+            what = "file of scores" if suffix == ".json" else f"{suffix} file"
+            raise InputError(f"{target} is no {what}, and --overwrite replaces nothing else; give another {option}")
         return
     entries = sorted(target.iterdir())
     manifest, configured = _object(target / MANIFEST), _is_configured(target, entries)
@@ -88,6 +87,9 @@ def _is_of_kind(path: Path, suffix: str) -> bool:
         first = file.read(9)
     if suffix == ".gguf":
         return not first or first.startswith(b"GGUF")
+    if suffix == ".json":
+        scores = _object(path).values()
+        return not first or (bool(scores) and all(isinstance(s, dict) and "mean_bits_per_byte" in s for s in scores))
     return not first or (first[8:] == b"{" and int.from_bytes(first[:8], "little") < path.stat().st_size)
 
 

@@ -28,6 +28,7 @@ from tokensurgeon.cli import (
     merge,
     resize,
     revert,
+    run,
     transplant,
     trim,
     verify,
@@ -73,6 +74,7 @@ app.command("draft")(draft.command)
 app.command("draft-bench")(draft_bench.command)
 app.command("extend")(extend.command)
 app.command("resize")(resize.command)
+app.command("run")(run.command)
 
 
 def _version(wanted: bool) -> None:

@@ -29,6 +29,15 @@ def command(
     steps: Annotated[
         int | None, typer.Option("--steps", help="Updates to make, however long they take, instead of --minutes.")
     ] = None,
+    text_weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--text-weight",
+            metavar="W",
+            help="Share in which a text is trained on, such as 0.8 and 0.2 for two; one for each --text.  "
+            "[default: by their lengths]",
+        ),
+    ] = None,
     rows: Annotated[
         str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
     ] = "new",
@@ -41,6 +50,32 @@ def command(
         typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square)."),
     ] = 0.004,
     lora_learning_rate: Annotated[float, typer.Option("--lora-learning-rate", help="Of the low-rank updates.")] = 5e-4,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            "--schedule",
+            metavar="linear|wsd",
+            help="How rates go: down from a short warm-up to the end, or (wsd) stay, and go down at the end alone.",
+        ),
+    ] = "linear",
+    decay: Annotated[
+        float, typer.Option("--decay", metavar="SHARE", help="Share of the training in which wsd goes down.")
+    ] = 0.2,
+    average: Annotated[
+        int | None,
+        typer.Option(
+            "--average", metavar="N", help="Try the mean of the last N states too, each 0.02 of the training apart."
+        ),
+    ] = None,
+    diloco: Annotated[
+        int | None,
+        typer.Option(
+            "--diloco",
+            metavar="H",
+            help="Train in groups that may come and go: each runs this command with TORCHFT_LIGHTHOUSE and a number of "
+            "its own as REPLICA_GROUP_ID, and after every H steps they meet. Goes by --steps.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
@@ -73,6 +108,11 @@ def command(
             learning_rate=learning_rate,
             lora_learning_rate=lora_learning_rate,
             seed=seed,
+            text_weights=tuple(text_weight or ()),
+            schedule=schedule,
+            decay=decay,
+            average=average,
+            diloco=diloco,
         )
         first = os.environ.get("RANK", "0") == "0"
         with progress_bar(quiet or json_out or not first) as tell:
@@ -92,8 +132,16 @@ def command(
                 f": bits per byte on held-out text of the kind that was trained on "
                 f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
                 f"{start['other']:.4f} before, {best['other']:.4f} after "
-                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes)",
+                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes{_sent(report)})",
             )
+
+
+def _sent(report: HealReport) -> str:
+    if not report.sent:
+        return ""
+    return "; {bytes:,.0f} bytes sent for a token, {at_every_step:,.0f} had it met others at every step".format(
+        **report.sent
+    )
 
 
 def _figures(report: HealReport, losses: dict[str, float]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ import torch
 
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.healing.batches import Piece, nth_piece
+from tokensurgeon.healing.average import LastStates
+from tokensurgeon.healing.batches import Piece
+from tokensurgeon.healing.diloco import Groups
 from tokensurgeon.healing.lesson import Answer, Lesson, Task
 from tokensurgeon.healing.objective import Asked
 from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.healing.order import Order
 from tokensurgeon.healing.resume import SavedState
+from tokensurgeon.healing.schedule import schedule_of
 from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups
 
 __all__ = ["HealProgress", "HealReport", "Loop"]
@@ -26,7 +30,6 @@ __all__ = ["HealProgress", "HealReport", "Loop"]
 log = logging.getLogger(__name__)
 
 _EVALUATIONS = 5
-_WARM_UP = 0.05
 _SAVE_S = 60.0
 
 
@@ -43,6 +46,8 @@ class HealReport:
         curve: One entry per evaluation: ``step``, ``minutes``, ``held_out`` and ``other`` bits per byte (on text of the
             kind that is trained on, and of another kind), and the means of the losses since the one before.
         best: The entry whose state was kept, by ``held_out``.
+        sent: With groups that meet, bytes that this one sent, and would have sent, had they met at every step; for each
+            token that it read.
     """
 
     out: Path | None = None
@@ -52,6 +57,7 @@ class HealReport:
     rows: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
+    sent: dict[str, float] = field(default_factory=dict)
 
 
 HealProgress = Callable[[float, HealReport, dict[str, float]], None]
@@ -84,6 +90,7 @@ class Loop:
         student: LoadedModel,
         trained: dict[str, TrainedRows],
         scored: tuple[Sequence[str], Sequence[str]],
+        order: Order,
     ) -> None:
         """Prepare what is trained: rows that require gradients, and whatever else of the student does.
 
@@ -93,9 +100,11 @@ class Loop:
             student: With trained rows in front.
             trained: The rows.
             scored: Held-out text, and text of another kind.
+            order: Which piece comes when.
         """
         self.accelerator, self.options, self.student = accelerator, options, student
-        self.scored = scored
+        self.scored, self.order, self.factor = scored, order, schedule_of(options)
+        self.last = LastStates(options.average or 0)
         own = [t.rows for t in trained.values()]
         groups = parameter_groups(student.model, trained, options.learning_rate, options.lora_learning_rate)
         self.rates = [float(group["lr"]) for group in groups]
@@ -105,7 +114,7 @@ class Loop:
         self.best: dict[str, torch.Tensor] = {}
         self.sums: dict[str, float] = {}
 
-    def parameters(self) -> dict[str, torch.Tensor]:
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by name."""
         return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
 
@@ -113,39 +122,86 @@ class Loop:
         """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
         writes = self.accelerator.is_main_process
         begun = time.perf_counter() - self._resume(state)
-        saved = time.perf_counter()
         if not self.report.curve:
             self._evaluate(begun)
         try:
-            while (share := self._share(begun)) < 1:
-                if writes and time.perf_counter() - saved > _SAVE_S:
-                    self._save(state)
-                    saved = time.perf_counter()
-                losses = self._update(pieces, share, lesson)
-                self.report.seconds = time.perf_counter() - begun
-                if writes and progress is not None:
-                    progress(share, self.report, losses)
-                if share * _EVALUATIONS >= len(self.report.curve):
-                    self._evaluate(begun)
+            with self._groups() as groups:
+                self._steps(pieces, begun, state, progress, lesson, groups)
         finally:
-            if writes and self.report.steps:
+            if writes and self.report.steps and self.options.diloco is None:
                 self._save(state)
         if self.report.curve[-1]["step"] != self.report.steps:
             self._evaluate(begun)
+        if self.options.average is not None:
+            self.last.see(1.0, self.parameters())
+            self._put(self.last.mean())
+            self._evaluate(begun, averaged=float(self.last.taken))
+        self._put(self.best)
+
+    def _steps(
+        self,
+        pieces: Sequence[Piece],
+        begun: float,
+        state: SavedState,
+        progress: HealProgress | None,
+        lesson: Lesson,
+        groups: Groups | None,
+    ) -> None:
+        """Update to the end; with groups, evaluate where they are alike, and save nothing: they have each other."""
+        writes, saved = self.accelerator.is_main_process, time.perf_counter()
+        while (share := self._share(begun)) < 1:
+            self.last.see(share, self.parameters())
+            if writes and groups is None and time.perf_counter() - saved > _SAVE_S:
+                self._save(state)
+                saved = time.perf_counter()
+            losses = self._update(pieces, share, lesson)
+            if groups is not None:
+                self.report.steps = groups.stepped()
+                tokens = max(self.report.tokens, 1)
+                self.report.sent = {"bytes": groups.sent / tokens, "at_every_step": groups.plain / tokens}
+            self.report.seconds = time.perf_counter() - begun
+            if writes and progress is not None:
+                progress(share, self.report, losses)
+            if share * _EVALUATIONS >= len(self.report.curve) and (groups is None or groups.together):
+                self._evaluate(begun)
+
+    def _groups(self) -> AbstractContextManager[Groups | None]:
+        if self.options.diloco is None:
+            return nullcontext()
+
+        def state() -> dict[str, Any]:
+            return {
+                "curve": self.report.curve,
+                "best": self.report.best,
+                "state": self.best,
+                "parameters": {name: p.detach().clone() for name, p in self.parameters().items()},
+                "optimizer": inner.state_dict(),
+            }
+
+        def load(content: dict[str, Any]) -> None:
+            log.warning("taking over the state of another group")
+            self.report.curve, self.report.best, self.best = content["curve"], content["best"], content["state"]
+            inner.load_state_dict(content["optimizer"])
+            self._put(content["parameters"])
+
+        inner = self.optimizer.optimizer
+        return Groups(dict(self.parameters()), inner, self.options.diloco, state, load)
+
+    def _put(self, state: Mapping[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters().items():
-                parameter.copy_(self.best[name])
+                parameter.copy_(state[name])
 
     def _update(self, pieces: Sequence[Piece], share: float, lesson: Lesson) -> dict[str, float]:
         options, accelerator = self.options, self.accelerator
-        factor = share / _WARM_UP if share < _WARM_UP else 1 - (share - _WARM_UP) / (1 - _WARM_UP)
+        factor = self.factor(share)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * max(factor, 0.01)
+            group["lr"] = rate * factor
         start = (self.report.steps * accelerator.num_processes + accelerator.process_index) * options.batch
         sums: dict[str, torch.Tensor] = {}
         tokens = 0
         for number in range(start, start + options.batch):
-            task = lesson.task(pieces[nth_piece(len(pieces), number, options.seed)], number)
+            task = lesson.task(pieces[self.order(number)], number)
             tokens += task.ids.shape[1]
             last = number == start + options.batch - 1
             with nullcontext() if last else accelerator.no_sync(self.module):
@@ -177,7 +233,7 @@ class Loop:
             share = broadcast(share.to(self.accelerator.device)).cpu()
         return float(share)
 
-    def _evaluate(self, begun: float) -> None:
+    def _evaluate(self, begun: float, **said: float) -> None:
         """Score, and keep the state if it is the best."""
         model = self.student.model
         model.eval()
@@ -191,7 +247,7 @@ class Loop:
         self.sums = {}
         entry = {
             "step": self.report.steps, "minutes": round(self.report.seconds / 60, 3), "held_out": held_out,
-            "other": other, **losses,
+            "other": other, **losses, **said,
         }  # fmt: skip
         self.report.curve.append(entry)
         if not self.report.best or held_out < self.report.best["held_out"]:
@@ -205,6 +261,7 @@ class Loop:
                 "report": {n: getattr(report, n) for n in ("steps", "tokens", "seconds", "curve", "best")},
                 "sums": self.sums,
                 "best": self.best,
+                "last": self.last.state(),
                 "parameters": {name: p.detach() for name, p in self.parameters().items()},
                 "optimizer": self.optimizer.state_dict(),
             }
@@ -212,7 +269,7 @@ class Loop:
 
     def _resume(self, state: SavedState) -> float:
         """Load a saved state; the seconds that it had taken."""
-        content = state.load(self.accelerator.device)
+        content = self._loaded(state) if self.options.diloco is None else None
         if content is None:
             return 0.0
         for name, value in content["report"].items():
@@ -220,7 +277,16 @@ class Loop:
         log.warning("going on from step %d, saved in %s", self.report.steps, state.path)
         self.best, self.sums = content["best"], content["sums"]
         self.optimizer.load_state_dict(content["optimizer"])
-        with torch.no_grad():
-            for name, parameter in self.parameters().items():
-                parameter.copy_(content["parameters"][name])
+        self.last.load(content["last"])
+        self._put(content["parameters"])
         return float(self.report.seconds)
+
+    def _loaded(self, state: SavedState) -> dict[str, Any] | None:
+        """What the first process saved, which others may not see: they can be on other machines."""
+        accelerator = self.accelerator
+        content = [state.load(torch.device("cpu")) if accelerator.is_main_process else None]
+        if accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(content)
+        return content[0]

@@ -99,8 +99,8 @@ def updates_of(model: Any, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
 
 def _before(opened: OpenModel) -> tuple[int, frozenset[str]]:
     """Rank of all low-rank updates that a model had before, and the tensors that they changed."""
-    manifest = Manifest.of_transplant(opened.directory)
-    healed = None if manifest is None else manifest.content.get("healed")
+    manifest = Manifest.read(opened.directory)
+    healed = None if manifest is None or "merge" in manifest.content else manifest.content.get("healed")
     if healed is None:
         return 0, frozenset()
     return sum(run.get("lora") or 0 for run in healed["runs"]), frozenset(healed["tensors"])

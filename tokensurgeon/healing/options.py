@@ -9,6 +9,9 @@ from tokensurgeon.errors import InputError
 
 __all__ = ["HealOptions"]
 
+_MOST_DECAY = 0.95
+_MOST_STATES = 50
+
 
 @dataclass(frozen=True, slots=True)
 class HealOptions:
@@ -26,6 +29,12 @@ class HealOptions:
             model in ten minutes.
         lora_learning_rate: Of the low-rank updates.
         seed: For the order of the text.
+        text_weights: One per text: the shares in which they are trained on; none takes each piece of text as often.
+        schedule: ``linear`` lets the rates go down from a short warm-up to the end; ``wsd`` lets them stay, and go down
+            at the end alone.
+        decay: Share of the training in which ``wsd`` lets them go down.
+        diloco: Inner steps of this group before it meets the others (`tokensurgeon.healing.diloco`); None trains alone.
+        average: Last states whose mean is tried beside the best state, each 0.02 of the training apart; None for none.
     """
 
     text: tuple[str, ...] = ()
@@ -38,12 +47,26 @@ class HealOptions:
     learning_rate: float = 0.004
     lora_learning_rate: float = 5e-4
     seed: int = 0
+    text_weights: tuple[float, ...] = ()
+    schedule: str = "linear"
+    decay: float = 0.2
+    average: int | None = None
+    diloco: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         if self.rows not in ("new", "all"):
             raise InputError(f"rows={self.rows!r} must be new or all")
-        for name, least in (("steps", 1), ("lora", 1), ("batch", 1), ("piece", 64)):
+        if self.schedule not in ("linear", "wsd"):
+            raise InputError(f"schedule={self.schedule!r} must be linear or wsd")
+        if not 0 < self.decay <= _MOST_DECAY:
+            raise InputError(f"decay={self.decay} must be above 0 and at most {_MOST_DECAY}: the rest is the warm-up")
+        if self.average is not None and not 2 <= self.average <= _MOST_STATES:
+            raise InputError(f"average={self.average} must be from 2 to {_MOST_STATES}: they are 0.02 of it apart")
+        self._check_weights()
+        if self.diloco is not None and self.average is not None:
+            raise InputError("average is of one group's states, and diloco averages those of all. Give one of them")
+        for name, least in (("steps", 1), ("lora", 1), ("batch", 1), ("piece", 64), ("diloco", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name}={value} must be at least {least}")
@@ -52,6 +75,13 @@ class HealOptions:
             if not 0 < value < float("inf"):
                 raise InputError(f"{name}={value} must be above 0")
 
+    def _check_weights(self) -> None:
+        weights = self.text_weights
+        if weights and len(weights) != len(self.text):
+            raise InputError(f"{len(weights)} text weights and {len(self.text)} texts: give one weight for each text")
+        if not all(0 < weight < float("inf") for weight in weights) or min(weights, default=1) < sum(weights) / 100:
+            raise InputError(f"text weights {list(weights)} must each be above 0, and at least a hundredth of all")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
-        return asdict(self) | {"text": list(self.text)}
+        return asdict(self) | {"text": list(self.text), "text_weights": list(self.text_weights)}

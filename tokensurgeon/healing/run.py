@@ -12,24 +12,27 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import Provenance, RowPlan, align
-from tokensurgeon.checkpoint.manifest import Manifest, refuse_strangers
+from tokensurgeon.checkpoint.manifest import refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import computes_in_bfloat16, load_model
+from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
+from tokensurgeon.healing.diloco import group_number, require_diloco
 from tokensurgeon.healing.lesson import Lesson
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import Classes, first_shared, numbered
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.healing.order import by_weight
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
 from tokensurgeon.healing.splits import Splits, cut_tokens
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
-from tokensurgeon.healing.write import Healed, write_healed
+from tokensurgeon.healing.write import Healed, kept_manifest, write_healed
 from tokensurgeon.progress import Progress
 
 __all__ = ["heal"]
@@ -72,8 +75,10 @@ def heal(
     options = options or HealOptions()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, teacher))
-    texts = divide([Path(name) for name in options.text], options.piece)
+    texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = _accelerator(options)
+    if options.diloco is not None:
+        require_diloco(options.steps, options.diloco, accelerator.num_processes)
     right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
     right.checked()
     refuse_no_room(target, right, right.layout.rows, link="copy")
@@ -99,7 +104,7 @@ def _trained(
     left: OpenModel,
     plan: RowPlan,
     options: HealOptions,
-    texts: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    texts: tuple[TextPieces, Sequence[str], Sequence[str]],
     progress: HealProgress | None,
     reading: Progress | None,
 ) -> tuple[Healed, SavedState]:
@@ -124,13 +129,15 @@ def _trained(
     for rows in trained.values():
         rows.rows.requires_grad_(bool(len(ids)))
 
+    seed = options.seed + (0 if options.diloco is None else group_number())
+    order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, seed)
     cuts = cut_tokens(left.vocabulary, right.vocabulary, plan)
     heads = [len(loaded.model.get_output_embeddings().weight) for loaded in (master, student)]
     pairs = numbered(*first_shared(left.vocabulary, right.vocabulary, plan, cuts))
     classes = Classes.of(*pairs, (heads[0], heads[1]))
     lesson = Lesson(student, master, Splits(cuts[: heads[0]]), classes, WEIGHTS, options.seed)
     lesson.prepare(pieces)
-    loop = Loop(accelerator, options, student, trained, (held_out, other))
+    loop = Loop(accelerator, options, student, trained, (held_out, other), order)
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     identities = [identity_of(side) for side in (right, left)]
     state = SavedState(target, key_of(settings, asdict(WEIGHTS), _digest(train), ids.tolist(), *identities))
@@ -168,7 +175,7 @@ def _precision() -> str | None:
 
 def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
     """Provenance of the model's rows: as its manifest has it, or by the two vocabularies."""
-    manifest = Manifest.of_transplant(model.directory)
+    manifest = kept_manifest(model)
     if manifest is None:
         return align(teacher.vocabulary, model.vocabulary, n_rows=model.layout.rows, base_rows=teacher.layout.rows).plan
     refuse_strangers(model.name, model.layout, manifest, name, teacher.described()["sha256"], teacher.layout)

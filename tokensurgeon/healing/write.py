@@ -25,7 +25,7 @@ from tokensurgeon.verification.digests import recorded_digests
 from tokensurgeon.verification.tensors import accepted, invariants
 from tokensurgeon.vocabulary.visible import visible
 
-__all__ = ["Healed", "changed_tensors", "with_run", "write_healed"]
+__all__ = ["Healed", "changed_tensors", "kept_manifest", "with_run", "write_healed"]
 
 _ROUNDING = 0.002
 """Bits per byte by which the written model may be worse than the start, which was scored in another precision."""
@@ -100,7 +100,7 @@ def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
         VerificationError: If the written model breaks an invariant, or has become worse.
     """
     model, run, before = healed.model, healed.run(), healed.report.curve[0]["held_out"]
-    manifest = Manifest.read(model.directory)
+    manifest = kept_manifest(model)
     with staged(target, overwrite) as work:
         shared = model.checkpoint.write(work, healed.tensors(), frozenset(model.layout.stale))
         model.tokenizer.write(work, code=True)
@@ -122,6 +122,14 @@ def write_healed(target: Path, healed: Healed, overwrite: bool) -> None:
         if manifest is not None:
             manifest.write(work)
         write_text(work / "README.md", _card(model, healed.teacher, run))
+
+
+def kept_manifest(model: OpenModel) -> Manifest | None:
+    """The manifest that a healed model keeps; none where it is a merge: training ends what a merge's tells of rows."""
+    manifest = Manifest.read(model.directory)
+    if manifest is not None and "merge" in manifest.content:
+        return None
+    return Manifest.of_transplant(model.directory)
 
 
 def with_run(manifest: Manifest, run: dict[str, Any], ids: torch.Tensor, tensors: Sequence[str]) -> Manifest:

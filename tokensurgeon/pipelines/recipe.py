@@ -1,0 +1,52 @@
+"""Find the models and files that a merge recipe names, and write a recipe that stands in a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokensurgeon.checkpoint.resolve import resolve
+from tokensurgeon.checkpoint.text import write_text
+from tokensurgeon.errors import InputError
+from tokensurgeon.merging.mergekit import require_mergekit
+from tokensurgeon.merging.recipe import models_of, parse_recipe, read_source
+from tokensurgeon.merging.search.numbers import filled_in, numbers_of
+
+__all__ = ["named_in_recipe", "write_recipe"]
+
+
+def named_in_recipe(recipe: Any, search: bool) -> tuple[list[str], list[Path]]:
+    """The models that a recipe names, and the files: its own, adapters and texts.
+
+    Args:
+        recipe: A file, or the table itself.
+        search: Whether numbers in it are to be searched for.
+
+    Raises:
+        MissingDependencyError: Without mergekit.
+        InputError: If it is no recipe.
+    """
+    require_mergekit()
+    path = Path("recipe" if isinstance(recipe, Mapping) else str(recipe)).expanduser()
+    source = recipe if isinstance(recipe, Mapping) else read_source(path)[1]
+    numbers = numbers_of(source)
+    if numbers and not search:
+        raise InputError(f"recipe {path}: {numbers[0].name} is a number to search for. Give search: true")
+    read = parse_recipe(filled_in(source, numbers, [one.start for one in numbers]), "", path)
+    models, files = [], [] if isinstance(recipe, Mapping) else [path]
+    for reference in models_of(read.merge):
+        models.append(str(reference.model))
+        if reference.lora is not None:
+            adapter = resolve(str(reference.lora), weights="adapter")
+            files += sorted(entry for entry in adapter.iterdir() if entry.is_file())
+    models += [read.tokenizer] if read.tokenizer is not None else []
+    return models, [*files, *(Path(text) for text in read.options.text)]
+
+
+def write_recipe(recipe: Mapping[str, Any], path: Path) -> None:
+    """Write a table as a file that mergekit reads too; what aliases repeat is written once."""
+    import yaml
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
