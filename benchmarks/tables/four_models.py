@@ -32,8 +32,9 @@ def four_models(results: list[dict[str, Any]]) -> str:
         lines.append(f"| {result['title']} | {untouched:.3f} | {forced:+.3f} | {' | '.join(cells)} |")
     lines += ["", *_baselines(results), *_accuracies(results)]
     sizes = sorted({result["settings"]["measures"]["bytes"] for result in results}, reverse=True)
+    less = " (less for the model of 1.5B)" if len(sizes) > 1 else ""
     lines.append(
-        f"Mean of four texts, {' or '.join(str(size // 1024) for size in sizes)} kB each (less for the model of 1.5B), "
+        f"Mean of four texts, {' or '.join(str(size // 1024) for size in sizes)} kB each{less}, "
         f"all scored in bfloat16; ours calibrated where that is the default; {results[0]['settings']['mergekit']}. "
         "Result files: `benchmarks/results/four_models_*.json`."
     )

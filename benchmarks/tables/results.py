@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
-from benchmarks.tables.four_models import serving, vllm_drafts
+from benchmarks.tables.four_models import four_models, serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
 from benchmarks.tables.merge import merge, merge_interference, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
@@ -28,7 +28,7 @@ from benchmarks.tables.trojan import trojan
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers")
+SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers", "four_models")
 """Experiments with one result file per pair."""
 
 
@@ -281,6 +281,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "control_tokens": control_tokens,
     "pairs": pairs,
     "real_pairs": real_pairs,
+    "four_models": four_models,
     "fidelity": fidelity,
     "auto": auto,
     "lm_eval": lm_eval,
