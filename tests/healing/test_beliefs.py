@@ -208,8 +208,23 @@ def test_a_model_that_ignores_the_mask_is_found_out(beliefs):
     assert not reads_branches(model, STUDENT, MEET, drawn)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_layer_that_mixes_neighbours_is_found_out(beliefs, seed):
+    """Its convolution knows no mask, however little it adds."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    torch.manual_seed(seed)
+    kinds = ["conv", "full_attention", "full_attention"]
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = Lfm2ForCausalLM(Lfm2Config(vocab_size=8, layer_types=kinds, num_hidden_layers=3, **sizes)).eval()
+    with torch.no_grad():
+        model.model.layers[0].conv.out_proj.weight.mul_(0.05)
+    drawn = draw_branches(beliefs, Splits(CUTS), 12, torch.Generator().manual_seed(0))
+    assert not reads_branches(model, STUDENT, MEET, drawn)
+
+
 @pytest.mark.parametrize(("positions", "read"), [(13, True), (12, False)])
-def test_branches_stand_within_the_context_alone(positions, read):
+def test_branches_stand_within_the_context_alone(positions, read, caplog):
     """The text has 8 ids, a branch up to five; a task asks for what is wanted there and for the text's own ids."""
     from tiny import llama
 
@@ -219,6 +234,7 @@ def test_branches_stand_within_the_context_alone(positions, read):
     piece = Piece(STUDENT, TEACHER, MEET)
     lesson = Lesson(student, teacher, Splits(CUTS), BY_FIRST, TermWeights(part=1.0), 0)
     lesson.prepare([piece])
+    assert lesson.student.model.training and ("leaves room for branches" in caplog.text) != read
     task = lesson.task(piece, 0)
     assert (
         (lesson.branches > 0) == (task.ids.shape[1] > len(STUDENT)) == (len(task.targets["branch"].place) > 0) == read

@@ -209,11 +209,11 @@ def test_too_little_memory_is_refused_with_what_is_needed():
 
 def test_the_mode_decides_the_precision(monkeypatch):
     """int8 is never used where every pick shall be proved."""
-    monkeypatch.setattr(scan_module, "_cpu_has", lambda feature: feature in ("avx512_vnni", "avx512_bf16"))
+    monkeypatch.setattr(scan_module, "cpu_has", lambda feature: feature in ("avx512_vnni", "avx512_bf16"))
     cpu = torch.device("cpu")
     assert scan_module.precision_for(cpu, certain=False) is torch.int8
     assert scan_module.precision_for(cpu, certain=True) is torch.bfloat16
-    monkeypatch.setattr(scan_module, "_cpu_has", lambda _: False)
+    monkeypatch.setattr(scan_module, "cpu_has", lambda _: False)
     assert {scan_module.precision_for(cpu, exact) for exact in (False, True)} == {torch.float32}
     monkeypatch.undo()
     used = []

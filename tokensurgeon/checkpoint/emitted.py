@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-import tokensurgeon.vocabulary.emitted as rules
+from tokensurgeon import vocabulary
 from tokensurgeon.checkpoint.cache import cache_directory
 from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.vocabulary.emitted import Flags
@@ -52,4 +53,5 @@ def remembered(key: str, size: int, find: Callable[[], Flags]) -> Flags:
 @cache
 def _found_by() -> str:
     """The library and our code, both of which decide."""
-    return f"{tokenizers.__version__}-{file_digest(Path(rules.__file__))[:8]}"
+    code = "".join(file_digest(path) for path in sorted(Path(vocabulary.__file__).parent.rglob("*.py")))
+    return f"{tokenizers.__version__}-{hashlib.sha256(code.encode()).hexdigest()[:8]}"

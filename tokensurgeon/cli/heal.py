@@ -93,9 +93,9 @@ def command(
     On several GPUs: [bold]accelerate launch -m tokensurgeon heal …[/bold]; on several CPUs torchrun does it, with
     ACCELERATE_USE_CPU=true.
     """
-    with guarded(
-        debug=debug, quiet=quiet or json_out, interrupted="the same command goes on from the last saved state"
-    ):
+    kept = "the same command goes on from the last saved state"
+    kept = kept if diloco is None else "the same command joins the other groups again, while they train"
+    with guarded(debug=debug, quiet=quiet or json_out, interrupted=kept):
         from tokensurgeon.healing import HealOptions, heal
 
         options = HealOptions(

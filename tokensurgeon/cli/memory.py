@@ -21,6 +21,5 @@ def keep_freed_memory() -> None:
     if any(name.startswith("MALLOC_") or "glibc.malloc" in text for name, text in os.environ.items()):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING)
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING):  # refused before glibc 2.35
         mallopt(_M_TRIM_THRESHOLD, _KEPT)

@@ -13,7 +13,7 @@ from tokensurgeon.checkpoint import Checkpoint
 from tokensurgeon.checkpoint.layout import error_reason, read_config, refuse_missing_body
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
-from tokensurgeon.solver.scan import precision_for
+from tokensurgeon.solver.scan import cpu_has, precision_for
 
 __all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device", "prefix_of"]
 
@@ -76,7 +76,8 @@ def pick_device(name: str) -> torch.device:
 
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for it; others are slower in it than in float32."""
-    return precision_for(device, certain=True) is torch.bfloat16
+    on_arm = device.type == "cpu" and cpu_has("bf16")
+    return on_arm or precision_for(device, certain=True) is torch.bfloat16
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu", *, fast: bool = False) -> LoadedModel:

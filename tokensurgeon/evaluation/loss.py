@@ -100,7 +100,7 @@ def score_ids(
         mass = 0.0
         if watched is not None and len(watched):
             mass = float((log_normaliser(logits[:, watched]) - normaliser).exp().sum())
-    found: list[float] = nats.double().tolist()
+    found: list[float] = nats.cpu().double().tolist()
     return (found if before else [0.0, *found]), mass
 
 

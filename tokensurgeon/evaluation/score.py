@@ -94,7 +94,7 @@ def score_text(
                 nats = normaliser - logits.gather(1, gold[:, None])[:, 0].float()
                 if watched is not None and len(watched):
                     mass += float((log_normaliser(logits[:, watched]) - normaliser).exp().sum())
-            total.nats += float(nats.double().sum())
+            total.nats += float(nats.cpu().double().sum())
             total.positions += len(gold)
             for name, mask in (groups or {}).items():
                 inside = mask[gold.cpu()]

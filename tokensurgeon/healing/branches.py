@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 DEEPEST = 5
 """Ids that a branch has at most."""
-_APART = 0.25
+_APART, _LEAK = 0.25, 1e-5
 """Of what another mask changes: what rounding may."""
 
 Branch = tuple[int, Path]
@@ -98,33 +98,38 @@ def lay_out(ids: Sequence[int], meet: Sequence[tuple[int, int]], branches: Seque
 
 
 def reads_branches(model: Any, ids: Sequence[int], meet: Sequence[tuple[int, int]], branches: Sequence[Branch]) -> bool:
-    """Whether a model gives a branch the logits that it gives its text alone.
+    """Whether a model gives a branch the logits that it gives its text alone, and looks at nothing that is masked.
+
+    Rounding makes the former differ, so that it is compared with what no mask changes. The latter would show a layer
+    that mixes neighbours and asks no mask, such as a convolution's: other ids in the masked places change no logit.
 
     Args:
         model: In evaluation mode.
         ids: Of some text.
         meet: See `lay_out`.
-        branches: Behind it. The last of the deepest is tried.
+        branches: Behind it. The deepest is tried, and the last of one id, whose neighbours are others'.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
     row, path = deepest = max(branches, key=lambda branch: len(branch[1]))
     alone = torch.tensor([[*ids[: meet[row][0] + 1], *path]])
     laid = lay_out(ids, meet, branches)
-    masks = {"alone": None, "ours": laid.mask(model.get_input_embeddings().weight.dtype), "none": None}
+    place, ours = len(ids) + branches.index(deepest), laid.mask(model.get_input_embeddings().weight.dtype)
+    single = max(index for index, branch in enumerate(branches) if len(branch[1]) == 1) + len(ids)
+    others = torch.where(laid.visible[single], laid.ids, laid.ids.roll(1))
+    passes = {"alone": (alone, None), "ours": (laid.ids, ours), "none": (laid.ids, None), "others": (others, ours)}
     logits = {}
-    for name, mask in masks.items():
-        read, position = (alone, None) if name == "alone" else (laid.ids, laid.position)
+    for name, (read, mask) in passes.items():
+        position = None if name == "alone" else laid.position
         more = {"attention_mask": mask, "position_ids": position}
         moved = {key: value.to(model.device) for key, value in more.items() if value is not None}
         with torch.no_grad():
             try:
                 found = model(input_ids=read.to(model.device), use_cache=False, **moved).logits[0].float()
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                if name != "ours":
-                    raise
+            except Exception as error:  # whatever a model class raises at a mask that it did not expect
                 log.info("%s takes no mask of four dimensions (%s)", type(model).__name__, error)
                 return False
-        logits[name] = found[-1 if name == "alone" else len(ids) + branches.index(deepest)]
-    ours, none = ((logits[name] - logits["alone"]).norm() for name in ("ours", "none"))
-    return bool(ours < _APART * none)
+        logits[name] = found
+    apart, none = ((logits[name][place] - logits["alone"][-1]).norm() for name in ("ours", "none"))
+    leaked = (logits["others"][single] - logits["ours"][single]).norm()
+    return bool(apart < _APART * none and leaked <= _LEAK * none)

@@ -26,7 +26,9 @@ _RATE, _MOMENTUM = 0.7, 0.9
 _RETRIES = 100
 """So often is a lighthouse asked that does not answer: it may be started again."""
 _PATIENCE = timedelta(hours=1)
-"""A group waits so long for slower ones."""
+"""A group waits so long for slower ones, and for what is sent over a slow line."""
+_FAILURES = 3
+"""So many outer steps in a row may come to nothing, each of which takes the group back by its inner steps."""
 
 
 def require_diloco(steps: int | None, every: int, processes: int) -> None:
@@ -117,6 +119,8 @@ class Groups:
             state_dict=state,
             min_replica_size=1,
             use_async_quorum=False,
+            timeout=_PATIENCE,
+            max_retries=_FAILURES,
             quorum_timeout=_PATIENCE,
             rank=0,
             world_size=1,

@@ -103,18 +103,22 @@ class Lesson:
             if number >= 3 and (tried[2] or not self.branches):
                 break
         self.variance = float(torch.cat(states).var(dim=0).mean())
-        if not tried[2]:
+        model = self.student.model
+        model.eval()
+        if self.branches and not tried[2]:
             self.branches = 0  # nobody knows whether it could read them
-        else:
-            model = self.student.model
-            model.eval()
-            if not reads_branches(model, *tried):
-                self.branches = 0
-                log.warning(
-                    "%s reads no branches (its attention takes no mask from outside): what may follow inside of the "
-                    "base's tokens is learnt from the text alone, which is slower", type(model).__name__,
-                )  # fmt: skip
-            model.train()
+            log.warning(
+                "no piece of the text leaves room for branches (%s tokens are read at once): what may follow inside of "
+                "the base's tokens is learnt from the text alone, which is slower. Text of shorter lines may help",
+                f"{self.longest:,}" if self.longest is not None else "all",
+            )
+        elif tried[2] and not reads_branches(model, *tried):
+            self.branches = 0
+            log.warning(
+                "%s reads no branches (its attention takes no mask from outside): what may follow inside of the "
+                "base's tokens is learnt from the text alone, which is slower", type(model).__name__,
+            )  # fmt: skip
+        model.train()
 
     def task(self, piece: Piece, number: int) -> Task:
         """Let the teacher read a piece.

@@ -105,7 +105,7 @@ class Beliefs:
         total = torch.cat([part.float().logsumexp(dim=-1) for part in torch.split(logits, _ROWS)])
         gold = torch.tensor(ids[first + 1 : first + len(logits)], device=logits.device)
         each = logits[:-1].gather(1, gold[:, None])[:, 0].float() - total[:-1]
-        along = [0.0, *each.double().cumsum(0).tolist()]
+        along = [0.0, *each.cpu().double().cumsum(0).tolist()]
         rows = torch.tensor([there - first for _, there in meet], device=logits.device)
         self.meet, self.so_far = list(meet), [along[there - first] for _, there in meet]
         self._logits, self._total = logits[rows], total[rows]

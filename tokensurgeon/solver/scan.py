@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["SHORTLIST", "Dictionary", "full_precision", "precision_for", "scan_bytes"]
+__all__ = ["SHORTLIST", "Dictionary", "cpu_has", "full_precision", "precision_for", "scan_bytes"]
 
 BLOCK = 32
 SHORTLIST = 16
@@ -45,13 +45,13 @@ def precision_for(device: torch.device, certain: bool) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     if device.type != "cpu":
         return torch.float32
-    if not certain and (_cpu_has("avx512_vnni") or _cpu_has("avx_vnni")):
+    if not certain and (cpu_has("avx512_vnni") or cpu_has("avx_vnni")):
         return torch.int8
-    return torch.bfloat16 if _cpu_has("avx512_bf16") else torch.float32
+    return torch.bfloat16 if cpu_has("avx512_bf16") else torch.float32
 
 
-def _cpu_has(feature: str) -> bool:
-    """Older versions of torch do not tell, and scan in float32."""
+def cpu_has(feature: str) -> bool:
+    """Whether the processor has instructions, by torch's name; older versions of torch do not tell."""
     tell = getattr(torch.cpu, "get_capabilities", None)
     return tell is not None and bool(tell().get(feature, False))
 

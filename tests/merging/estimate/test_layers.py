@@ -83,6 +83,12 @@ def test_frank_wolfe_per_model_has_one_weight_for_all_tensors():
     assert len({tuple(found.tolist()) for found in again.coefficients.values()}) == 1
 
 
+def test_frank_wolfe_leaves_alone_what_the_text_does_not_use():
+    sources = [weights(number) | {"vision.w": randn(3, 3, seed=number)} for number in (1, 2)]
+    fitted = fit_fw(sources, logits, data((0, 1), (1, 4)), FrankWolfeOptions(steps=3, per="layer"))
+    assert fitted.coefficients["vision.w"].tolist() == [0.5, 0.5]
+
+
 def test_expert_gives_each_layer_to_the_model_whose_data_uses_it():
     options = ExpertOptions(steps=300, learning_rate=0.05, l1=0.0)
     fitted = fit_expert(weights(0), [weights(1), weights(2)], both, data((0, 1), (1, 4)), options)

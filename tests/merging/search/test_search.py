@@ -147,6 +147,7 @@ def test_objectives_by_hand():
     assert cost_of("mean", merged, models) == pytest.approx(2.05)
     assert cost_of("regret", merged, models) == pytest.approx((0.1 + 0.5) / 2)
     assert cost_of("worst", merged, models) == pytest.approx(0.5)
+    assert cost_of("regret", {"a": 0.5}, [{"a": 0.0}]) == pytest.approx(500)  # a model that is certain of all items
     with pytest.raises(InputError, match="--objective 'best' must be one of regret, mean, worst"):
         SearchOptions(objective="best")
 
@@ -335,8 +336,12 @@ def test_items_are_searched_by_and_the_right_answer_counts(models, tmp_path):
     loaded = load_model(models["t"])
     nats = [score_item(loaded, Item("The value is", items[0].choices, answer)) for answer in range(3)]
     assert sum(math.exp(-one) for one in nats) == pytest.approx(1) and len(set(nats)) == 3
+    certain = load_model(models["t"])
+    with torch.no_grad():
+        certain.model.get_output_embeddings().weight.mul_(1e4)
+    assert min(score_item(certain, Item("The value", items[0].choices, answer)) for answer in range(3)) >= 0
     for line, message in (
-        ("text", "line 1 is no item"),
+        ("\n\ntext", "line 3 is no item"),
         ('{"context": "a", "choices": ["b"], "answer": 0}', "at least two texts"),
         ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "answer=2 must be from 0 to 1"),
     ):

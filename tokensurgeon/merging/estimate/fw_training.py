@@ -78,9 +78,9 @@ def fit_fw(
             with torch.no_grad():
                 wanted = forward(source, piece)
             total = total + divergence(wanted, forward(merged, piece), options.temperature)
-        gradients = torch.autograd.grad(total, list(leaves.values()))
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         weights = {
-            group: frank_wolfe_step(found.detach(), gradient, 2 / (step + 3))
+            group: found.detach() if gradient is None else frank_wolfe_step(found.detach(), gradient, 2 / (step + 3))
             for (group, found), gradient in zip(leaves.items(), gradients, strict=True)
         }
         losses.append(float(total.detach()))

@@ -44,7 +44,9 @@ def read_items(path: Path) -> list[Item]:
         lines = text_lines(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    for number, line in enumerate(filter(None, lines), 1):
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):
@@ -67,7 +69,7 @@ def score_item(loaded: LoadedModel, item: Item) -> float:
     The context is a part of each text that is compared, so that nothing depends on where a tokenizer cuts between both.
     """
     nats = [_nats(loaded, item.context + choice) for choice in item.choices]
-    return float(nats[item.answer] + np.logaddexp.reduce(np.negative(nats)))
+    return max(0.0, float(nats[item.answer] + np.logaddexp.reduce(np.negative(nats))))  # rounding may go below
 
 
 def _nats(loaded: LoadedModel, text: str) -> float:

@@ -17,6 +17,8 @@ OBJECTIVES: tuple[str, ...] = get_args(Objective)
 Pieces = Mapping[str, Sequence[Sequence[float]]]
 """By text: nats and bytes of every piece."""
 _DRAWS, _TAIL = 1000, 2.5
+_LEAST = 1e-3
+"""Bits that a share is taken of at least: a model may be certain of all items."""
 
 
 def refuse_objective(name: str) -> None:
@@ -55,7 +57,8 @@ def cost_of(objective: Objective, merged: Mapping[str, float], models: Sequence[
     """
     if objective == "mean":
         return float(np.mean(list(merged.values())))
-    shares = [bits / min(model[text] for model in models) - 1 for text, bits in merged.items()]
+    best = {text: min(model[text] for model in models) for text in merged}
+    shares = [(bits - best[text]) / max(best[text], _LEAST) for text, bits in merged.items()]
     return float(max(shares) if objective == "worst" else np.mean(shares))
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -39,11 +40,17 @@ def working(
         seed: For methods that draw.
         texts: What is read.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // n) if hasattr(os, "sched_getaffinity") else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // n)
     start = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     pool = ProcessPoolExecutor(n, start, initializer=_begin, initargs=(threads, template, target, seed, texts))
+    before = set(multiprocessing.active_children())
     try:
         yield lambda asked: pool.map(_score, asked)
+    except BaseException:  # Ctrl-C waits for no merge
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -54,11 +61,19 @@ def _begin(
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     ready = prepare(template.by(template.start), target, True, [], None)
     place = tempfile.TemporaryDirectory(prefix="tokensurgeon-search-")
     _places.append(place)
     _own.append((template, Trials(ready, Path(place.name), seed), texts))
+
+
+def _end_with_parent() -> None:
+    """A process that is killed takes no leave, and its workers would wait for it, each with a merge in memory."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 _places: list[tempfile.TemporaryDirectory[str]] = []
