@@ -194,6 +194,26 @@ def test_gates_are_bounds_on_a_difference():
         Gate("gains_at_least", 0.4, "t9").judged(worse, start)
 
 
+def test_a_gate_judges_the_text_that_it_names_where_two_have_one_name(zoo, tmp_path):
+    texts = [tmp_path / "a/test.txt", tmp_path / "b/test.txt"]
+    for text, line in zip(texts, ("Functions return values.\n", "zq0 xj9 wv8\n"), strict=True):
+        text.parent.mkdir()
+        text.write_text(line * 40)
+    gates = [{"loses_at_most": 9, "text": str(text)} for text in texts]
+    stages = [{"name": "e", "evaluate": {"model": "$model", "against": "$model", "text": "$texts"}, "gates": gates}]
+    inputs = {"model": str(zoo["gpt"]), "texts": [str(text) for text in texts]}
+    path = write(tmp_path, stages, inputs)
+    result = run("run", path, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)["stages"][0]["gates"]
+    assert [gate.split()[0] for gate in said] == ["test.txt", str(texts[1])]
+    for text, message in (("test.txt", "is the name of"), ("general.txt", "reads no text general.txt")):
+        gates[0]["text"] = text
+        refused = run("run", write(tmp_path, stages, inputs), "--out", tmp_path / "other")
+        assert refused.exit_code == 2 and message in refused.stderr and len(refused.stderr.splitlines()) == 1
+        assert not (tmp_path / "other").exists()
+
+
 def only(name, command, **options):
     return [{"name": name, command: options}]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.resolve import resolve
 from tokensurgeon.errors import InputError, VerificationError
+from tokensurgeon.evaluation.texts import open_texts
 from tokensurgeon.merging.models import content_digest
 from tokensurgeon.pipelines.read import Pipeline, Stage, with_values
 from tokensurgeon.pipelines.record import Record, key_of_stage
@@ -142,6 +143,8 @@ def _planned(pipeline: Pipeline, place: Path, commands: Mapping[str, Command]) -
             for file in files:
                 if not file.is_file():
                     raise InputError(f"{file} is no file")
+            texts = files or [Path(name) for name in open_texts([])]
+            stage = replace(stage, gates=[gate.among(texts) for gate in stage.gates])
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         short = {str(place): Path(str(place)).name for place in (*models, *files)}
