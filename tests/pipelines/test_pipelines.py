@@ -239,6 +239,7 @@ def only(name, command, **options):
         ),
         (only("a", "trim", model="$model", text="$text") * 2, "another input or stage has this name"),
         (only("../a", "trim", model="$model", text="$text"), "needs a name of letters"),
+        (only("pipeline", "evaluate", model="$model"), "pipeline is the name of the record pipeline.json"),
         (only("a", "trim", model="$model", text="/no/such.txt"), "/no/such.txt is no file"),
         (only("a", "trim", model="/no/such", text="$text"), "/no/such does not exist"),
         (only("a", "heal", model="$model", teacher="$model", rows="some"), "rows='some' must be new or all"),
@@ -288,6 +289,23 @@ def test_bad_files_are_one_line(tmp_path, text, given, message):
     result = run("run", path, "--out", tmp_path / "out", *given)
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_only_what_is_plainly_a_number_or_a_truth_value_is_one():
+    from tokensurgeon.cli.run import _values
+
+    plain = {"12": 12, "-0.5": -0.5, "0": 0, "true": True, "false": False}
+    text = ("007", "1_000", "inf", "nan", "1e3", ".5", "5.", "\u0661", "True", "12 ", "a=b")
+    found = _values([f"{value}={value}" for value in plain] + [f"x{n}={value}" for n, value in enumerate(text)])
+    assert found == plain | {f"x{n}": value for n, value in enumerate(text)}
+    assert {name: type(found[name]) for name in plain} == {name: type(value) for name, value in plain.items()}
+
+
+def test_a_flag_can_be_an_input(zoo, tmp_path):
+    stages = only("a", "transplant", base="$model", donor="$model", untie="$untie") + only("b", "trim", model="$a")
+    path = write(tmp_path, stages, {"model": str(zoo["gpt"]), "untie": None})
+    for value, message in (("true", "stage b: Missing option '--text'"), ("yes", "untie: 'yes' must be true or false")):
+        assert message in run("run", path, "--out", tmp_path / "out", "--set", f"untie={value}").stderr
 
 
 def test_several_processes_do_not_each_run_a_pipeline(tmp_path, monkeypatch):

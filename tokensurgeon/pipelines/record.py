@@ -15,8 +15,9 @@ from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.durable import flush
 from tokensurgeon.checkpoint.text import read_json_if_there, write_json
 
-__all__ = ["Record", "key_of_stage", "output_digest", "own_digest"]
+__all__ = ["RECORD", "Record", "key_of_stage", "output_digest", "own_digest"]
 
+RECORD = "pipeline.json"
 _DECIDES = ("tokensurgeon", "torch", "transformers", "tokenizers", "numpy", "mergekit", "accelerate", "peft")
 
 

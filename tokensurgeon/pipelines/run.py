@@ -14,11 +14,9 @@ from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.texts import open_texts
 from tokensurgeon.merging.models import content_digest
 from tokensurgeon.pipelines.read import Pipeline, Stage, with_values
-from tokensurgeon.pipelines.record import Record, key_of_stage
+from tokensurgeon.pipelines.record import RECORD, Record, key_of_stage
 
 __all__ = ["Command", "Done", "run_pipeline"]
-
-RECORD = "pipeline.json"
 
 
 class Command(Protocol):
