@@ -393,6 +393,32 @@ def kin(zoo, tmp_path_factory):
     return zoo | {name: root / name for name in ("other", "twin")}
 
 
+def test_a_merge_is_made_again_where_a_file_that_its_method_reads_has_changed(kin, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    from tokensurgeon.merging.estimate.files import write_file
+
+    tensors = load_file(kin["gpt"] / "model.safetensors")
+    files = [tmp_path / name for name in ("first.safetensors", "second.safetensors")]
+    for file in files:
+        write_file(file, {name: torch.ones_like(tensor) for name, tensor in tensors.items()}, {})
+    first, second = (
+        {"model": str(kin[name]), "parameters": {"weight": 1, "fisher": value}}
+        for name, value in (("gpt", str(files[0])), ("twin", [{"value": str(files[1])}]))
+    )
+    path = write(tmp_path, only("a", "merge", recipe={"merge_method": "fisher", "models": [first, second]}), {})
+    line = ("run", path, "--out", tmp_path / "out", "--json")
+    assert kept(run(*line)) == {"a": False} and kept(run(*line)) == {"a": True}
+    write_file(files[1], {name: torch.full_like(tensor, 3) for name, tensor in tensors.items()}, {}, overwrite=True)
+    changed = run(*line)
+    assert changed.exit_code == 2 and "was made of other inputs" in changed.stderr
+    assert kept(run(*line, "--overwrite")) == {"a": False}
+    files[1].unlink()
+    missing = run(*line)
+    assert missing.exit_code == 2 and f"stage a: {files[1]} is no file" in missing.stderr
+
+
 @pytest.mark.parametrize("recipe", list(LITTLE))
 def test_a_recipe_that_comes_with_this_can_be_planned(kin, tmp_path, recipe):
     """All is checked but for what models have in them; no work is done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from tokensurgeon.checkpoint.resolve import resolve
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.mergekit import require_mergekit
+from tokensurgeon.merging.preflight import READS
 from tokensurgeon.merging.recipe import models_of, parse_recipe, read_source
 from tokensurgeon.merging.search.numbers import filled_in, numbers_of
 
@@ -17,7 +18,7 @@ __all__ = ["named_in_recipe", "write_recipe"]
 
 
 def named_in_recipe(recipe: Any, search: bool) -> tuple[list[str], list[Path]]:
-    """The models that a recipe names, and the files: its own, adapters and texts.
+    """The models that a recipe names, and the files: its own, adapters, texts, and what merge methods read.
 
     Args:
         recipe: A file, or the table itself.
@@ -41,7 +42,29 @@ def named_in_recipe(recipe: Any, search: bool) -> tuple[list[str], list[Path]]:
             adapter = resolve(str(reference.lora), weights="adapter")
             files += sorted(entry for entry in adapter.iterdir() if entry.is_file())
     models += [read.tokenizer] if read.tokenizer is not None else []
+    files += [Path(name).expanduser() for name in dict.fromkeys(_read_by_methods(source))]
     return models, [*files, *(Path(text) for text in read.options.text)]
+
+
+def _read_by_methods(node: Any, *, inside: bool = False) -> Iterator[str]:
+    """The files of coefficients and Fisher information that ``parameters`` name, wherever these stand."""
+    if isinstance(node, list):
+        for part in node:
+            yield from _read_by_methods(part, inside=inside)
+    elif isinstance(node, Mapping):
+        for name, part in node.items():
+            if inside and name in READS.values():
+                yield from _texts(part)
+            else:
+                yield from _read_by_methods(part, inside=inside or name == "parameters")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The value of a parameter; it may be given for some tensors only, in tables with ``value``."""
+    for part in value if isinstance(value, list) else [value]:
+        part = part.get("value") if isinstance(part, Mapping) else part
+        if isinstance(part, str):
+            yield part
 
 
 def write_recipe(recipe: Mapping[str, Any], path: Path) -> None:
