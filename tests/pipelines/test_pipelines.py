@@ -335,6 +335,26 @@ def test_stages_know_which_parameters_are_models():
         assert kind.out is None or any(kind.out in p.opts for p in parameters.values())
 
 
+def test_of_a_model_that_only_gives_its_tokenizer_the_vocabulary_is_read(zoo):
+    from tokensurgeon.cli.stages import StageCommand
+
+    group = typer.main.get_command(app)
+    base, donor = str(zoo["gpt"]), str(zoo["spm"])
+    recipe = {"merge_method": "linear", "models": [{"model": base, "parameters": {"weight": 1}}]}
+    for name, options, expected in (
+        ("transplant", {"base": base, "donor": donor}, [(base, "all"), (donor, "vocabulary")]),
+        ("extend", {"model": base, "tokens": "t.txt", "donor": donor}, [(base, "all"), (donor, "vocabulary")]),
+        ("heal", {"model": base, "teacher": donor}, [(base, "all"), (donor, "all")]),
+        (
+            "merge",
+            {"recipe": recipe | {"tokensurgeon": {"tokenizer": donor}}},
+            [(base, "all"), (donor, "vocabulary")],
+        ),
+        ("merge", {"recipe": recipe | {"tokensurgeon": {"tokenizer": base}}}, [(base, "all")]),
+    ):
+        assert StageCommand(name, group.commands[name]).takes(options)[0] == expected, name
+
+
 def test_aliases_in_a_recipe_stay_one_number(tmp_path):
     from tokensurgeon.merging.search.numbers import numbers_of
     from tokensurgeon.pipelines.read import with_values

@@ -13,12 +13,15 @@ from tokensurgeon.merging.mergekit import require_mergekit
 from tokensurgeon.merging.preflight import READS
 from tokensurgeon.merging.recipe import models_of, parse_recipe, read_source
 from tokensurgeon.merging.search.numbers import filled_in, numbers_of
+from tokensurgeon.pipelines.record import Weights
 
 __all__ = ["named_in_recipe", "write_recipe"]
 
 
-def named_in_recipe(recipe: Any, search: bool) -> tuple[list[str], list[Path]]:
+def named_in_recipe(recipe: Any, search: bool) -> tuple[list[tuple[str, Weights]], list[Path]]:
     """The models that a recipe names, and the files: its own, adapters, texts, and what merge methods read.
+
+    Of a model that only gives its tokenizer the vocabulary alone is read.
 
     Args:
         recipe: A file, or the table itself.
@@ -35,13 +38,16 @@ def named_in_recipe(recipe: Any, search: bool) -> tuple[list[str], list[Path]]:
     if numbers and not search:
         raise InputError(f"recipe {path}: {numbers[0].name} is a number to search for. Give search: true")
     read = parse_recipe(filled_in(source, numbers, [one.start for one in numbers]), "", path)
-    models, files = [], [] if isinstance(recipe, Mapping) else [path]
-    for reference in models_of(read.merge):
-        models.append(str(reference.model))
+    models: list[tuple[str, Weights]] = []
+    files = [] if isinstance(recipe, Mapping) else [path]
+    references = models_of(read.merge)
+    for reference in references:
+        models.append((str(reference.model), "all"))
         if reference.lora is not None:
             adapter = resolve(str(reference.lora), weights="adapter")
             files += sorted(entry for entry in adapter.iterdir() if entry.is_file())
-    models += [read.tokenizer] if read.tokenizer is not None else []
+    if read.tokenizer is not None and read.tokenizer not in map(str, references):
+        models.append((read.tokenizer, "vocabulary"))
     files += [Path(name).expanduser() for name in dict.fromkeys(_read_by_methods(source))]
     return models, [*files, *(Path(text) for text in read.options.text)]
 
