@@ -207,6 +207,10 @@ def test_a_gate_judges_the_text_that_it_names_where_two_have_one_name(zoo, tmp_p
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)["stages"][0]["gates"]
     assert [gate.split()[0] for gate in said] == ["test.txt", str(texts[1])]
+    shutil.copytree(tmp_path / "b", tmp_path / "moved")
+    gates[1]["text"] = inputs["texts"][1] = str(tmp_path / "moved/test.txt")
+    refused = run("run", write(tmp_path, stages, inputs), "--out", tmp_path / "out")  # its figures name b/test.txt
+    assert refused.exit_code == 2 and "was made of other inputs" in refused.stderr
     for text, message in (("test.txt", "is the name of"), ("general.txt", "reads no text general.txt")):
         gates[0]["text"] = text
         refused = run("run", write(tmp_path, stages, inputs), "--out", tmp_path / "other")

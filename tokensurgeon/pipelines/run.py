@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,7 +145,9 @@ def _planned(pipeline: Pipeline, place: Path, commands: Mapping[str, Command]) -
             stage = replace(stage, gates=[gate.among(texts) for gate in stage.gates])
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        short = {str(place): Path(str(place)).name for place in (*(model for model, _ in models), *files)}
+        names = Counter(file.name for file in files)  # figures name a text by its path where two have one name
+        short = {model: Path(model).name for model, _ in models}
+        short |= {str(file): file.name for file in files if names[file.name] == 1}
         told = _renamed(with_values(stage.options, shown), short)
         found.append(_Planned(stage, out, options, told, models, files))
         values[stage.name], shown[stage.name] = str(out), f"${stage.name}"
