@@ -181,6 +181,24 @@ def test_every_method_is_explained():
     assert {name for cell in listed for name in re.findall(r"`(\w+)`", cell)} == {*METHODS, "auto"}
 
 
+def test_the_pipeline_of_the_guide_can_be_read_and_its_recipes_are_those_that_there_are(tmp_path):
+    from tokensurgeon.cli.stages import STAGES, StageCommand
+    from tokensurgeon.pipelines import read_pipeline
+    from tokensurgeon.pipelines.read import shipped, with_values
+
+    text = text_of("docs/pipelines.md")
+    (example,) = (content for language, content in fences(text) if language == "yaml")
+    (tmp_path / "mine.yaml").write_text(example)
+    read = read_pipeline(str(tmp_path / "mine.yaml"), {"model": "m", "text": "t.txt"}, list(STAGES))
+    values = dict(read.inputs)
+    for stage in read.stages:
+        command = StageCommand(stage.command, COMMANDS.commands[stage.command])
+        command.check(with_values(stage.options, values), tmp_path / f"{stage.name}{command.suffix}")
+        values[stage.name] = stage.name
+    assert set(re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)) == set(shipped())
+    assert all(f"`{name}`" in text for name in STAGES)
+
+
 def test_the_tree_of_the_readme_is_the_packages():
     tree = next(content for _, content in fences(text_of("README.md")) if content.startswith("tokensurgeon/"))
     shown = set(re.findall(r"^  (\w+)/", tree, re.MULTILINE))

@@ -98,6 +98,22 @@ def test_of_a_donor_only_the_vocabulary_is_fetched(hub, run, zoo, tmp_path, name
 
 
 @pytest.mark.slow
+def test_of_a_donor_in_a_pipeline_only_the_vocabulary_is_fetched(hub, run, zoo, tmp_path):
+    path = tmp_path / "p.yaml"
+    moved = {"base": str(zoo["gpt"]), "donor": "org/spm", "k": 8}
+    path.write_text(json.dumps({"stages": [{"name": "moved", "transplant": moved}]}))
+    line = ["run", str(path), "--out", str(tmp_path / "work"), "--json"]
+    first = run("", command=line)
+    assert first.returncode == 0 and 0 < sent(hub) < BODY, first.stderr
+    hub.sent.clear()
+    run(str(zoo["gpt"]), base="org/spm")
+    assert sent(hub) > 2 * BODY
+    again = run("", command=line)  # the same donor, from whole files this time
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["stages"][0]["kept"]
+
+
+@pytest.mark.slow
 def test_an_interrupted_download_goes_on(hub, run, zoo, tmp_path):
     rows = load_file(zoo["spm"] / "model.safetensors")["model.embed_tokens.weight"]
     hub.budget = 4 * 2**16 + 50_000

@@ -194,6 +194,30 @@ def test_gates_are_bounds_on_a_difference():
         Gate("gains_at_least", 0.4, "t9").judged(worse, start)
 
 
+def test_a_gate_judges_the_text_that_it_names_where_two_have_one_name(zoo, tmp_path):
+    texts = [tmp_path / "a/test.txt", tmp_path / "b/test.txt"]
+    for text, line in zip(texts, ("Functions return values.\n", "zq0 xj9 wv8\n"), strict=True):
+        text.parent.mkdir()
+        text.write_text(line * 40)
+    gates = [{"loses_at_most": 9, "text": str(text)} for text in texts]
+    stages = [{"name": "e", "evaluate": {"model": "$model", "against": "$model", "text": "$texts"}, "gates": gates}]
+    inputs = {"model": str(zoo["gpt"]), "texts": [str(text) for text in texts]}
+    path = write(tmp_path, stages, inputs)
+    result = run("run", path, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)["stages"][0]["gates"]
+    assert [gate.split()[0] for gate in said] == ["test.txt", str(texts[1])]
+    shutil.copytree(tmp_path / "b", tmp_path / "moved")
+    gates[1]["text"] = inputs["texts"][1] = str(tmp_path / "moved/test.txt")
+    refused = run("run", write(tmp_path, stages, inputs), "--out", tmp_path / "out")  # its figures name b/test.txt
+    assert refused.exit_code == 2 and "was made of other inputs" in refused.stderr
+    for text, message in (("test.txt", "is the name of"), ("general.txt", "reads no text general.txt")):
+        gates[0]["text"] = text
+        refused = run("run", write(tmp_path, stages, inputs), "--out", tmp_path / "other")
+        assert refused.exit_code == 2 and message in refused.stderr and len(refused.stderr.splitlines()) == 1
+        assert not (tmp_path / "other").exists()
+
+
 def only(name, command, **options):
     return [{"name": name, command: options}]
 
@@ -219,6 +243,7 @@ def only(name, command, **options):
         ),
         (only("a", "trim", model="$model", text="$text") * 2, "another input or stage has this name"),
         (only("../a", "trim", model="$model", text="$text"), "needs a name of letters"),
+        (only("pipeline", "evaluate", model="$model"), "pipeline is the name of the record pipeline.json"),
         (only("a", "trim", model="$model", text="/no/such.txt"), "/no/such.txt is no file"),
         (only("a", "trim", model="/no/such", text="$text"), "/no/such does not exist"),
         (only("a", "heal", model="$model", teacher="$model", rows="some"), "rows='some' must be new or all"),
@@ -270,6 +295,23 @@ def test_bad_files_are_one_line(tmp_path, text, given, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_only_what_is_plainly_a_number_or_a_truth_value_is_one():
+    from tokensurgeon.cli.run import _values
+
+    plain = {"12": 12, "-0.5": -0.5, "0": 0, "true": True, "false": False}
+    text = ("007", "1_000", "inf", "nan", "1e3", ".5", "5.", "\u0661", "True", "12 ", "a=b")
+    found = _values([f"{value}={value}" for value in plain] + [f"x{n}={value}" for n, value in enumerate(text)])
+    assert found == plain | {f"x{n}": value for n, value in enumerate(text)}
+    assert {name: type(found[name]) for name in plain} == {name: type(value) for name, value in plain.items()}
+
+
+def test_a_flag_can_be_an_input(zoo, tmp_path):
+    stages = only("a", "transplant", base="$model", donor="$model", untie="$untie") + only("b", "trim", model="$a")
+    path = write(tmp_path, stages, {"model": str(zoo["gpt"]), "untie": None})
+    for value, message in (("true", "stage b: Missing option '--text'"), ("yes", "untie: 'yes' must be true or false")):
+        assert message in run("run", path, "--out", tmp_path / "out", "--set", f"untie={value}").stderr
+
+
 def test_several_processes_do_not_each_run_a_pipeline(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = run("run", write(tmp_path, PARTS), "--out", tmp_path / "out")
@@ -295,6 +337,26 @@ def test_stages_know_which_parameters_are_models():
         found = {n for n, p in parameters.items() if p.metavar in ("BASE", "DONOR", "MODEL", "OTHER")}
         assert found == set(kind.models), name
         assert kind.out is None or any(kind.out in p.opts for p in parameters.values())
+
+
+def test_of_a_model_that_only_gives_its_tokenizer_the_vocabulary_is_read(zoo):
+    from tokensurgeon.cli.stages import StageCommand
+
+    group = typer.main.get_command(app)
+    base, donor = str(zoo["gpt"]), str(zoo["spm"])
+    recipe = {"merge_method": "linear", "models": [{"model": base, "parameters": {"weight": 1}}]}
+    for name, options, expected in (
+        ("transplant", {"base": base, "donor": donor}, [(base, "all"), (donor, "vocabulary")]),
+        ("extend", {"model": base, "tokens": "t.txt", "donor": donor}, [(base, "all"), (donor, "vocabulary")]),
+        ("heal", {"model": base, "teacher": donor}, [(base, "all"), (donor, "all")]),
+        (
+            "merge",
+            {"recipe": recipe | {"tokensurgeon": {"tokenizer": donor}}},
+            [(base, "all"), (donor, "vocabulary")],
+        ),
+        ("merge", {"recipe": recipe | {"tokensurgeon": {"tokenizer": base}}}, [(base, "all")]),
+    ):
+        assert StageCommand(name, group.commands[name]).takes(options)[0] == expected, name
 
 
 def test_aliases_in_a_recipe_stay_one_number(tmp_path):
@@ -353,6 +415,32 @@ def kin(zoo, tmp_path_factory):
     save(root / "other", llama(len(tokenizer), seed=8), tokenizer)
     shutil.copytree(zoo["gpt"], root / "twin")
     return zoo | {name: root / name for name in ("other", "twin")}
+
+
+def test_a_merge_is_made_again_where_a_file_that_its_method_reads_has_changed(kin, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    from tokensurgeon.merging.estimate.files import write_file
+
+    tensors = load_file(kin["gpt"] / "model.safetensors")
+    files = [tmp_path / name for name in ("first.safetensors", "second.safetensors")]
+    for file in files:
+        write_file(file, {name: torch.ones_like(tensor) for name, tensor in tensors.items()}, {})
+    first, second = (
+        {"model": str(kin[name]), "parameters": {"weight": 1, "fisher": value}}
+        for name, value in (("gpt", str(files[0])), ("twin", [{"value": str(files[1])}]))
+    )
+    path = write(tmp_path, only("a", "merge", recipe={"merge_method": "fisher", "models": [first, second]}), {})
+    line = ("run", path, "--out", tmp_path / "out", "--json")
+    assert kept(run(*line)) == {"a": False} and kept(run(*line)) == {"a": True}
+    write_file(files[1], {name: torch.full_like(tensor, 3) for name, tensor in tensors.items()}, {}, overwrite=True)
+    changed = run(*line)
+    assert changed.exit_code == 2 and "was made of other inputs" in changed.stderr
+    assert kept(run(*line, "--overwrite")) == {"a": False}
+    files[1].unlink()
+    missing = run(*line)
+    assert missing.exit_code == 2 and f"stage a: {files[1]} is no file" in missing.stderr
 
 
 @pytest.mark.parametrize("recipe", list(LITTLE))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from tokensurgeon.errors import InputError
 
 if TYPE_CHECKING:
     from tokensurgeon.pipelines import Done, Stage
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 
 
 def command(
@@ -80,16 +83,14 @@ def command(
 
 
 def _values(given: list[str] | None) -> dict[str, Any]:
-    """``NAME=VALUE`` strings to a mapping; what looks like a number is one."""
+    """``NAME=VALUE`` strings to a mapping; plain decimal numbers, ``true`` and ``false`` to what they say."""
     found: dict[str, Any] = {}
     for entry in given or []:
         name, sign, value = entry.partition("=")
         if not (name and sign and value):
             raise InputError(f"--set {entry!r} must look like NAME=VALUE")
-        found[name] = value
-        for kind in (float, int):
-            with contextlib.suppress(ValueError):
-                found[name] = kind(value)
+        plain = value in ("true", "false") or _NUMBER.fullmatch(value)
+        found[name] = json.loads(value) if plain else value
     return found
 
 

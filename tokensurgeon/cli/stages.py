@@ -7,12 +7,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
 from tokensurgeon.cli.options import parse_pairs, parse_special
 from tokensurgeon.errors import InputError
+
+if TYPE_CHECKING:
+    from tokensurgeon.pipelines.record import Weights
 
 __all__ = ["STAGES", "StageCommand", "StageError"]
 
@@ -90,10 +93,14 @@ class StageCommand:
         known = {field.name for field in fields(checked)}
         checked(**{name: _plain(name, value) for name, value in given.items() if name in known and value is not None})
 
-    def takes(self, options: Mapping[str, Any]) -> tuple[list[str], list[Path]]:
-        """The models and the files that the options name."""
+    def takes(self, options: Mapping[str, Any]) -> tuple[list[tuple[str, Weights]], list[Path]]:
+        """The models that the options name, each with what is read of its weights, and the files."""
         given = self._parsed(options, Path("out"))
-        models = [str(given[name]) for name in STAGES[self.name].models if given.get(name) is not None]
+        models: list[tuple[str, Weights]] = [
+            (str(given[name]), "vocabulary" if name == "donor" else "all")
+            for name in STAGES[self.name].models
+            if given.get(name) is not None
+        ]
         files: list[Path] = []
         for name, value in given.items():
             several = value if isinstance(value, list | tuple) else [value]

@@ -16,10 +16,10 @@ from tokensurgeon.merging.align import Owner, has_ids_of, place_of
 from tokensurgeon.merging.models import Model, content_digest
 from tokensurgeon.surgery.options import TransplantOptions
 
-__all__ = ["refuse_files", "refuse_unplanned", "refuse_values"]
+__all__ = ["READS", "refuse_files", "refuse_unplanned", "refuse_values"]
 
 _LAYER = re.compile(r"\.\d+\.")
-_READS = {"dam": "coefficients", "expert": "coefficients", "fisher": "fisher", "fw": "coefficients"}
+READS = {"dam": "coefficients", "expert": "coefficients", "fisher": "fisher", "fw": "coefficients"}
 """Our methods that read files, and the parameter that names one."""
 
 
@@ -70,7 +70,7 @@ def refuse_files(tasks: Sequence[Any], models: Sequence[Model], owner: Owner, op
     by_place = {str(model.directory): model for model in models}
     found: dict[tuple[str, tuple[str, ...]], None] = {}
     for task in tasks:
-        name = _READS.get(task.method_name)
+        name = READS.get(task.method_name)
         based = [task.base_model] if task.method_name == "expert" else []  # whose file names the base first
         listed = [*based, *(model for model in task.model_order if model not in based)]
         order = tuple(model.model.path for model in listed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +23,31 @@ class Gate:
     Attributes:
         kind: ``loses_at_most``, or ``gains_at_least``.
         bound: In bits per byte.
-        text: Name of the text, such as ``general.txt``; None for the mean of all.
+        text: The text's path, or its name, such as ``general.txt``; None for the mean of all.
     """
 
     kind: Kind
     bound: float
     text: str | None = None
+
+    def among(self, texts: Sequence[Path]) -> Gate:
+        """The same, with the path of one of the texts that a stage reads.
+
+        Args:
+            texts: Their paths.
+
+        Raises:
+            InputError: If the stage does not read the text, or the gate gives a name that several of its texts have.
+        """
+        if self.text is None:
+            return self
+        place = Path(self.text).expanduser().resolve()
+        found = [text for text in texts if text.resolve() == place] or [t for t in texts if t.name == self.text]
+        if not found:
+            raise InputError(f"gate: the stage reads no text {self.text}; it reads {', '.join(map(str, texts))}")
+        if len({text.resolve() for text in found}) > 1:
+            raise InputError(f"gate: {self.text} is the name of {' and of '.join(map(str, found))}. Give the path")
+        return replace(self, text=str(found[0]))
 
     def judged(self, scores: Mapping[str, Any], against: Mapping[str, Any]) -> tuple[bool, str]:
         """Whether it is kept to, and how to say so.
@@ -44,14 +63,21 @@ class Gate:
         ok = lost <= self.bound if self.kind == "loses_at_most" else -lost >= self.bound
         change = f"{'loses' if lost > 0 else 'gains'} {abs(lost):.4f} bits per byte"
         wanted = f"{'may lose at most' if self.kind == 'loses_at_most' else 'must gain at least'} {self.bound:g}"
-        return ok, f"{self.text or 'the mean of all text'} {change}; it {wanted}"
+        return ok, f"{self._key(scores) or 'the mean of all text'} {change}; it {wanted}"
 
     def _bits(self, scores: Mapping[str, Any]) -> float:
+        key = self._key(scores)
+        return float(scores["mean_bits_per_byte"] if key is None else scores["texts"][key]["bits_per_byte"])
+
+    def _key(self, scores: Mapping[str, Any]) -> str | None:
+        """What the scores call the text: its path where another text before it has its name."""
         if self.text is None:
-            return float(scores["mean_bits_per_byte"])
-        if self.text not in scores["texts"]:
-            raise InputError(f"gate: no text is called {self.text}; there are {', '.join(scores['texts'])}")
-        return float(scores["texts"][self.text]["bits_per_byte"])
+            return None
+        path, texts = Path(self.text), scores["texts"]
+        for key in (str(path), path.name):
+            if key in texts:
+                return key
+        raise InputError(f"gate: no text is called {self.text}; there are {', '.join(texts)}")
 
 
 def gate_of(entry: Any, where: str) -> Gate:
@@ -68,4 +94,4 @@ def gate_of(entry: Any, where: str) -> Gate:
         raise InputError(f"{where}: {kinds[0]}: {bound!r} must be a number of bits per byte")
     if not isinstance(text, str | None):
         raise InputError(f"{where}: gates: text: {text!r} must be the name of a text")
-    return Gate(kinds[0], float(bound), text if text is None else Path(text).name)
+    return Gate(kinds[0], float(bound), text)

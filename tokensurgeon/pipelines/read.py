@@ -26,6 +26,7 @@ from typing import Any
 from tokensurgeon.checkpoint.text import read_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.pipelines.gates import Gate, gate_of
+from tokensurgeon.pipelines.record import RECORD
 
 __all__ = ["Pipeline", "Stage", "read_pipeline", "shipped", "with_values"]
 
@@ -157,6 +158,8 @@ def _stage(entry: Any, what: str, commands: Sequence[str], values: Mapping[str, 
         raise InputError(f"{what} must have one command, of {', '.join(commands)}, and has {len(named)}")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"{what} needs a name of letters, digits, - and _, and has {name!r}")
+    if f"{name}.json" == RECORD:
+        raise InputError(f"{what}: {name} is the name of the record {RECORD}. Give the stage another one")
     options = entry[named[0]]
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
         raise InputError(f"{what} ({name}): {named[0]} must be a table of options")

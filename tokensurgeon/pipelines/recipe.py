@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,18 @@ from tokensurgeon.checkpoint.resolve import resolve
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.merging.mergekit import require_mergekit
+from tokensurgeon.merging.preflight import READS
 from tokensurgeon.merging.recipe import models_of, parse_recipe, read_source
 from tokensurgeon.merging.search.numbers import filled_in, numbers_of
+from tokensurgeon.pipelines.record import Weights
 
 __all__ = ["named_in_recipe", "write_recipe"]
 
 
-def named_in_recipe(recipe: Any, search: bool) -> tuple[list[str], list[Path]]:
-    """The models that a recipe names, and the files: its own, adapters and texts.
+def named_in_recipe(recipe: Any, search: bool) -> tuple[list[tuple[str, Weights]], list[Path]]:
+    """The models that a recipe names, and the files: its own, adapters, texts, and what merge methods read.
+
+    Of a model that only gives its tokenizer the vocabulary alone is read.
 
     Args:
         recipe: A file, or the table itself.
@@ -34,14 +38,39 @@ def named_in_recipe(recipe: Any, search: bool) -> tuple[list[str], list[Path]]:
     if numbers and not search:
         raise InputError(f"recipe {path}: {numbers[0].name} is a number to search for. Give search: true")
     read = parse_recipe(filled_in(source, numbers, [one.start for one in numbers]), "", path)
-    models, files = [], [] if isinstance(recipe, Mapping) else [path]
-    for reference in models_of(read.merge):
-        models.append(str(reference.model))
+    models: list[tuple[str, Weights]] = []
+    files = [] if isinstance(recipe, Mapping) else [path]
+    references = models_of(read.merge)
+    for reference in references:
+        models.append((str(reference.model), "all"))
         if reference.lora is not None:
             adapter = resolve(str(reference.lora), weights="adapter")
             files += sorted(entry for entry in adapter.iterdir() if entry.is_file())
-    models += [read.tokenizer] if read.tokenizer is not None else []
+    if read.tokenizer is not None and read.tokenizer not in map(str, references):
+        models.append((read.tokenizer, "vocabulary"))
+    files += [Path(name).expanduser() for name in dict.fromkeys(_read_by_methods(source))]
     return models, [*files, *(Path(text) for text in read.options.text)]
+
+
+def _read_by_methods(node: Any, *, inside: bool = False) -> Iterator[str]:
+    """The files of coefficients and Fisher information that ``parameters`` name, wherever these stand."""
+    if isinstance(node, list):
+        for part in node:
+            yield from _read_by_methods(part, inside=inside)
+    elif isinstance(node, Mapping):
+        for name, part in node.items():
+            if inside and name in READS.values():
+                yield from _texts(part)
+            else:
+                yield from _read_by_methods(part, inside=inside or name == "parameters")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The value of a parameter; it may be given for some tensors only, in tables with ``value``."""
+    for part in value if isinstance(value, list) else [value]:
+        part = part.get("value") if isinstance(part, Mapping) else part
+        if isinstance(part, str):
+            yield part
 
 
 def write_recipe(recipe: Mapping[str, Any], path: Path) -> None:

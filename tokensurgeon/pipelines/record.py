@@ -8,15 +8,22 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tokensurgeon
+from tokensurgeon.checkpoint import resolve
 from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.durable import flush
+from tokensurgeon.checkpoint.foreign import taken_files
+from tokensurgeon.checkpoint.model import OpenModel, other_files
+from tokensurgeon.checkpoint.names import MANIFEST
 from tokensurgeon.checkpoint.text import read_json_if_there, write_json
+from tokensurgeon.merging.models import content_digest
 
-__all__ = ["Record", "key_of_stage", "output_digest", "own_digest"]
+__all__ = ["RECORD", "Record", "Weights", "key_of_stage", "model_digest", "output_digest", "own_digest"]
 
+RECORD = "pipeline.json"
+Weights = Literal["all", "vocabulary"]
 _DECIDES = ("tokensurgeon", "torch", "transformers", "tokenizers", "numpy", "mergekit", "accelerate", "peft")
 
 
@@ -76,6 +83,24 @@ def key_of_stage(command: str, options: Mapping[str, Any], contents: Mapping[str
     """
     parts = [command, options, dict(contents), own_digest()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def model_digest(reference: str, weights: Weights) -> str:
+    """SHA-256 of what is read of a model; of its vocabulary alone, the same whether the rest lies beside it or not.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    if weights == "all":
+        return content_digest(resolve(reference))
+    model = OpenModel.open(reference, weights)
+    layout, sha = model.layout, hashlib.sha256()
+    manifest = [path for path in taken_files(model.directory) if path.name == MANIFEST]
+    for path in sorted([*manifest, *other_files(model.directory)]):
+        sha.update(f"{path.name}\0{file_digest(path)}\n".encode())
+    for name in filter(None, (layout.embedding, layout.head, layout.bias)):
+        sha.update(f"{name}\0{model.checkpoint.digest(name)}\n".encode())
+    return sha.hexdigest()
 
 
 def output_digest(output: Path) -> str | None:

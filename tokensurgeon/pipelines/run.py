@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.resolve import resolve
 from tokensurgeon.errors import InputError, VerificationError
-from tokensurgeon.merging.models import content_digest
+from tokensurgeon.evaluation.texts import open_texts
 from tokensurgeon.pipelines.read import Pipeline, Stage, with_values
-from tokensurgeon.pipelines.record import Record, key_of_stage
+from tokensurgeon.pipelines.record import RECORD, Record, Weights, key_of_stage, model_digest
 
 __all__ = ["Command", "Done", "run_pipeline"]
-
-RECORD = "pipeline.json"
 
 
 class Command(Protocol):
@@ -30,8 +29,8 @@ class Command(Protocol):
     def check(self, options: Mapping[str, Any], out: Path) -> None:
         """Refuse options that the command would refuse, before any work."""
 
-    def takes(self, options: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[Path]]:
-        """The models and the files that the options name."""
+    def takes(self, options: Mapping[str, Any]) -> tuple[Sequence[tuple[str, Weights]], Sequence[Path]]:
+        """The models that the options name, each with what is read of its weights, and the files."""
 
     def run(self, options: Mapping[str, Any], out: Path, overwrite: bool) -> None:
         """Do it."""
@@ -68,7 +67,7 @@ class _Planned:
         options: With values and places instead of references.
         told: With values, outputs of stages as they are referred to, and names of other models and files without the
             folders that they lie in: what is in them counts.
-        models: That the options name.
+        models: That the options name, each with what is read of its weights.
         files: That the options name.
     """
 
@@ -76,7 +75,7 @@ class _Planned:
     out: Path
     options: Mapping[str, Any]
     told: Mapping[str, Any]
-    models: Sequence[str]
+    models: Sequence[tuple[str, Weights]]
     files: Sequence[Path]
 
 
@@ -136,15 +135,19 @@ def _planned(pipeline: Pipeline, place: Path, commands: Mapping[str, Command]) -
             options = with_values(stage.options, values)
             command.check(options, out)
             models, files = command.takes(options)
-            for model in models:
+            for model, _ in models:
                 if model not in made:
                     resolve(model, weights="none")
             for file in files:
                 if not file.is_file():
                     raise InputError(f"{file} is no file")
+            texts = files or [Path(name) for name in open_texts([])]
+            stage = replace(stage, gates=[gate.among(texts) for gate in stage.gates])
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        short = {str(place): Path(str(place)).name for place in (*models, *files)}
+        names = Counter(file.name for file in files)  # figures name a text by its path where two have one name
+        short = {model: Path(model).name for model, _ in models}
+        short |= {str(file): file.name for file in files if names[file.name] == 1}
         told = _renamed(with_values(stage.options, shown), short)
         found.append(_Planned(stage, out, options, told, models, files))
         values[stage.name], shown[stage.name] = str(out), f"${stage.name}"
@@ -162,7 +165,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 def _contents(planned: _Planned) -> dict[str, str]:
     """Digests of what a stage is made from, each by its place in the order of its options."""
-    models = {f"model {number}": content_digest(resolve(model)) for number, model in enumerate(planned.models)}
+    models = {f"model {number}": model_digest(*model) for number, model in enumerate(planned.models)}
     return models | {f"file {number}": file_digest(file) for number, file in enumerate(planned.files)}
 
 
