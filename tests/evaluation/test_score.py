@@ -152,3 +152,13 @@ def test_a_model_that_does_not_load(copy_of):
     (broken / "config.json").write_text('{"model_type": "martian"}')
     with pytest.raises(InputError, match="cannot build a language model of type 'martian'"):
         load_model(broken)
+
+
+def test_texts_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    """Also where the second is in the current directory, so that its path is the name."""
+    (tmp_path / "b").mkdir()
+    for place in ("a.txt", "b/a.txt"):
+        (tmp_path / place).write_text(place)
+    monkeypatch.chdir(tmp_path)
+    found = open_texts([Path("b/a.txt"), Path("a.txt")])
+    assert ["".join(text) for text in found.values()] == ["b/a.txt", "a.txt"]
