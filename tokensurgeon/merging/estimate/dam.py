@@ -14,12 +14,13 @@ from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.texts import TextPieces, open_texts
-from tokensurgeon.merging.estimate.dam_training import DamOptions, TrainedCoefficients, fit
+from tokensurgeon.merging.estimate.dam_training import DamOptions, fit
 from tokensurgeon.merging.estimate.expert_training import ExpertOptions, fit_expert
 from tokensurgeon.merging.estimate.files import SUFFIX, write_file
 from tokensurgeon.merging.estimate.fw_training import FrankWolfeOptions, fit_fw
 from tokensurgeon.merging.estimate.loading import TokenRows, ids_of, load_trainable, stored_names, weights_digest
 from tokensurgeon.merging.estimate.pieces import Tensors
+from tokensurgeon.merging.estimate.training import TrainedCoefficients
 from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["CoefficientOptions", "DamReport", "train_dam"]

@@ -9,11 +9,11 @@ from itertools import combinations
 import torch
 from torch.nn.functional import cosine_similarity
 
-from tokensurgeon.errors import InputError
-from tokensurgeon.merging.estimate.pieces import Tensors, divergence, rounds
+from tokensurgeon.merging.estimate.pieces import Tensors, divergence
+from tokensurgeon.merging.estimate.training import TrainedCoefficients, descend, refuse_training
 from tokensurgeon.merging.methods.dam import dam_merge
 
-__all__ = ["DamOptions", "Forward", "TrainedCoefficients", "fit"]
+__all__ = ["DamOptions", "Forward", "fit"]
 
 Forward = Callable[[Tensors, torch.Tensor], torch.Tensor]
 
@@ -47,24 +47,7 @@ class DamOptions:
         Raises:
             InputError: For steps below 1, or a learning rate or temperature that is not above 0.
         """
-        if self.steps < 1:
-            raise InputError(f"--steps is {self.steps}; it must be at least 1")
-        for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedCoefficients:
-    """Trained coefficients.
-
-    Attributes:
-        coefficients: By tensor: (models, columns) float32 of DAM, (models,) of other methods.
-        losses: Divergence of every step, summed over models, nats per token at the temperature.
-    """
-
-    coefficients: dict[str, torch.Tensor]
-    losses: list[float]
+        refuse_training(self.steps, learning_rate=self.learning_rate, temperature=self.temperature)
 
 
 def fit(
@@ -93,26 +76,19 @@ def fit(
         name: torch.full((n, tensor.shape[-1]), 1 / n, device=tensor.device).requires_grad_()
         for name, tensor in sources[0].items()
     }
-    optimizer = torch.optim.Adam(coefficients.values(), lr=options.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / options.steps)
-    losses = []
-    for step, pieces in enumerate(rounds(data, options.steps, options.seed), 1):
+
+    def loss_of(pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float]:
         merged = {name: dam_merge([s[name] for s in sources], c) for name, c in coefficients.items()}
-        loss = _penalty(coefficients, options)
-        apart = 0.0
+        loss, apart = _penalty(coefficients, options), 0.0
         for source, piece in zip(sources, pieces, strict=True):
             with torch.no_grad():
                 wanted = forward(source, piece)
             kl = divergence(wanted, forward(merged, piece), options.temperature)
             loss = loss + kl * options.temperature**2
             apart += float(kl.detach())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-        losses.append(apart)
-        if tell is not None:
-            tell(step, apart)
+        return loss, apart
+
+    losses = descend(coefficients.values(), options, data, loss_of, tell)
     return TrainedCoefficients({name: c.detach() for name, c in coefficients.items()}, losses)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.merging.estimate.dam_training import TrainedCoefficients
-from tokensurgeon.merging.estimate.pieces import Per, Tensors, divergence, group_of, rounds
+from tokensurgeon.merging.estimate.pieces import Per, Tensors, divergence, group_of
+from tokensurgeon.merging.estimate.training import TrainedCoefficients, descend, refuse_training
 from tokensurgeon.merging.methods.expert import expert_merge
 
 __all__ = ["ExpertOptions", "fit_expert"]
@@ -48,11 +48,7 @@ class ExpertOptions:
         Raises:
             InputError: For steps below 1, or a learning rate or temperature that is not above 0, or a negative weight.
         """
-        if self.steps < 1:
-            raise InputError(f"--steps is {self.steps}; it must be at least 1")
-        for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
+        refuse_training(self.steps, learning_rate=self.learning_rate, temperature=self.temperature)
         for name in ("hidden", "l1"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
@@ -89,10 +85,8 @@ def fit_expert(
     n, groups = len(sources), {name: group_of(name, options.per) for name in base}
     device = next(iter(base.values())).device
     coefficients = {group: torch.full((n,), 1 / n, device=device).requires_grad_() for group in groups.values()}
-    optimizer = torch.optim.Adam(coefficients.values(), lr=options.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / options.steps)
-    losses = []
-    for step, pieces in enumerate(rounds(data, options.steps, options.seed), 1):
+
+    def loss_of(pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float]:
         merged = {
             name: expert_merge(base[name], [s[name] for s in sources], coefficients[group])
             for name, group in groups.items()
@@ -108,13 +102,9 @@ def fit_expert(
             if options.hidden:
                 loss = loss + options.hidden * _distance(states, own)
             apart += float(kl.detach())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-        losses.append(apart)
-        if tell is not None:
-            tell(step, apart)
+        return loss, apart
+
+    losses = descend(coefficients.values(), options, data, loss_of, tell)
     trained = {name: coefficients[group].detach().clone() for name, group in groups.items()}
     return TrainedCoefficients(trained, losses)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tokensurgeon.errors import InputError
-from tokensurgeon.merging.estimate.dam_training import Forward, TrainedCoefficients
+from tokensurgeon.merging.estimate.dam_training import Forward
 from tokensurgeon.merging.estimate.pieces import Per, Tensors, divergence, group_of, rounds
+from tokensurgeon.merging.estimate.training import TrainedCoefficients, refuse_training
 from tokensurgeon.merging.methods.fw import frank_wolfe_step, fw_merge
 
 __all__ = ["FrankWolfeOptions", "fit_fw"]
@@ -37,10 +37,7 @@ class FrankWolfeOptions:
         Raises:
             InputError: For steps below 1, or a temperature that is not above 0.
         """
-        if self.steps < 1:
-            raise InputError(f"--steps is {self.steps}; it must be at least 1")
-        if not self.temperature > 0:
-            raise InputError(f"--temperature is {self.temperature}; it must be above 0")
+        refuse_training(self.steps, temperature=self.temperature)
 
 
 def fit_fw(

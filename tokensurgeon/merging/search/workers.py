@@ -23,8 +23,8 @@ __all__ = ["Measure", "working"]
 Measure = Callable[[Sequence[tuple[float, ...]]], Iterator[Pieces]]
 """Scores of the merges by some values, in their order."""
 
-_own: list[tuple[Template, Trials, Mapping[str, Sequence[str | Item]]]] = []
-"""What a worker merges and reads."""
+_own: list[tuple[Template, Trials, Mapping[str, Sequence[str | Item]], tempfile.TemporaryDirectory[str]]] = []
+"""What a worker merges, reads, and writes its configuration to until it ends."""
 
 
 @contextmanager
@@ -65,8 +65,7 @@ def _begin(
     torch.set_num_threads(threads)
     ready = prepare(template.by(template.start), target, True, [], None)
     place = tempfile.TemporaryDirectory(prefix="tokensurgeon-search-")
-    _places.append(place)
-    _own.append((template, Trials(ready, Path(place.name), seed), texts))
+    _own.append((template, Trials(ready, Path(place.name), seed), texts, place))
 
 
 def _end_with_parent() -> None:
@@ -76,10 +75,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-_places: list[tempfile.TemporaryDirectory[str]] = []
-"""They are removed when the worker ends."""
-
-
 def _score(values: tuple[float, ...]) -> Pieces:
-    ((template, trials, texts),) = _own
+    ((template, trials, texts, _),) = _own
     return score_pieces(trials.model(template.by(values)), texts)
