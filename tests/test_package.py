@@ -13,7 +13,8 @@ ROOT = Path(tokensurgeon.__file__).parent
 # A room may import from rooms before it, and from itself.
 ORDER = (
     "errors", "progress", "vocabulary", "alignment", "solver", "transfer", "baselines", "checkpoint", "evaluation",
-    "verification", "report", "surgery", "gguf", "readiness", "healing", "drafting", "merging", "pipelines", "cli",
+    "verification", "report", "surgery", "gguf", "readiness", "healing", "distilling", "drafting",
+    "merging", "pipelines", "cli",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokensurgeon.alignment import Alignment, Provenance, RowPlan, align
+    from tokensurgeon.distilling import DistilOptions, distil
     from tokensurgeon.drafting import MakeDraftOptions, make_draft
     from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
     from tokensurgeon.evaluation.drafts import DraftOptions, bench_drafts
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alignment",
     "DamOptions",
+    "DistilOptions",
     "DraftOptions",
     "ExpertOptions",
     "ExtendOptions",
@@ -81,6 +83,7 @@ __all__ = [
     "check",
     "check_merge",
     "compare",
+    "distil",
     "estimate_fisher",
     "evaluate",
     "export_gguf",
@@ -103,6 +106,7 @@ __all__ = [
 _HOMES = {
     "Alignment": "alignment",
     "DamOptions": "merging.estimate.dam_training",
+    "DistilOptions": "distilling",
     "DraftOptions": "evaluation.drafts",
     "ExpertOptions": "merging.estimate.expert_training",
     "ExtendOptions": "surgery.options",
@@ -128,6 +132,7 @@ _HOMES = {
     "check": "readiness",
     "check_merge": "readiness",
     "compare": "surgery.compare",
+    "distil": "distilling",
     "estimate_fisher": "merging.estimate.fisher",
     "evaluate": "evaluation.evaluate",
     "export_gguf": "gguf",

@@ -35,6 +35,8 @@ class Stage(StrEnum):
     DAM = "Training coefficients"
     TENSORS = "Writing tensors"
     HEAL = "Healing (per cent)"
+    TEACHER = "Letting the teacher read"
+    DISTIL = "Distilling (per cent)"
     WRITE = "Letting the target write"
     LEARN = "Learning from the target (per cent)"
 

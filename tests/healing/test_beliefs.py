@@ -32,7 +32,7 @@ def logits():
 
 @pytest.fixture
 def beliefs(logits):
-    return Beliefs(MEET, TEACHER, logits)
+    return Beliefs.of_logits(MEET, TEACHER, logits)
 
 
 def every_way(logs, place, known):
@@ -64,7 +64,7 @@ def dense(targets):
 def test_what_is_wanted_is_the_sum_over_all_tokens(logits, begin, places, inside):
     """Of all meetings, or of a part: there the first one is left out, since what led to it is not known."""
     logs = logits.log_softmax(dim=-1)
-    beliefs = Beliefs(MEET[begin:], TEACHER, logits[begin:])
+    beliefs = Beliefs.of_logits(MEET[begin:], TEACHER, logits[begin:])
     at, between = next_ids(beliefs, STUDENT, Splits(CUTS), BY_FIRST), inside_of_tokens(beliefs, STUDENT, Splits(CUTS))
     assert at.place.tolist() == places and between.place.tolist() == inside
     assert at.at.tolist() == at.place[at.row].tolist()  # classes of one id here
@@ -82,7 +82,7 @@ def test_along_a_token_what_is_wanted_multiplies_to_what_the_base_gives_it():
     """And so a student that says what is wanted loses nothing."""
     student, meet = [0, 1, 2, 3], [(0, 0), (3, 1)]
     logits = torch.randn(2, ROWS, generator=torch.Generator().manual_seed(2))
-    beliefs, splits = Beliefs(meet, [0, 4], logits), Splits(CUTS)
+    beliefs, splits = Beliefs.of_logits(meet, [0, 4], logits), Splits(CUTS)
     steps = [dense(next_ids(beliefs, student, splits, BY_FIRST))[0][0, 1]]
     steps += [dense(inside_of_tokens(beliefs, student, splits))[0][i, wanted] for i, wanted in enumerate((2, 3))]
     known = logits[0].softmax(dim=-1)
@@ -92,13 +92,13 @@ def test_along_a_token_what_is_wanted_multiplies_to_what_the_base_gives_it():
 def test_nothing_is_wanted_inside_of_several_tokens_of_the_base():
     """It may have begun its token within one of the student's, which none of the known ways is."""
     logits = torch.randn(3, ROWS, generator=torch.Generator().manual_seed(4))
-    beliefs = Beliefs([(0, 0), (3, 2)], [0, 1, 2], logits)
+    beliefs = Beliefs.of_logits([(0, 0), (3, 2)], [0, 1, 2], logits)
     assert not len(inside_of_tokens(beliefs, [0, 1, 2, 3], Splits(CUTS)).place)
 
 
 def test_what_is_unlikely_is_left_to_the_rest():
     logits = torch.tensor([[0.0, -20.0, *[-30.0] * (ROWS - 2)]])
-    beliefs = Beliefs([(0, 0)], [0], logits)
+    beliefs = Beliefs.of_logits([(0, 0)], [0], logits)
     assert beliefs.token.tolist() == [0] and float(beliefs.mass) == pytest.approx(1)
     assert next_ids(beliefs, [0], Splits(CUTS), BY_FIRST).token.tolist() == [0]
 
@@ -248,7 +248,7 @@ def test_masses_that_round_above_one_leave_nothing_below_nought():
     n = 20
     splits = Splits([[0, 1 + i] for i in range(n)])
     for seed in range(60):
-        beliefs = Beliefs([(0, 0)], [0], torch.randn(1, n, generator=torch.Generator().manual_seed(seed)))
+        beliefs = Beliefs.of_logits([(0, 0)], [0], torch.randn(1, n, generator=torch.Generator().manual_seed(seed)))
         wanted = behind_branches(beliefs, [(0, (0,))], 1, splits)
         assert float(wanted.mass.sum()) == pytest.approx(1, abs=1e-5)
         assert torch.isfinite(wanted.divergence(torch.full((n,), 1 / n).log())).all()

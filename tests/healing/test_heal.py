@@ -367,7 +367,7 @@ def test_work_is_not_lost_where_writing_fails(made, zoo, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tokensurgeon.healing.run.write_healed", fail)
+    monkeypatch.setattr("tokensurgeon.healing.run.write_trained", fail)
     with pytest.raises(OSError, match="No space"):
         heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick())
     monkeypatch.undo()

@@ -18,6 +18,7 @@ from tokensurgeon.cli import (
     check,
     compare,
     dam,
+    distil,
     draft,
     draft_bench,
     evaluate,
@@ -64,6 +65,7 @@ app.command("revert")(revert.command)
 app.command("adapter")(adapter.command)
 app.add_typer(adapters.app, name="adapters")
 app.command("heal")(heal.command)
+app.command("distil")(distil.command)
 app.command("trim")(trim.command)
 app.command("merge")(merge.command)
 app.command("fisher")(fisher.command)

@@ -29,15 +29,7 @@ def command(
     steps: Annotated[
         int | None, typer.Option("--steps", help="Updates to make, however long they take, instead of --minutes.")
     ] = None,
-    text_weight: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--text-weight",
-            metavar="W",
-            help="Share in which a text is trained on, such as 0.8 and 0.2 for two; one for each --text.  "
-            "[default: by their lengths]",
-        ),
-    ] = None,
+    text_weight: o.TextWeights = None,
     rows: Annotated[
         str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
     ] = "new",
@@ -45,28 +37,11 @@ def command(
         int | None, typer.Option("--lora", metavar="RANK", help="Train low-rank updates of the body too.")
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 1,
-    learning_rate: Annotated[
-        float,
-        typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square)."),
-    ] = 0.004,
-    lora_learning_rate: Annotated[float, typer.Option("--lora-learning-rate", help="Of the low-rank updates.")] = 5e-4,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            "--schedule",
-            metavar="linear|wsd",
-            help="How rates go: down from a short warm-up to the end, or (wsd) stay, and go down at the end alone.",
-        ),
-    ] = "linear",
-    decay: Annotated[
-        float, typer.Option("--decay", metavar="SHARE", help="Share of the training in which wsd goes down.")
-    ] = 0.2,
-    average: Annotated[
-        int | None,
-        typer.Option(
-            "--average", metavar="N", help="Try the mean of the last N states too, each 0.02 of the training apart."
-        ),
-    ] = None,
+    learning_rate: o.RowsRate = 0.004,
+    lora_learning_rate: o.UpdatesRate = 5e-4,
+    schedule: o.Schedule = "linear",
+    decay: o.Decay = 0.2,
+    average: o.Average = None,
     diloco: Annotated[
         int | None,
         typer.Option(

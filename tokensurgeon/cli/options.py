@@ -47,6 +47,34 @@ Numbers = Annotated[
         "tokens; not for a draft model or a student, which get ids that DONOR's tokenizer made.  [default: donor]",
     ),
 ]
+TextWeights = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--text-weight",
+        metavar="W",
+        help="Share in which a text is trained on, such as 0.8 and 0.2 for two; one for each --text.  "
+        "[default: by their lengths]",
+    ),
+]
+RowsRate = Annotated[
+    float, typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square).")
+]
+UpdatesRate = Annotated[float, typer.Option("--lora-learning-rate", help="Of the low-rank updates.")]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        "--schedule",
+        metavar="linear|wsd",
+        help="How rates go: down from a short warm-up to the end, or (wsd) stay, and go down at the end alone.",
+    ),
+]
+Decay = Annotated[float, typer.Option("--decay", metavar="SHARE", help="Share of the training in which wsd goes down.")]
+Average = Annotated[
+    int | None,
+    typer.Option(
+        "--average", metavar="N", help="Try the mean of the last N states too, each 0.02 of the training apart."
+    ),
+]
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML recipe; options given here win over it.")
 ]

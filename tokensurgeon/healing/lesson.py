@@ -18,7 +18,7 @@ from tokensurgeon.healing.objective import TermWeights, losses
 from tokensurgeon.healing.splits import Splits
 from tokensurgeon.healing.targets import Beliefs, Targets, behind_branches, inside_of_tokens, next_ids
 
-__all__ = ["Answer", "Lesson", "Task"]
+__all__ = ["Answer", "Lesson", "Task", "asked_of"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,32 @@ class Task:
 
 Answer = tuple[torch.Tensor, torch.Tensor]
 """(n,) log-probabilities of the ids that a task asks for, and (meetings, dim) states."""
+
+
+def asked_of(
+    ids: torch.Tensor,
+    more: dict[str, torch.Tensor],
+    text: Sequence[int],
+    targets: dict[str, Targets],
+    device: torch.device,
+    states: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> Task:
+    """A task that asks for what is wanted, and for a text's own next ids.
+
+    Args:
+        ids: (1, positions) int64, the text's first of all.
+        more: Arguments of the model besides.
+        text: The text's ids.
+        targets: What is wanted.
+        device: Where it is read.
+        states: Positions whose states are compared, and the teacher's; None for none.
+    """
+    own = torch.arange(len(text) - 1)
+    place, row = torch.unique(torch.cat([*(wanted.at for wanted in targets.values()), own]), return_inverse=True)
+    token = torch.cat([*(wanted.token for wanted in targets.values()), torch.tensor(text[1:])])
+    here, there = states or (torch.empty(0, dtype=torch.int64), torch.empty(0, 0))
+    moved: Task = _moved(Task(ids, more, place, row, token, here, there, targets), device)
+    return moved
 
 
 class Lesson:
@@ -139,14 +165,9 @@ class Lesson:
         if branches:
             dtype = self.student.model.get_input_embeddings().weight.dtype
             more = {"attention_mask": laid.mask(dtype), "position_ids": laid.position}
-        own = torch.arange(len(piece.student) - 1)
-        at = torch.cat([*(wanted.at for wanted in targets.values()), own])
-        place, row = torch.unique(at, return_inverse=True)
-        token = torch.cat([*(wanted.token for wanted in targets.values()), torch.tensor(piece.student[1:])])
         both = torch.tensor(piece.meet, dtype=torch.int64).reshape(-1, 2)
-        task = Task(laid.ids, more, place, row, token, both[:, 0], seen[both[:, 1].to(seen.device)], targets)
-        moved: Task = _moved(task, self.student.model.device)
-        return moved
+        states = both[:, 0], seen[both[:, 1].to(seen.device)]
+        return asked_of(laid.ids, more, piece.student, targets, self.student.model.device, states)
 
     def losses(self, task: Task, answer: Answer) -> dict[str, torch.Tensor]:
         """How far the student is from what is wanted, see `tokensurgeon.healing.objective`."""
@@ -168,7 +189,7 @@ class Lesson:
         with torch.no_grad():
             ids = torch.tensor([piece.teacher], device=model.device)
             logits = model(input_ids=ids, use_cache=False).logits[0]
-            return meet, Beliefs(meet, piece.teacher, logits) if meet else None, head.seen[0]
+            return meet, Beliefs.of_logits(meet, piece.teacher, logits) if meet else None, head.seen[0]
 
     def _branches(self, piece: Piece, beliefs: Beliefs | None, number: int) -> list[Branch]:
         too_long = self.longest is not None and len(piece.student) + DEEPEST > self.longest

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,15 +17,15 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.healing.average import LastStates
 from tokensurgeon.healing.batches import Piece
 from tokensurgeon.healing.diloco import Groups
-from tokensurgeon.healing.lesson import Answer, Lesson, Task
+from tokensurgeon.healing.lesson import Answer, Task
 from tokensurgeon.healing.objective import Asked
-from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.healing.options import TrainingOptions
 from tokensurgeon.healing.order import Order
 from tokensurgeon.healing.resume import SavedState
 from tokensurgeon.healing.schedule import schedule_of
 from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups
 
-__all__ = ["HealProgress", "HealReport", "Loop"]
+__all__ = ["HealProgress", "HealReport", "Loop", "Teaching"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,16 @@ HealProgress = Callable[[float, HealReport, dict[str, float]], None]
 """Called with (share done, report so far, last losses)."""
 
 
+class Teaching(Protocol):
+    """What sets tasks."""
+
+    def task(self, piece: Piece, number: int) -> Task:
+        """What the student is to read and to say of a piece; ``number`` is that of the update's piece in all."""
+
+    def losses(self, task: Task, answer: Answer) -> dict[str, torch.Tensor]:
+        """Terms by name, and ``loss``, which is trained on."""
+
+
 class _Student(torch.nn.Module):
     """The model, as something that answers a task."""
 
@@ -86,7 +96,7 @@ class Loop:
     def __init__(
         self,
         accelerator: Any,
-        options: HealOptions,
+        options: TrainingOptions,
         student: LoadedModel,
         trained: dict[str, TrainedRows],
         scored: tuple[Sequence[str], Sequence[str]],
@@ -96,7 +106,7 @@ class Loop:
 
         Args:
             accelerator: accelerate's.
-            options: See `HealOptions`.
+            options: See `TrainingOptions`.
             student: With trained rows in front.
             trained: The rows.
             scored: Held-out text, and text of another kind.
@@ -106,7 +116,7 @@ class Loop:
         self.scored, self.order, self.factor = scored, order, schedule_of(options)
         self.last = LastStates(options.average or 0)
         own = [t.rows for t in trained.values()]
-        groups = parameter_groups(student.model, trained, options.learning_rate, options.lora_learning_rate)
+        groups = parameter_groups(student.model, trained, options.learning_rate, options.body_rate)
         self.rates = [float(group["lr"]) for group in groups]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
         self.module, self.optimizer = accelerator.prepare(_Student(student.model), optimizer)
@@ -118,7 +128,9 @@ class Loop:
         """What is trained, by name."""
         return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
 
-    def train(self, pieces: Sequence[Piece], lesson: Lesson, state: SavedState, progress: HealProgress | None) -> None:
+    def train(
+        self, pieces: Sequence[Piece], lesson: Teaching, state: SavedState, progress: HealProgress | None
+    ) -> None:
         """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
         writes = self.accelerator.is_main_process
         begun = time.perf_counter() - self._resume(state)
@@ -144,7 +156,7 @@ class Loop:
         begun: float,
         state: SavedState,
         progress: HealProgress | None,
-        lesson: Lesson,
+        lesson: Teaching,
         groups: Groups | None,
     ) -> None:
         """Update to the end; with groups, evaluate where they are alike, and save nothing: they have each other."""
@@ -192,7 +204,7 @@ class Loop:
             for name, parameter in self.parameters().items():
                 parameter.copy_(state[name])
 
-    def _update(self, pieces: Sequence[Piece], share: float, lesson: Lesson) -> dict[str, float]:
+    def _update(self, pieces: Sequence[Piece], share: float, lesson: Teaching) -> dict[str, float]:
         options, accelerator = self.options, self.accelerator
         factor = self.factor(share)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):

@@ -1,4 +1,4 @@
-"""Check what a healing is asked for."""
+"""Check what a training is asked for."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Any
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["HealOptions"]
+__all__ = ["HealOptions", "TrainingOptions"]
 
 _MOST_DECAY = 0.95
 _MOST_STATES = 50
 
 
 @dataclass(frozen=True, slots=True)
-class HealOptions:
-    """One default each.
+class TrainingOptions:
+    """What every training asks; one default each.
 
     Attributes:
         text: Files to train on; none means what Python carries.
         steps: Updates to make; None goes by ``minutes``.
         minutes: Time to train for, evaluations included, start and writing not.
-        rows: Rows of embedding and head that may change, of those that the text uses: of ``new`` tokens, or ``all``.
-        lora: Rank of low-rank updates of the body, merged in at the end; None leaves the body as it is.
+        lora: Rank of low-rank updates of the body, merged in at the end; None for none.
         batch: Pieces of text in an update, per process, each read in a pass of its own.
         piece: Bytes of a piece.
         learning_rate: Of the rows, in units of their root mean square per coordinate: 0.004 heals, 0.025 destroyed a
@@ -33,14 +32,13 @@ class HealOptions:
         schedule: ``linear`` lets the rates go down from a short warm-up to the end; ``wsd`` lets them stay, and go down
             at the end alone.
         decay: Share of the training in which ``wsd`` lets them go down.
-        diloco: Inner steps of this group before it meets the others (`tokensurgeon.healing.diloco`); None trains alone.
         average: Last states whose mean is tried beside the best state, each 0.02 of the training apart; None for none.
+        diloco: Inner steps of this group before it meets the others (`tokensurgeon.healing.diloco`); None trains alone.
     """
 
     text: tuple[str, ...] = ()
     steps: int | None = None
     minutes: float = 10.0
-    rows: str = "new"
     lora: int | None = None
     batch: int = 1
     piece: int = 1024
@@ -55,8 +53,6 @@ class HealOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
-        if self.rows not in ("new", "all"):
-            raise InputError(f"rows={self.rows!r} must be new or all")
         if self.schedule not in ("linear", "wsd"):
             raise InputError(f"schedule={self.schedule!r} must be linear or wsd")
         if not 0 < self.decay <= _MOST_DECAY:
@@ -82,6 +78,28 @@ class HealOptions:
         if not all(0 < weight < float("inf") for weight in weights) or min(weights, default=1) < sum(weights) / 100:
             raise InputError(f"text weights {list(weights)} must each be above 0, and at least a hundredth of all")
 
+    @property
+    def body_rate(self) -> float:
+        """Learning rate of all that is trained and no row."""
+        return self.lora_learning_rate
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
         return asdict(self) | {"text": list(self.text), "text_weights": list(self.text_weights)}
+
+
+@dataclass(frozen=True, slots=True)
+class HealOptions(TrainingOptions):
+    """As `TrainingOptions`, and what only healing asks.
+
+    Attributes:
+        rows: Rows of embedding and head that may change, of those that the text uses: of ``new`` tokens, or ``all``.
+    """
+
+    rows: str = "new"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        TrainingOptions.__post_init__(self)
+        if self.rows not in ("new", "all"):
+            raise InputError(f"rows={self.rows!r} must be new or all")

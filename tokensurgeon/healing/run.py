@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +14,12 @@ from tokensurgeon.checkpoint.manifest import refuse_strangers
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
-from tokensurgeon.errors import InputError, MissingDependencyError
-from tokensurgeon.evaluation.loading import computes_in_bfloat16, load_model
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.diloco import group_number, require_diloco
+from tokensurgeon.healing.launch import digest_of, freeze, launched
 from tokensurgeon.healing.lesson import Lesson
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
@@ -32,8 +31,9 @@ from tokensurgeon.healing.resume import SavedState, identity_of, key_of
 from tokensurgeon.healing.splits import Splits, cut_tokens
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
-from tokensurgeon.healing.write import Healed, kept_manifest, write_healed
+from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
 from tokensurgeon.progress import Progress
+from tokensurgeon.verification.tensors import invariants
 
 __all__ = ["heal"]
 
@@ -76,7 +76,7 @@ def heal(
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model, teacher))
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
-    accelerator = _accelerator(options)
+    accelerator = launched(options, "healing")
     if options.diloco is not None:
         require_diloco(options.steps, options.diloco, accelerator.num_processes)
     right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
@@ -90,7 +90,7 @@ def heal(
     healed, state = _trained(accelerator, target, right, left, plan, options, texts, progress, reading)
     accelerator.free_memory()  # of both models, which take no part in writing
     if accelerator.is_main_process:
-        write_healed(target, healed, overwrite)
+        write_trained(target, healed, overwrite)
         healed.report.out = target
         state.remove()
     accelerator.wait_for_everyone()
@@ -107,7 +107,7 @@ def _trained(
     texts: tuple[TextPieces, Sequence[str], Sequence[str]],
     progress: HealProgress | None,
     reading: Progress | None,
-) -> tuple[Healed, SavedState]:
+) -> tuple[Trained, SavedState]:
     """Load student and teacher, train, and keep what is to be written of them."""
     train, held_out, other = texts
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
@@ -122,7 +122,7 @@ def _trained(
     some = ids if len(ids) else torch.zeros(1, dtype=torch.int64)  # one that stands still
     trained = TrainedRows.of(student.model, some.to(accelerator.device))
     for loaded in (student, master):
-        _freeze(loaded.model, accelerator.mixed_precision)
+        freeze(loaded.model, accelerator.mixed_precision)
     names = add_lora(student.model, options.lora, right) if options.lora is not None else {}
     put_in_front(student.model, trained)
     master.model.set_output_embeddings(AskedHead(master.model.get_output_embeddings()))
@@ -140,37 +140,12 @@ def _trained(
     loop = Loop(accelerator, options, student, trained, (held_out, other), order)
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     identities = [identity_of(side) for side in (right, left)]
-    state = SavedState(target, key_of(settings, asdict(WEIGHTS), _digest(train), ids.tolist(), *identities))
+    state = SavedState(target, key_of(settings, asdict(WEIGHTS), digest_of(train), ids.tolist(), *identities))
     loop.train(pieces, lesson, state, progress)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}
     rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
-    return Healed(right, left, ids, rows_now, body, options, loop.report, held_out), state
-
-
-def _accelerator(options: HealOptions) -> Any:
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import is_initialized
-        from accelerate.utils import DistributedType, set_seed
-
-        if options.lora is not None:
-            import peft  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError("accelerate and peft", "heal", "healing") from error
-    accelerator = Accelerator(mixed_precision=None if is_initialized() else _precision())
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise InputError(f"healing in shards ({accelerator.distributed_type}) is not supported; launch it without")
-    set_seed(options.seed)
-    return accelerator
-
-
-def _precision() -> str | None:
-    """What accelerate's environment says, or bfloat16 where the device computes in it."""
-    if os.environ.get("ACCELERATE_MIXED_PRECISION"):
-        return None
-    if torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):
-        return "bf16" if torch.cuda.is_bf16_supported() else None
-    return "bf16" if computes_in_bfloat16(torch.device("cpu")) else None
+    found = rows_now, body, options, loop.report, held_out
+    return Trained(right, left, ids, *found, kept_manifest(right), lambda out: invariants(out, left.directory)), state
 
 
 def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
@@ -180,18 +155,3 @@ def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
         return align(teacher.vocabulary, model.vocabulary, n_rows=model.layout.rows, base_rows=teacher.layout.rows).plan
     refuse_strangers(model.name, model.layout, manifest, name, teacher.described()["sha256"], teacher.layout)
     return manifest.plan
-
-
-def _digest(pieces: Sequence[str]) -> str:
-    sha = hashlib.sha256()
-    for number, piece in enumerate(pieces):
-        sha.update(b"\0" * bool(number) + piece.encode())
-    return sha.hexdigest()
-
-
-def _freeze(model: Any, precision: str) -> None:
-    """Let nothing be trained; stored in what is computed in."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)

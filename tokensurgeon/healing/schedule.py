@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from tokensurgeon.healing.options import HealOptions
+from tokensurgeon.healing.options import TrainingOptions
 
 __all__ = ["schedule_of"]
 
@@ -16,7 +16,7 @@ _FINE = 10_000
 """Steps of the schedule where time counts and not steps."""
 
 
-def schedule_of(options: HealOptions) -> Callable[[float], float]:
+def schedule_of(options: TrainingOptions) -> Callable[[float], float]:
     """The factor of all rates, by the share of training that is done.
 
     ``linear`` warms up and goes down to the end. ``wsd`` warms up, stays, and goes down at the end alone, as

@@ -10,7 +10,7 @@ over byte prefixes). To teach the base's distribution alone at meetings would te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,9 +19,9 @@ import torch
 from tokensurgeon.healing.meeting import Classes
 from tokensurgeon.healing.splits import Inside, Path, Splits
 
-__all__ = ["Beliefs", "Targets", "behind_branches", "inside_of_tokens", "next_ids"]
+__all__ = ["UNLIKELY", "Beliefs", "Likely", "MassOf", "Targets", "behind_branches", "inside_of_tokens", "next_ids"]
 
-_UNLIKELY = 1e-5
+UNLIKELY = 1e-5
 """Probability below which a token is left to the rest."""
 _LEAST = 1e-12
 """Probability of ways to read what was read below which nothing can be said about what follows."""
@@ -31,6 +31,11 @@ _ROWS = 32
 """Distributions that are summed up at once."""
 _FLAT = 1e-6
 """Probability of all else below which a divergence gives no more gradient."""
+
+Likely = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""(n,) rows, (n,) tokens and (n,) probabilities."""
+MassOf = Callable[[int, torch.Tensor], torch.Tensor]
+"""From a row and (k,) int64 ids to (k,) probabilities, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,22 @@ class Beliefs:
         mass: (likely,) its probability.
     """
 
-    def __init__(self, meet: Sequence[tuple[int, int]], ids: Sequence[int], logits: torch.Tensor) -> None:
+    def __init__(
+        self, meet: Sequence[tuple[int, int]], so_far: Sequence[float], likely: Likely, mass_of: MassOf
+    ) -> None:
+        """Keep what is known.
+
+        Args:
+            meet: See above.
+            so_far: See above.
+            likely: Rows, tokens and masses.
+            mass_of: Called with a row and (k,) int64 ids; gives their probabilities behind that meeting.
+        """
+        self.meet, self.so_far, self._of = list(meet), list(so_far), mass_of
+        self.row, self.token, self.mass = likely
+
+    @classmethod
+    def of_logits(cls, meet: Sequence[tuple[int, int]], ids: Sequence[int], logits: torch.Tensor) -> Beliefs:
         """Sum up.
 
         Args:
@@ -107,21 +127,20 @@ class Beliefs:
         each = logits[:-1].gather(1, gold[:, None])[:, 0].float() - total[:-1]
         along = [0.0, *each.cpu().double().cumsum(0).tolist()]
         rows = torch.tensor([there - first for _, there in meet], device=logits.device)
-        self.meet, self.so_far = list(meet), [along[there - first] for _, there in meet]
-        self._logits, self._total = logits[rows], total[rows]
-        least = (self._total + math.log(_UNLIKELY))[:, None].to(logits.dtype)
-        row, token = torch.nonzero(self._logits > least, as_tuple=True)
-        mass = (self._logits[row, token].float() - self._total[row]).exp()
-        self.row, self.token, self.mass = row.cpu(), token.cpu(), mass.cpu()
+        logits, total = logits[rows], total[rows]
+        least = (total + math.log(UNLIKELY))[:, None].to(logits.dtype)
+        row, token = torch.nonzero(logits > least, as_tuple=True)
+        mass = (logits[row, token].float() - total[row]).exp()
+
+        def mass_of(row: int, ids: torch.Tensor) -> torch.Tensor:
+            return (logits[row, ids.to(logits.device)].float() - total[row]).exp().cpu()
+
+        return cls(meet, [along[there - first] for _, there in meet], (row.cpu(), token.cpu(), mass.cpu()), mass_of)
 
     def inside(self, row: int, at: Inside) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Ids that may follow behind a meeting and a part of a token, their masses, and that of the token's end."""
         mass = torch.zeros(len(at.token)).index_add_(0, at.index, self._of(row, at.longer))
         return at.token, mass, float(self._of(row, at.ended).sum())
-
-    def _of(self, row: int, ids: torch.Tensor) -> torch.Tensor:
-        known = self._logits[row, ids.to(self._logits.device)].float()
-        return (known - self._total[row]).exp().cpu()
 
     def ways(
         self, ids: Sequence[int], place: int, splits: Splits
@@ -150,7 +169,7 @@ def next_ids(beliefs: Beliefs, ids: Sequence[int], splits: Splits, classes: Clas
     for row, (place, _) in enumerate(beliefs.meet[begin:], begin):
         for now, (token, mass, _) in beliefs.ways(ids, place, splits):
             share, group = mass * math.exp(min(now - beliefs.so_far[row], 20.0)), classes.of_student[token]
-            some = (share > _UNLIKELY) & (group >= 0)
+            some = (share > UNLIKELY) & (group >= 0)
             rows.append(torch.full((int(some.sum()),), row))
             groups.append(group[some])
             masses.append(share[some])

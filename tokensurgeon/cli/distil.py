@@ -1,0 +1,128 @@
+"""``tokensurgeon distil STUDENT --teacher TEACHER --text FILE --out DIR``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokensurgeon.cli import options as o
+from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
+from tokensurgeon.progress import Stage
+
+if TYPE_CHECKING:
+    from tokensurgeon.healing import HealReport
+
+
+def command(
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="Model to train: directory, .gguf file or hub id.")],
+    teacher: Annotated[
+        str, typer.Option("--teacher", metavar="TEACHER", help="Model to learn from, of any size and tokenizer.")
+    ],
+    text: Annotated[list[Path], typer.Option("--text", metavar="FILE", help="Text to learn on. Repeatable.")],
+    out: o.Out,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="Time to train for, without the teacher's reading.")
+    ] = 10.0,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Updates to make, however long they take, instead of --minutes.")
+    ] = None,
+    text_weight: o.TextWeights = None,
+    teacher_weight: Annotated[
+        float,
+        typer.Option(
+            "--teacher-weight",
+            metavar="SHARE",
+            help="Share of the loss that is the teacher's; the rest is the text's own next token. 0 trains without a "
+            "teacher, to compare with.",
+        ),
+    ] = 0.9,
+    top: Annotated[
+        int, typer.Option("--top", metavar="N", help="The teacher's likeliest tokens that are kept at each position.")
+    ] = 64,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Keep what the teacher says there: the next run, or another student, does not need the teacher.",
+        ),
+    ] = None,
+    lora: Annotated[int, typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body.")] = 16,
+    whole: Annotated[bool, typer.Option("--whole", help="Train the body itself, not updates of low rank.")] = False,
+    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 1,
+    learning_rate: o.RowsRate = 0.004,
+    lora_learning_rate: o.UpdatesRate = 5e-4,
+    body_learning_rate: Annotated[
+        float, typer.Option("--body-learning-rate", help="Of the body, with --whole.")
+    ] = 5e-5,
+    schedule: o.Schedule = "linear",
+    decay: o.Decay = 0.2,
+    average: o.Average = None,
+    seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
+    overwrite: o.Overwrite = False,
+    json_out: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Train a model on what another one believes of text.
+
+    A student with the teacher's tokenizer learns its next-token distributions, position by position: make one by
+    [bold]tokensurgeon STUDENT TEACHER[/bold]. A student with a tokenizer of its own learns what the
+    teacher's distributions say of its own next token, and needs no transplant.
+
+    The teacher reads all of the text first, once; then it leaves the memory. Some of the text is held out and
+    scored; the best state is written. What is interrupted goes on where it was when the same command runs again.
+
+    On several GPUs: [bold]accelerate launch -m tokensurgeon distil …[/bold]
+    """
+    kept = "the same command goes on from the last saved state"
+    with guarded(debug=debug, quiet=quiet or json_out, interrupted=kept):
+        from tokensurgeon.distilling import DistilOptions, distil
+
+        options = DistilOptions(
+            text=tuple(str(path) for path in text),
+            steps=steps,
+            minutes=minutes,
+            lora=lora,
+            batch=batch,
+            learning_rate=learning_rate,
+            lora_learning_rate=lora_learning_rate,
+            seed=seed,
+            text_weights=tuple(text_weight or ()),
+            schedule=schedule,
+            decay=decay,
+            average=average,
+            teacher_weight=teacher_weight,
+            top=top,
+            whole=whole,
+            body_learning_rate=body_learning_rate,
+        )
+        first = os.environ.get("RANK", "0") == "0"
+        with progress_bar(quiet or json_out or not first) as tell:
+
+            def progress(share: float, report: HealReport, losses: dict[str, float]) -> None:
+                told = f"{losses['teacher']:.3f} from the teacher, held out {report.curve[-1]['held_out']:.4f}"
+                tell(Stage.DISTIL, int(100 * share), 100, told)
+
+            found = distil(
+                student, teacher, out, options, cache=cache, overwrite=overwrite, progress=progress, reading=tell
+            )
+        report = found.training
+        if report.out is None:
+            return
+        if json_out:
+            emit_json({**asdict(report), "out": str(report.out), "pieces": found.pieces, "read": found.read})
+        elif not quiet:
+            start, best = report.curve[0], report.best
+            print_output(
+                report.out,
+                f": bits per byte on held-out text of the kind that was trained on "
+                f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
+                f"{start['other']:.4f} before, {best['other']:.4f} after "
+                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes; the teacher read "
+                f"{found.read:,} of {found.pieces:,} pieces)",
+            )

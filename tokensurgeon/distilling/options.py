@@ -1,0 +1,60 @@
+"""Check what a distillation is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.healing.options import TrainingOptions
+
+__all__ = ["DistilOptions"]
+
+_RANK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DistilOptions(TrainingOptions):
+    """As `TrainingOptions`, with low-rank updates by default, and what only distilling asks.
+
+    Attributes:
+        teacher_weight: Share of the loss that is the divergence from the teacher; the rest is that of the text's own
+            next token. 0 trains on the text alone.
+        top: The teacher's likeliest tokens that are kept at each position.
+        whole: Train the body itself, instead of low-rank updates of it.
+        body_learning_rate: Of the body where it is trained itself.
+    """
+
+    lora: int | None = _RANK
+    teacher_weight: float = 0.9
+    top: int = 64
+    whole: bool = False
+    body_learning_rate: float = 5e-5
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        TrainingOptions.__post_init__(self)
+        if not 0 <= self.teacher_weight <= 1:
+            raise InputError(f"teacher_weight={self.teacher_weight} must be from 0 (text alone) to 1 (teacher alone)")
+        if self.top < 1:
+            raise InputError(f"top={self.top} must be at least 1")
+        if not 0 < self.body_learning_rate < float("inf"):
+            raise InputError(f"body_learning_rate={self.body_learning_rate} must be above 0")
+        if self.whole and self.lora not in (None, _RANK):
+            raise InputError(f"lora={self.lora} and whole are two ways to train the body. Give one of them")
+        if self.diloco is not None:
+            raise InputError("groups that come and go (diloco) are for healing only")
+
+    @property
+    def rank(self) -> int | None:
+        """Of low-rank updates; None where the body is trained itself."""
+        return None if self.whole else self.lora
+
+    @property
+    def body_rate(self) -> float:
+        """Learning rate of all that is trained and no row."""
+        return self.body_learning_rate if self.whole else self.lora_learning_rate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for the manifest, which knows a training by its rank and rows."""
+        return TrainingOptions.as_dict(self) | {"lora": self.rank, "rows": "all"}

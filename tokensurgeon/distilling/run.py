@@ -1,0 +1,210 @@
+"""Distil a model from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensurgeon.alignment import RowPlan, align
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.checkpoint.room import refuse_no_room
+from tokensurgeon.checkpoint.staging import check_target
+from tokensurgeon.distilling.body import changes_of, train_body
+from tokensurgeon.distilling.cache import TopCache
+from tokensurgeon.distilling.lesson import TaughtLesson
+from tokensurgeon.distilling.options import DistilOptions
+from tokensurgeon.distilling.teacher import LocalTeacher, read_pieces, without_weights
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.texts import TextPieces
+from tokensurgeon.healing.batches import Pieces
+from tokensurgeon.healing.launch import digest_of, freeze, launched
+from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
+from tokensurgeon.healing.lora import add_lora, updates_of
+from tokensurgeon.healing.meeting import Classes, first_shared, numbered
+from tokensurgeon.healing.order import Order, by_weight
+from tokensurgeon.healing.resume import SavedState, identity_of, key_of
+from tokensurgeon.healing.splits import Splits, cut_tokens
+from tokensurgeon.healing.texts import divide
+from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
+from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
+from tokensurgeon.progress import Progress
+from tokensurgeon.verification.running import Check, forward_checks, tokenizer_checks
+
+__all__ = ["DistilReport", "distil"]
+
+
+@dataclass(slots=True)
+class DistilReport:
+    """How it went.
+
+    Attributes:
+        training: As of a healing.
+        pieces: Of text that the training may come to.
+        read: Those among them that this process let the teacher read; the cache had the others.
+    """
+
+    training: HealReport
+    pieces: int = 0
+    read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Student and teacher, and what they have in common."""
+
+    student: OpenModel
+    teacher: OpenModel
+    plan: RowPlan
+    classes: Classes
+    splits: Splits
+
+    @classmethod
+    def of(cls, student: OpenModel, teacher: OpenModel) -> _Sides:
+        mine, theirs = student.vocabulary, teacher.vocabulary
+        rows = teacher.layout.rows, student.layout.rows
+        plan = align(theirs, mine, n_rows=rows[1], base_rows=rows[0]).plan
+        cuts = cut_tokens(theirs, mine, plan)
+        classes = Classes.of(*numbered(*first_shared(theirs, mine, plan, cuts)), rows)
+        return cls(student, teacher, plan, classes, Splits(cuts[: rows[0]]))
+
+
+def distil(
+    student: str,
+    teacher: str,
+    out: Path | str,
+    options: DistilOptions | None = None,
+    *,
+    cache: Path | str | None = None,
+    overwrite: bool = False,
+    progress: HealProgress | None = None,
+    reading: Progress | None = None,
+) -> DistilReport:
+    """Train a student on what a teacher believes of text, with the teacher's tokenizer or with its own.
+
+    The teacher first reads all of the text that the training may come to, and what it says is kept; then it is let go
+    of, and the student is trained. Under ``accelerate launch`` or torchrun all processes must call this.
+
+    The loss is the divergence of the student's next-token distribution from the teacher's. Where their tokenizers
+    differ the latter is put into the student's ids by marginalisation over byte prefixes (arXiv 2607.22334).
+
+    Args:
+        student: The model to train.
+        teacher: The model to learn from.
+        out: Output directory.
+        options: See `DistilOptions`.
+        cache: Directory in which what the teacher says stays, for other students and runs; None keeps it beside the
+            output until that is written.
+        overwrite: Replace an output that exists.
+        progress: Called with (share done, report so far, last losses), by the first process.
+        reading: Called with (stage, pieces of text read, in all) before.
+
+    Raises:
+        InputError: If a model or the text cannot be used.
+        VerificationError: If the written model breaks an invariant; nothing is left behind but the saved state.
+
+    Example:
+        >>> import tokensurgeon
+        >>> options = tokensurgeon.DistilOptions(text=("text.txt",), steps=2)
+        >>> tokensurgeon.distil("base", "donor", "distilled", options).training.steps
+        2
+    """
+    options = options or DistilOptions()
+    target = Path(out).expanduser().absolute()
+    check_target(target, overwrite, (student, teacher))
+    texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
+    accelerator = launched(options, "distilling")
+    right, left = OpenModel.open(student, "all"), OpenModel.open(teacher, "all")
+    right.checked()
+    left.refuse_misfit()
+    refuse_no_room(target, right, right.layout.rows, link="copy")
+    sides = _Sides.of(right, left)
+    pieces = Pieces(
+        texts[0], without_weights(right), without_weights(left), (right.vocabulary, left.vocabulary), reading
+    )
+    order = by_weight(texts[0].places[pieces.places[:, 0], 0], options.text_weights, options.seed)
+    settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
+    state = SavedState(
+        target, key_of(settings, digest_of(texts[0]), identity_of(right), identity_of(left)), "distilling"
+    )
+    place = Path(cache).expanduser().absolute() if cache is not None else state.directory / "teacher"
+    kept = TopCache(place, key_of(identity_of(left), options.top))
+    report = _read(sides, pieces, order, options, kept, accelerator, reading)
+    trained = _trained(sides, pieces, texts, order, options, kept, accelerator, state, progress)
+    report.training = trained.report
+    accelerator.free_memory()
+    if accelerator.is_main_process:
+        write_trained(target, trained, overwrite)
+        report.training.out = target
+        if cache is None:
+            kept.remove()
+        state.remove()
+    accelerator.wait_for_everyone()
+    return report
+
+
+def _read(
+    sides: _Sides,
+    pieces: Pieces,
+    order: Order,
+    options: DistilOptions,
+    cache: TopCache,
+    accelerator: Any,
+    progress: Progress | None,
+) -> DistilReport:
+    """Have all that the training may come to in the cache; each process reads a part."""
+    updates = None if options.steps is None else options.steps * options.batch * accelerator.num_processes
+    whole = updates is None or updates >= len(pieces)
+    numbers = list(range(len(pieces))) if whole else sorted({order(i) for i in range(updates or 0)})
+    report = DistilReport(HealReport(), len(numbers))
+    if options.teacher_weight:
+        own = numbers[accelerator.process_index :: accelerator.num_processes]
+        teacher = LocalTeacher(sides.teacher, options.top, accelerator.device)
+        report.read = read_pieces(pieces, own, teacher, cache, progress)
+    accelerator.wait_for_everyone()
+    return report
+
+
+def _trained(
+    sides: _Sides,
+    pieces: Pieces,
+    texts: tuple[TextPieces, Sequence[str], Sequence[str]],
+    order: Order,
+    options: DistilOptions,
+    cache: TopCache,
+    accelerator: Any,
+    state: SavedState,
+    progress: HealProgress | None,
+) -> Trained:
+    """Load the student, train, and keep what is to be written of it."""
+    opened, (_, held_out, other) = sides.student, texts
+    student = load_model(opened.directory, accelerator.device)
+    ids = torch.tensor(sorted(i for i in pieces.used if i < opened.layout.rows), dtype=torch.int64)
+    rows = TrainedRows.of(student.model, ids.to(accelerator.device))
+    freeze(student.model, accelerator.mixed_precision)
+    rank, names = options.rank, dict[str, str]()
+    if options.whole:
+        names = train_body(student.model, opened)
+    elif rank is not None:
+        names = add_lora(student.model, rank, opened)
+    put_in_front(student.model, rows)
+    lesson = TaughtLesson(student, cache, sides.splits, sides.classes, options.teacher_weight)
+    loop = Loop(accelerator, options, student, rows, (held_out, other), order)
+    loop.train(pieces, lesson, state, progress)
+    body: dict[str, torch.Tensor] = {}
+    if accelerator.is_main_process:
+        body = changes_of(student.model, opened, names) if options.whole else updates_of(student.model, names)
+    now = {name: matrix.rows.detach().cpu() for name, matrix in rows.items()}
+    # a body that was trained itself is no longer the base's, of which the manifest tells
+    manifest = None if options.whole else kept_manifest(opened)
+
+    def checks(out: Path) -> list[Check]:
+        told = Manifest.of_output(out)
+        return [*tokenizer_checks(out, None, told), *forward_checks(out, told)]
+
+    found = now, body, options, loop.report, held_out
+    return Trained(opened, sides.teacher, ids, *found, manifest, checks, "distil")
