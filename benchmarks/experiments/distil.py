@@ -6,7 +6,6 @@ Sides of a student, all on the same pieces in the same order:
 
 * ``text``: its own tokenizer, no teacher;
 * ``own``: its own tokenizer, the teacher's distributions put into its ids (marginalisation over byte prefixes);
-  ``own_half``, with the text's own next tokens as half of the loss;
 * ``transplant``: the teacher's tokenizer by a transplant, the teacher's distributions position by position;
 * ``transplant_text``: the same student, no teacher;
 * ``written``: its own tokenizer, no teacher, on text that the teacher wrote.
@@ -47,8 +46,6 @@ _LEARNT = (
 )
 _NOT_LEARNT = "smtplib.py csv.py heapq.py shlex.py sched.py"
 _PIECE = 1024
-_WEIGHTS = {"own": 0.9, "own_half": 0.5, "transplant": 0.9}
-"""Share of the loss that is the teacher's."""
 
 
 def main(path: Path, only: Sequence[str] = ()) -> None:

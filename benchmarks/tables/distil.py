@@ -12,7 +12,6 @@ __all__ = ["distil"]
 _TITLES = {
     "text": "its own tokenizer, text alone",
     "own": "its own tokenizer, teacher by byte prefixes",
-    "own_half": "the same, half of the loss the text's",
     "written": "its own tokenizer, text that the teacher wrote",
     "transplant_text": "teacher's tokenizer, text alone",
     "transplant": "teacher's tokenizer, teacher by position",
