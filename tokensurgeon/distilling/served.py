@@ -37,14 +37,16 @@ class ServedTeacher:
 
     vLLM reads a piece in one request (``prompt_logprobs``). llama-server says nothing of a prompt's tokens, and is
     asked for one position after another: it has what came before in its cache, and is made to generate the text's own
-    next token by a bias upon its logit. What it says of probabilities is from before the bias, and always has this
-    token's.
+    next token by a bias upon its logit. What it says of probabilities is from before the bias, and has this token's.
+    It is silent of one that ends inside of a character: then another is forced, and where the text's own is not among
+    the likeliest, it is asked for all of the vocabulary.
 
     Attributes:
         url: Of the server.
         model: Its name there.
         one_by_one: Whether it is llama-server.
         tokenizer: Digest of the tokenizer.
+        whole: Id of a token that ends where a character does.
         rows: Ids that it may speak of lie below.
         kept: Tokens to keep at each position.
     """
@@ -53,6 +55,7 @@ class ServedTeacher:
     model: str
     one_by_one: bool
     tokenizer: str
+    whole: int
     rows: int
     kept: int
 
@@ -78,7 +81,6 @@ class ServedTeacher:
         except (LookupError, TypeError, AttributeError) as error:
             raise InputError(f"{url}/v1/models names no model: this is neither vLLM nor llama-server") from error
         rows = max(opened.vocab_size or 0, len(opened.vocabulary))
-        found = cls(url, model, one_by_one, opened.tokenizer.digest(), rows, min(kept, rows))
         text: dict[str, Any] = {"content": _PROBE, "add_special": False}
         if not one_by_one:
             text = {"model": model, "prompt": _PROBE, "add_special_tokens": False}
@@ -88,6 +90,7 @@ class ServedTeacher:
                 f"{url}: {model}, which it serves, cuts text into other ids ({str(theirs)[:60]}) than the tokenizer of "
                 f"{opened.name} ({str(mine)[:60]}). Give the model that is served as teacher"
             )
+        found = cls(url, model, one_by_one, opened.tokenizer.digest(), mine[0], rows, min(kept, rows))
         found(mine if loaded.prefix is None else [loaded.prefix, *mine])
         return found
 
@@ -121,13 +124,20 @@ class ServedTeacher:
             yield {int(token): entry["logprob"] for token, entry in row.items()}
 
     def _positions(self, ids: Sequence[int], own: Sequence[int]) -> Iterator[dict[int, Any]]:
-        """Of llama-server: what it generates behind each token."""
-        ask: dict[str, Any] = {"n_predict": 1, "n_probs": self.kept, "cache_prompt": True, "post_sampling_probs": False}
-        ask |= {"samplers": ["temperature"], "temperature": 0}
+        """Of llama-server: what it would generate behind each token."""
         for end, token in enumerate(own, 1):
-            more = {"prompt": ids[:end], "logit_bias": [[token, _FORCED]]}
-            found = asked(f"{self.url}/completion", ask | more, self.kept + 1)["completion_probabilities"][0]
-            yield {entry["id"]: entry["logprob"] for entry in [*found["top_logprobs"], found]}
+            said = dict[int, Any]()
+            for forced, count in ((token, self.kept), (self.whole, self.kept), (self.whole, self.rows)):
+                if token not in said:
+                    said = self._next(ids[:end], forced, count)
+            likeliest = sorted(said, key=lambda entry: -said[entry])[: self.kept]
+            yield {entry: said[entry] for entry in {token, *likeliest} & said.keys()}
+
+    def _next(self, ids: Sequence[int], forced: int, count: int) -> dict[int, Any]:
+        ask = {"prompt": ids, "n_predict": 1, "n_probs": count, "cache_prompt": True, "post_sampling_probs": False}
+        ask |= {"samplers": ["temperature"], "temperature": 0, "logit_bias": [[forced, _FORCED]]}
+        found = asked(f"{self.url}/completion", ask, count + 1).get("completion_probabilities")
+        return {entry["id"]: entry["logprob"] for one in found or [] for entry in [*one["top_logprobs"], one]}
 
     def _kept(self, said: Mapping[int, Any], own: int) -> list[tuple[int, float]]:
         """The text's own next token and the likeliest others, by id."""
