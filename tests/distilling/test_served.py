@@ -252,6 +252,7 @@ def instead(content, where="/v1/completions"):
         (put(lambda said: dict(list(said.items())[:2])), "tells of 2 tokens"),
         (put(lambda said: all_of(said, float("nan"))), "or not a number"),
         (put(lambda said: all_of(said, 0.5)), "whose sum is above 1"),
+        (put(lambda said: all_of(said, 0.5) | all_of(list(said)[:1], -(10**400))), "whose sum is above 1"),
         (put(lambda said: all_of(said, "much")), "does not give log-probabilities as vLLM"),
         (put(lambda said: {token: {} for token in said}), "KeyError"),
         (put(lambda _: None), "AttributeError"),
