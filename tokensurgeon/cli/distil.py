@@ -125,7 +125,15 @@ def command(
         if report.out is None:
             return
         if json_out:
-            emit_json({**asdict(report), "out": str(report.out), "pieces": found.pieces, "read": found.read})
+            emit_json(
+                {
+                    **asdict(report),
+                    "out": str(report.out),
+                    "pieces": found.pieces,
+                    "read": found.read,
+                    "reading_s": found.reading_s,
+                }
+            )
         elif not quiet:
             start, best = report.curve[0], report.best
             print_output(
@@ -134,5 +142,5 @@ def command(
                 f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
                 f"{start['other']:.4f} before, {best['other']:.4f} after "
                 f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes; the teacher read "
-                f"{found.read:,} of {found.pieces:,} pieces)",
+                f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f})",
             )

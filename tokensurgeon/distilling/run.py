@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,13 @@ class DistilReport:
         training: As of a healing.
         pieces: Of text that the training may come to.
         read: Those among them that this process let the teacher read; the cache had the others.
+        reading_s: What that took.
     """
 
     training: HealReport
     pieces: int = 0
     read: int = 0
+    reading_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,9 @@ def _read(
     if options.teacher_weight:
         own = numbers[accelerator.process_index :: accelerator.num_processes]
         teacher = served or LocalTeacher(sides.teacher, options.top, accelerator.device)
+        begun = time.perf_counter()
         report.read = read_pieces(pieces, own, teacher, cache, progress)
+        report.reading_s = time.perf_counter() - begun
     accelerator.wait_for_everyone()
     return report
 
