@@ -150,9 +150,8 @@ class ServedTeacher:
             raise InputError(
                 f"{self.url} tells of id {wrong!r}, and the teacher's tokenizer and config have {self.rows} ids"
             )
-        if (
-            not sum(math.exp(max(min(log, 1.0), _LEAST)) for log in said.values()) <= 1 + _SLACK
-        ):  # nor if one is not a number
+        total = sum(math.exp(max(min(log, 1.0), _LEAST)) for log in said.values())
+        if not total <= 1 + _SLACK:  # nor where one is not a number
             raise InputError(f"{self.url} tells of probabilities whose sum is above 1, or not a number")
         others = sorted((token for token in said if token != own), key=lambda token: -said[token])[: self.kept - 1]
         return sorted((token, min(0.0, max(said[token], _LEAST))) for token in (own, *others))
