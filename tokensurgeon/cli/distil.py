@@ -43,6 +43,15 @@ def command(
     top: Annotated[
         int, typer.Option("--top", metavar="N", help="The teacher's likeliest tokens that are kept at each position.")
     ] = 64,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="A vLLM (started with --max-logprobs N) or llama-server that runs the teacher: of TEACHER only "
+            "tokenizer and config are read.",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -109,8 +118,9 @@ def command(
                 tell(Stage.DISTIL, int(100 * share), 100, told)
 
             found = distil(
-                student, teacher, out, options, cache=cache, overwrite=overwrite, progress=progress, reading=tell
-            )
+                student, teacher, out, options, server=server, cache=cache, overwrite=overwrite, progress=progress,
+                reading=tell,
+            )  # fmt: skip
         report = found.training
         if report.out is None:
             return

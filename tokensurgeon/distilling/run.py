@@ -19,6 +19,7 @@ from tokensurgeon.distilling.body import changes_of, train_body
 from tokensurgeon.distilling.cache import TopCache
 from tokensurgeon.distilling.lesson import TaughtLesson
 from tokensurgeon.distilling.options import DistilOptions
+from tokensurgeon.distilling.served import ServedTeacher
 from tokensurgeon.distilling.teacher import LocalTeacher, read_pieces, without_weights
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import TextPieces
@@ -67,9 +68,9 @@ class _Sides:
     splits: Splits
 
     @classmethod
-    def of(cls, student: OpenModel, teacher: OpenModel) -> _Sides:
+    def of(cls, student: OpenModel, teacher: OpenModel, served: ServedTeacher | None = None) -> _Sides:
         mine, theirs = student.vocabulary, teacher.vocabulary
-        rows = teacher.layout.rows, student.layout.rows
+        rows = teacher.layout.rows if served is None else served.rows, student.layout.rows
         plan = align(theirs, mine, n_rows=rows[1], base_rows=rows[0]).plan
         cuts = cut_tokens(theirs, mine, plan)
         classes = Classes.of(*numbered(*first_shared(theirs, mine, plan, cuts)), rows)
@@ -82,6 +83,7 @@ def distil(
     out: Path | str,
     options: DistilOptions | None = None,
     *,
+    server: str | None = None,
     cache: Path | str | None = None,
     overwrite: bool = False,
     progress: HealProgress | None = None,
@@ -100,6 +102,8 @@ def distil(
         teacher: The model to learn from.
         out: Output directory.
         options: See `DistilOptions`.
+        server: URL of a vLLM or llama-server that runs the teacher, such as ``http://localhost:8000``; of the teacher's
+            files only tokenizer and config are used then.
         cache: Directory in which what the teacher says stays, for other students and runs; None keeps it beside the
             output until that is written.
         overwrite: Replace an output that exists.
@@ -107,7 +111,7 @@ def distil(
         reading: Called with (stage, pieces of text read, in all) before.
 
     Raises:
-        InputError: If a model or the text cannot be used.
+        InputError: If a model, the text or the server cannot be used.
         VerificationError: If the written model breaks an invariant; nothing is left behind but the saved state.
 
     Example:
@@ -121,22 +125,23 @@ def distil(
     check_target(target, overwrite, (student, teacher))
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = launched(options, "distilling")
-    right, left = OpenModel.open(student, "all"), OpenModel.open(teacher, "all")
+    right, left = OpenModel.open(student, "all"), OpenModel.open(teacher, "all" if server is None else "none")
     right.checked()
-    left.refuse_misfit()
+    reader, served = without_weights(left), None
+    if server is None:
+        left.refuse_misfit()
+    else:
+        served = ServedTeacher.at(server, left, reader, options.top)
+    known = identity_of(left) if served is None else served.identity
     refuse_no_room(target, right, right.layout.rows, link="copy")
-    sides = _Sides.of(right, left)
-    pieces = Pieces(
-        texts[0], without_weights(right), without_weights(left), (right.vocabulary, left.vocabulary), reading
-    )
+    sides = _Sides.of(right, left, served)
+    pieces = Pieces(texts[0], without_weights(right), reader, (right.vocabulary, left.vocabulary), reading)
     order = by_weight(texts[0].places[pieces.places[:, 0], 0], options.text_weights, options.seed)
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
-    state = SavedState(
-        target, key_of(settings, digest_of(texts[0]), identity_of(right), identity_of(left)), "distilling"
-    )
+    state = SavedState(target, key_of(settings, digest_of(texts[0]), identity_of(right), known), "distilling")
     place = Path(cache).expanduser().absolute() if cache is not None else state.directory / "teacher"
-    kept = TopCache(place, key_of(identity_of(left), options.top))
-    report = _read(sides, pieces, order, options, kept, accelerator, reading)
+    kept = TopCache(place, key_of(known, options.top))
+    report = _read(sides, served, pieces, order, options, kept, accelerator, reading)
     trained = _trained(sides, pieces, texts, order, options, kept, accelerator, state, progress)
     report.training = trained.report
     accelerator.free_memory()
@@ -152,6 +157,7 @@ def distil(
 
 def _read(
     sides: _Sides,
+    served: ServedTeacher | None,
     pieces: Pieces,
     order: Order,
     options: DistilOptions,
@@ -166,7 +172,7 @@ def _read(
     report = DistilReport(HealReport(), len(numbers))
     if options.teacher_weight:
         own = numbers[accelerator.process_index :: accelerator.num_processes]
-        teacher = LocalTeacher(sides.teacher, options.top, accelerator.device)
+        teacher = served or LocalTeacher(sides.teacher, options.top, accelerator.device)
         begun = time.perf_counter()
         report.read = read_pieces(pieces, own, teacher, cache, progress)
         report.reading_s = time.perf_counter() - begun
