@@ -36,7 +36,7 @@ def command(
             help="Share of the loss that is the teacher's; the rest is the text's own next token. 0 trains without a "
             "teacher, to compare with.",
         ),
-    ] = 0.9,
+    ] = 0.5,
     top: Annotated[
         int, typer.Option("--top", metavar="N", help="The teacher's likeliest tokens that are kept at each position.")
     ] = 64,

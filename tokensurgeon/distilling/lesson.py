@@ -54,12 +54,23 @@ class TaughtLesson:
         return asked_of(ids, more, piece.student, targets, self.student.model.device)
 
     def losses(self, task: Task, answer: Answer) -> dict[str, torch.Tensor]:
-        """``teacher``, the divergence by position where both models' texts meet; ``text``; and ``loss``."""
+        """``teacher``, the divergence by position where both models' texts meet; ``open``; ``text``; and ``loss``.
+
+        What the teacher says nothing of is the text's to teach, however much of the loss is the teacher's: which of
+        several ids comes that begin alike, and ids behind positions at which only the student has read so far.
+        """
         logs, _ = answer
         parts = task.parts(logs)
-        apart = {name: wanted.divergence(parts[name]) for name, wanted in task.targets.items()}
+        wanted = task.targets.items()
+        apart = torch.cat([of.divergence(parts[name]) for name, of in wanted])
+        unsaid = torch.ones_like(parts["text"], dtype=torch.bool)
+        for _, of in wanted:
+            unsaid[of.place[of.place < len(unsaid)]] = False
+        left = sum(of.left_open(parts[name], task.ids[0]).sum() for name, of in wanted)
+        n = len(parts["text"])
         terms = {
-            "teacher": torch.cat([*apart.values()]).sum() / max(1, len(apart["next"])),
+            "teacher": apart.sum() / max(1, len(task.targets["next"].place)),
+            "open": (left - parts["text"][unsaid].sum()) / n,
             "text": -parts["text"].mean(),
         }
-        return terms | {"loss": self.weight * terms["teacher"] + (1 - self.weight) * terms["text"]}
+        return terms | {"loss": self.weight * (terms["teacher"] + terms["open"]) + (1 - self.weight) * terms["text"]}

@@ -26,7 +26,7 @@ class DistilOptions(TrainingOptions):
     """
 
     lora: int | None = _RANK
-    teacher_weight: float = 0.9
+    teacher_weight: float = 0.5
     top: int = 64
     whole: bool = False
     body_learning_rate: float = 5e-5

@@ -200,7 +200,7 @@ def _trained(
     elif rank is not None:
         names = add_lora(student.model, rank, opened)
     put_in_front(student.model, rows)
-    lesson = TaughtLesson(student, cache, sides.splits, sides.classes, options.teacher_weight)
+    lesson = TaughtLesson(student, cache, sides.splits, sides.classes.as_read(pieces), options.teacher_weight)
     loop = Loop(accelerator, options, student, rows, (held_out, other), order)
     loop.train(pieces, lesson, state, progress)
     body: dict[str, torch.Tensor] = {}

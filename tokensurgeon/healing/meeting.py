@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import torch
 
 from tokensurgeon.alignment import Ids, RowPlan
+from tokensurgeon.healing.batches import Piece
 from tokensurgeon.healing.splits import Splits, cut_tokens
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["Classes", "compared", "first_shared", "numbered"]
+
+_READ = 512
+"""Pieces of text that are looked at for what stands for what."""
+_SELDOM = 0.01
+"""Share below which a class does not stand for an id."""
 
 
 def first_shared(
@@ -77,12 +84,18 @@ class Classes:
         of_student: (student rows,) int64.
         sorted: (n,) int64, the student's ids by class.
         begin: (classes + 1,) int64, where those of a class begin in ``sorted``.
+        stand: (teacher rows + 1,) int64, where what stands for an id of the teacher in text begins in ``to``.
+        to: (m,) int64, classes that stand for ids.
+        share: (m,) float32, how often each does.
     """
 
     of_teacher: torch.Tensor
     of_student: torch.Tensor
     sorted: torch.Tensor
     begin: torch.Tensor
+    stand: torch.Tensor
+    to: torch.Tensor
+    share: torch.Tensor
 
     @classmethod
     def of(cls, teacher: torch.Tensor, student: torch.Tensor, rows: tuple[int, int]) -> Self:
@@ -101,7 +114,39 @@ class Classes:
         have = torch.nonzero(known[1] >= 0)[:, 0]
         order = have[torch.argsort(known[1][have], stable=True)]
         begin = torch.bincount(known[1][have], minlength=number).cumsum(0)
-        return cls(known[0], known[1], order, torch.nn.functional.pad(begin, (1, 0)))
+        each, one = torch.arange(len(known[0]) + 1), torch.ones(len(known[0]))
+        return cls(known[0], known[1], order, torch.nn.functional.pad(begin, (1, 0)), each, known[0], one)
+
+    def as_read(self, pieces: Sequence[Piece]) -> Self:
+        """With what stands for the teacher's ids in text, where two tokenizers part what they cut alike on its own.
+
+        Before a word some models make four spaces one token, others three, and a word with a space in front. What a
+        teacher of the latter believes of three spaces, a student of the former must say of four.
+
+        Args:
+            pieces: Text as both read it, of which some is looked at.
+        """
+        theirs, mine, seen = self.of_teacher.tolist(), self.of_student.tolist(), dict[int, Counter[int]]()
+        for number in range(0, len(pieces), max(1, len(pieces) // _READ)):
+            piece = pieces[number]
+            for here, there in piece.meet:
+                if here + 1 < len(piece.student) and there + 1 < len(piece.teacher):
+                    token, group = piece.teacher[there + 1], mine[piece.student[here + 1]]
+                    if theirs[token] >= 0 and group >= 0:
+                        seen.setdefault(token, Counter({theirs[token]: 1}))[group] += 2
+        begin, to, share = [0], list[int](), list[float]()
+        for token, own in enumerate(theirs):
+            counts = seen.get(token, Counter({own: 1}))
+            kept = {group: n for group, n in counts.items() if n >= _SELDOM * counts.total()}
+            to += kept
+            share += [n / sum(kept.values()) for n in kept.values()]
+            begin.append(len(to))
+        return replace(self, stand=torch.tensor(begin), to=torch.tensor(to), share=torch.tensor(share))
+
+    def spread(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What stands for the teacher's ids: index among them, class and share."""
+        index, place = _ranges(self.stand, tokens)
+        return index, self.to[place], self.share[place]
 
     @property
     def number(self) -> int:
@@ -110,10 +155,16 @@ class Classes:
 
     def members(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The student's ids in some classes: index of the class among these, and the id."""
-        counts = self.begin[classes + 1] - self.begin[classes]
-        entry = torch.repeat_interleave(torch.arange(len(classes)), counts)
-        place = torch.arange(len(entry)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        return entry, self.sorted[self.begin[classes[entry]] + place]
+        entry, place = _ranges(self.begin, classes)
+        return entry, self.sorted[place]
+
+
+def _ranges(begin: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of ranges that begin one where another ends: index among those asked for, and all places in them."""
+    counts = begin[which + 1] - begin[which]
+    index = torch.repeat_interleave(torch.arange(len(which)), counts)
+    within = torch.arange(len(index)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return index, begin[which[index]] + within
 
 
 def _is_text(vocabulary: Vocabulary, token: int) -> bool:

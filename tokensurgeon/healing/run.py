@@ -132,7 +132,7 @@ def _trained(
     order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, seed)
     theirs, mine = (len(loaded.model.get_output_embeddings().weight) for loaded in (master, student))
     splits, classes = compared(left.vocabulary, right.vocabulary, plan, (theirs, mine))
-    lesson = Lesson(student, master, splits, classes, WEIGHTS, options.seed)
+    lesson = Lesson(student, master, splits, classes.as_read(pieces), WEIGHTS, options.seed)
     lesson.prepare(pieces)
     loop = Loop(accelerator, options, student, trained, (held_out, other), order)
     identities = [identity_of(side) for side in (right, left)]

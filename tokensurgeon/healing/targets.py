@@ -86,6 +86,22 @@ class Targets:
         other = (1 - none.index_add(0, self.row, got)).clamp(min=_FLAT)
         return none.index_add(0, self.row, apart) + torch.xlogy(rest, rest) - rest * other.log()
 
+    def left_open(self, logs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Nats of the text's own next id among those of its entry, by entry that has it.
+
+        Args:
+            logs: (k,) log-probabilities of the ids.
+            ids: (positions,) int64 of the text.
+        """
+        following = torch.nn.functional.pad(ids[1:], (0, 1), value=-1)
+        own = torch.nonzero(following[self.at] == self.token)[:, 0]
+        entry, index = torch.unique(self.entry[own], return_inverse=True)
+        mine = torch.full((len(self.mass),), -1, device=logs.device)
+        mine[entry] = torch.arange(len(entry), device=logs.device)
+        some = mine[self.entry] >= 0
+        among = torch.zeros(len(entry), device=logs.device).index_add(0, mine[self.entry[some]], logs[some].exp())
+        return among[index].clamp(min=_LEAST).log() - logs[own]
+
 
 class Beliefs:
     """What the base says along a part of a piece of text.
@@ -163,9 +179,10 @@ def next_ids(beliefs: Beliefs, ids: Sequence[int], splits: Splits, classes: Clas
         classes: Of both models' ids.
     """
     begin = 1 if beliefs.meet[0][0] > 0 and len(beliefs.meet) > 1 else 0  # what led to the first one is not known
-    group = classes.of_teacher[beliefs.token]
-    here = (beliefs.row >= begin) & (group >= 0)
-    rows, groups, masses = [beliefs.row[here]], [group[here]], [beliefs.mass[here]]
+    index, group, part = classes.spread(beliefs.token)
+    here = (beliefs.row[index] >= begin) & (group >= 0)
+    index, group, part = index[here], group[here], part[here]
+    rows, groups, masses = [beliefs.row[index]], [group], [beliefs.mass[index] * part]
     for row, (place, _) in enumerate(beliefs.meet[begin:], begin):
         for now, (token, mass, _) in beliefs.ways(ids, place, splits):
             share, group = mass * math.exp(min(now - beliefs.so_far[row], 20.0)), classes.of_student[token]
