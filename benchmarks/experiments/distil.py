@@ -6,6 +6,8 @@ Sides of a student, all on the same pieces in the same order:
 
 * ``text``: its own tokenizer, no teacher;
 * ``own``: its own tokenizer, the teacher's distributions put into its ids (marginalisation over byte prefixes);
+* ``own_teacher``: the same, with a larger share of the teacher;
+* ``gold``: its own tokenizer, by TRL's GOLDTrainer, which takes no cache: the teacher reads all in the training;
 * ``transplant``: the teacher's tokenizer by a transplant, the teacher's distributions position by position;
 * ``transplant_text``: the same student, no teacher;
 * ``written``: its own tokenizer, no teacher, on text that the teacher wrote.
@@ -16,6 +18,7 @@ What was measured is cached by side and seed, so that a broken run goes on.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import sysconfig
 import tomllib
@@ -47,6 +50,8 @@ _LEARNT = (
 )
 _NOT_LEARNT = "smtplib.py csv.py heapq.py shlex.py sched.py"
 _PIECE = 1024
+_WEIGHTS = {"own": 0.5, "transplant": 0.5, "own_teacher": 0.9, "gold": 0.6}
+"""Shares of the teacher."""
 
 
 def main(path: Path, only: Sequence[str] = ()) -> None:
@@ -121,7 +126,8 @@ class Experiment:
         job |= {
             "out": str(out),
             "cache": str(WORK / "teacher"),
-            "weight": 0.9 if side in ("own", "transplant") else 0.0,
+            "weight": _WEIGHTS.get(side, 0.0),
+            "gold": side == "gold",
         }
         return [sys.executable, "-m", "benchmarks.experiments.distil", json.dumps(job | more)]
 
@@ -199,6 +205,12 @@ class Experiment:
 
 def train(job: dict[str, Any]) -> None:
     """One training, in a process of its own."""
+    told = train_by_trl(job) if job["gold"] else train_by_ours(job)
+    Path(job["told"]).write_text(json.dumps(told))
+
+
+def train_by_ours(job: dict[str, Any]) -> dict[str, Any]:
+    """By `distil`."""
     from tokensurgeon.distilling import DistilOptions, distil
 
     options = DistilOptions(
@@ -206,14 +218,21 @@ def train(job: dict[str, Any]) -> None:
     )
     found = distil(job["student"], job["teacher"], job["out"], options, cache=job["cache"], overwrite=True)
     report = found.training
-    told = {
-        "train_s": report.seconds,
-        "steps": report.steps,
-        "tokens": report.tokens,
-        "read": found.read,
-        "reading_s": found.reading_s,
-    }
-    Path(job["told"]).write_text(json.dumps(told | {"curve": report.curve, "best": report.best}))
+    told = {"train_s": report.seconds, "steps": report.steps, "tokens": report.tokens}
+    told |= {"read": found.read, "reading_s": found.reading_s}
+    return told | {"curve": report.curve, "best": report.best}
+
+
+def train_by_trl(job: dict[str, Any]) -> dict[str, Any]:
+    """By GOLDTrainer, on the same pieces."""
+    from benchmarks.peers.uld import train_uld
+
+    student, teacher, out = (Path(job[name]) for name in ("student", "teacher", "out"))
+    shutil.rmtree(out, ignore_errors=True)
+    pieces = [*divide([Path(name) for name in job["text"]], _PIECE)[0]]
+    text = 1 / job["weight"] - 1  # beside the teacher's 1
+    found = train_uld(student, teacher, pieces, out, steps=job["steps"], seed=job["seed"], text_weight=text, gold=True)
+    return {"train_s": found["seconds"], "steps": job["steps"], "read": job["steps"], "gold": found}
 
 
 if __name__ == "__main__":
