@@ -134,13 +134,14 @@ def test_what_a_student_is_asked(zoo, transplanted, text, tmp_path, student):
     assert teaching.read_pieces(pieces, [0], reads, cache, None) == 1
     model = _Student(loaded.model)
     put_in_front(loaded.model, TrainedRows.of(loaded.model, torch.tensor([5])))
-    lesson = TaughtLesson(loaded, cache, sides.splits, sides.classes, 1.0)
+    lesson = TaughtLesson(loaded, cache, sides.splits, sides.classes, 0.75)
     task = lesson.task(piece, 0)
     with torch.no_grad():
         terms = lesson.losses(task, model(task))
         mine = loaded.model(input_ids=torch.tensor([piece.student])).logits[0].log_softmax(dim=-1)
         theirs = master.model(input_ids=torch.tensor([piece.teacher])).logits[0].log_softmax(dim=-1)
     gold = torch.tensor(piece.student[1:])
+    assert float(terms["loss"]) == pytest.approx(float(0.75 * (terms["teacher"] + terms["open"]) + 0.25 * terms["text"]))
     assert float(terms["text"]) == pytest.approx(-float(mine[:-1].gather(1, gold[:, None]).mean()), rel=1e-4)
     if student == "same":
         assert piece.student == piece.teacher and [here for here, _ in piece.meet] == list(range(1, len(gold) + 1))
@@ -151,6 +152,9 @@ def test_what_a_student_is_asked(zoo, transplanted, text, tmp_path, student):
         wanted, given = both[0] / both[0].sum(dim=-1, keepdim=True), both[1]
         plain = (wanted * (wanted / given).log()).sum(dim=-1).mean()
         assert float(terms["teacher"]) == pytest.approx(float(plain), abs=0.01)
+        own = mine[:-1].gather(1, gold[:, None])[:, 0]  # of the first two nothing is said; else which of two alike
+        alike = given[torch.arange(len(own) - 1), known[gold[1:]]].log()[1:] - own[2:]
+        assert float(terms["open"]) == pytest.approx(float(alike.sum() - own[:2].sum()) / len(own), rel=1e-4)
     else:
         assert len(task.targets["next"].place) > 20 and len(task.targets["inside"].place) > 0
         wanted = task.targets["next"]

@@ -162,6 +162,36 @@ def test_classes_know_their_members():
     assert not len(nothing.members(torch.empty(0, dtype=torch.int64))[0])
 
 
+def test_what_stands_for_a_token_in_text_gets_what_is_believed_of_it(beliefs):
+    """Three times the teacher's 12 stands where the student has 4; once another token of its own stands for itself."""
+    piece = Piece([0, 4, 3], [0, 5, 3], [(0, 0), (1, 1), (2, 2)])
+    read = BY_FIRST.as_read([piece] * 3)
+    index, group, share = read.spread(torch.tensor([5, 3, 13, 5]))
+    assert index.tolist() == [0, 0, 1, 2, 3, 3] and group.tolist() == [1, 4, 3, -1, 1, 4]
+    torch.testing.assert_close(share, torch.tensor([1 / 7, 6 / 7, 1.0, 1.0, 1 / 7, 6 / 7]))
+    assert BY_FIRST.as_read([piece] * 60).spread(torch.tensor([5]))[1].tolist() == [4]  # what is seldom is left out
+    own, moved = (dense(next_ids(beliefs, STUDENT, Splits(CUTS), of))[0] for of in (BY_FIRST, read))
+    apart, first = moved - own, beliefs.row == 0
+    said = first & (BY_FIRST.of_teacher[beliefs.token] >= 0)
+    share = beliefs.mass[first & (beliefs.token == 5)] / beliefs.mass[said].sum() * 6 / 7
+    torch.testing.assert_close(apart[0, [1, 4]], torch.cat([-share, share]))
+    assert (apart[:, 4] > 0).all() and (apart[:, [0, 2, 3, 5, 6, 7]].abs() < 1e-6).all()
+
+
+def test_what_a_set_of_ids_leaves_open():
+    """Which of its ids comes; nothing where the text's own id is in no set, or alone in one."""
+    wanted = Targets(
+        torch.tensor([0, 1, 3]), torch.tensor([0, 0, 1, 2]), torch.tensor([0.5, 0.2, 0.9, 0.4]),
+        torch.tensor([0, 0, 1, 2, 3, 3]), torch.tensor([5, 6, 7, 2, 5, 6]),
+    )  # fmt: skip
+    logs = torch.tensor([0.2, 0.3, 0.1, 0.6, 0.4, 0.1]).log().requires_grad_()
+    left = wanted.left_open(logs, torch.tensor([0, 6, 2, 9, 4]))  # behind 0, 1 and 3 come 6, 2 and 4
+    torch.testing.assert_close(left, torch.tensor([math.log(0.5 / 0.3), 0.0]))
+    left.sum().backward()
+    torch.testing.assert_close(logs.grad, torch.tensor([0.4, -0.4, 0.0, 0.0, 0.0, 0.0]))
+    assert not len(wanted.left_open(logs, torch.tensor([0, 9, 9, 9, 9])))
+
+
 def test_branches_stand_behind_their_beginnings_and_repeat_none(beliefs):
     splits = Splits(CUTS)
     drawn = draw_branches(beliefs, splits, 12, torch.Generator().manual_seed(0))
