@@ -62,6 +62,7 @@ def main(path: Path, only: Sequence[str] = ()) -> None:
     experiment = Experiment(settings)
     result: dict[str, Any] = provenance(path.stem) | {"settings": settings, "students": {}}
     result["teacher"] = experiment.measured("teacher", experiment.teacher, tasks=True)
+    result["cache"] = experiment.read_once(settings["students"][0]["name"])
     for student in settings["students"]:
         if only and student["name"] not in only:
             continue
@@ -118,14 +119,31 @@ class Experiment:
         print(out.name, bits_per_byte(found["texts"]), flush=True)
         return trained | found
 
-    def command(self, side: str, start: Path, out: Path, seed: int) -> list[str]:
+    def read_once(self, student: str) -> dict[str, Any]:
+        """The same short training with an empty cache and with a full one, and the cache's size."""
+        out, cache, steps = WORK / f"{student}-read", WORK / "read", self.settings["read"]
+
+        def run() -> dict[str, Any]:
+            shutil.rmtree(cache, ignore_errors=True)
+            found: dict[str, Any] = {}
+            for time in ("first", "again"):
+                command = self.command("own", getattr(models, student)(), out, 0, cache, steps)
+                found[time] = timed(command) | json.loads((WORK / f"{out.name}.json").read_text())
+            found["cache_bytes"] = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+            return found | {"text_bytes": found["first"]["read"] * _PIECE}
+
+        return self.cached.once(self.key("read"), run)
+
+    def command(
+        self, side: str, start: Path, out: Path, seed: int, cache: Path = WORK / "teacher", steps: int | None = None
+    ) -> list[str]:
         """What trains a side; it says how it went in a file beside its output."""
-        more = {"steps": self.settings["steps"], "seed": seed, "told": str(WORK / f"{out.name}.json")}
+        more = {"steps": steps or self.settings["steps"], "seed": seed, "told": str(WORK / f"{out.name}.json")}
         files = [self.written()] if side == "written" else self.files
         job = {"student": str(start), "teacher": str(self.teacher), "text": [str(file) for file in files]}
         job |= {
             "out": str(out),
-            "cache": str(WORK / "teacher"),
+            "cache": str(cache),
             "weight": _WEIGHTS.get(side, 0.0),
             "gold": side == "gold",
         }
@@ -183,7 +201,9 @@ class Experiment:
 
     def key(self, *parts: Any) -> str:
         """Of a measure: what it is of, and all that decides it."""
-        return key(*parts, {name: of for name, of in self.settings.items() if name != "students"}, own_source())
+        return key(
+            *parts, {name: of for name, of in self.settings.items() if name not in ("students", "read")}, own_source()
+        )
 
     def _scored(self, loaded: LoadedModel, pieces: Sequence[str]) -> list[dict[str, float]]:
         scores = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece]) for piece in pieces]

@@ -141,7 +141,9 @@ def test_what_a_student_is_asked(zoo, transplanted, text, tmp_path, student):
         mine = loaded.model(input_ids=torch.tensor([piece.student])).logits[0].log_softmax(dim=-1)
         theirs = master.model(input_ids=torch.tensor([piece.teacher])).logits[0].log_softmax(dim=-1)
     gold = torch.tensor(piece.student[1:])
-    assert float(terms["loss"]) == pytest.approx(float(0.75 * (terms["teacher"] + terms["open"]) + 0.25 * terms["text"]))
+    assert float(terms["loss"]) == pytest.approx(
+        float(0.75 * (terms["teacher"] + terms["open"]) + 0.25 * terms["text"])
+    )
     assert float(terms["text"]) == pytest.approx(-float(mine[:-1].gather(1, gold[:, None]).mean()), rel=1e-4)
     if student == "same":
         assert piece.student == piece.teacher and [here for here, _ in piece.meet] == list(range(1, len(gold) + 1))
