@@ -51,6 +51,15 @@ def command(
             help="Keep what the teacher says there: the next run, or another student, does not need the teacher.",
         ),
     ] = None,
+    on_policy: Annotated[
+        float | None,
+        typer.Option(
+            "--on-policy",
+            metavar="SHARE",
+            help="Let the student write in this share of the updates, and the teacher read that, by TRL's trainers "
+            "(pip install 'tokensurgeon\\[trl]'). Low-rank updates alone.",
+        ),
+    ] = None,
     lora: Annotated[int, typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body.")] = 16,
     whole: Annotated[bool, typer.Option("--whole", help="Train the body itself, not updates of low rank.")] = False,
     batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 1,
@@ -79,7 +88,8 @@ def command(
 
     On several GPUs: [bold]accelerate launch -m tokensurgeon distil …[/bold]
     """
-    kept = "the same command goes on from the last saved state"
+    again = "the same command goes on from the last saved state"
+    kept = again if on_policy is None else "with --on-policy nothing is kept, and the same command begins anew"
     with guarded(debug=debug, quiet=quiet or json_out, interrupted=kept):
         from tokensurgeon.distilling import DistilOptions, distil
 
@@ -100,6 +110,7 @@ def command(
             top=top,
             whole=whole,
             body_learning_rate=body_learning_rate,
+            on_policy=on_policy,
         )
         first = os.environ.get("RANK", "0") == "0"
         with progress_bar(quiet or json_out or not first) as tell:

@@ -17,8 +17,10 @@ from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.distilling.body import changes_of, train_body
 from tokensurgeon.distilling.cache import TopCache
 from tokensurgeon.distilling.lesson import TaughtLesson
+from tokensurgeon.distilling.on_policy import distil_on_policy
 from tokensurgeon.distilling.options import DistilOptions
 from tokensurgeon.distilling.teacher import LocalTeacher, read_pieces, without_weights
+from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
@@ -116,6 +118,10 @@ def distil(
     options = options or DistilOptions()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (student, teacher))
+    if options.on_policy is not None:
+        if cache is not None:
+            raise InputError(f"the cache {cache} is of text, and with on_policy the student writes. Leave it out")
+        return DistilReport(distil_on_policy(student, teacher, target, options, overwrite, progress))
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = launched(options, "distilling")
     right, left = OpenModel.open(student, "all"), OpenModel.open(teacher, "all")

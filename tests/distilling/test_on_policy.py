@@ -1,0 +1,152 @@
+"""Distilling what the student writes, through TRL."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file
+from tiny import byte_level, fast, llama, save
+from typer.testing import CliRunner
+
+from tokensurgeon import DistilOptions, InputError, TransplantOptions, distil, transplant
+from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.cli.app import app
+from tokensurgeon.verification.verify import verify
+
+trl = pytest.importorskip("trl")
+
+LINE = "The value of the object is {} and def f(x): return x * {}\n"
+EMBEDDING, LAYER = "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(LINE.format(i, i % 7) for i in range(200)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def transplanted(zoo, tmp_path_factory):
+    """A student with the teacher's tokenizer."""
+    place = tmp_path_factory.mktemp("on-policy") / "student"
+    transplant(str(zoo["gpt"]), str(zoo["untied-spm"]), place, TransplantOptions(k=8))
+    return place
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A teacher with another byte-level tokenizer."""
+    tokenizer = fast(byte_level(300), eos_token="<|endoftext|>")
+    return save(tmp_path_factory.mktemp("other") / "teacher", llama(len(tokenizer), dim=48, seed=9), tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def anew(monkeypatch):
+    monkeypatch.setattr("tokensurgeon.distilling.on_policy._WRITTEN", 12)
+    monkeypatch.setattr("tokensurgeon.distilling.on_policy._PROMPT", 8)
+    for state in (AcceleratorState, PartialState):
+        state._reset_state()
+
+
+def quick(text, share, **more):
+    told = {"steps": 8, "piece": 128, "lora": 2, "lora_learning_rate": 0.02}
+    return DistilOptions(**{"text": (str(text),), "on_policy": share, **told, **more})
+
+
+def test_a_student_with_the_teachers_tokenizer_writes_and_learns(zoo, transplanted, text, tmp_path):
+    seen = []
+    options = quick(text, 1.0)
+    told = distil(
+        str(transplanted), str(zoo["untied-spm"]), tmp_path / "out", options, progress=lambda *of: seen.append(of[2])
+    )
+    report = told.training
+    assert report.steps == 8 and len(seen) == 8 and len(report.curve) >= 5 and report.rows == 0
+    assert 8 * 8 < report.tokens <= 8 * (8 + 1 + 12)  # prompts and what was written, not the pieces of text
+    assert report.best["held_out"] <= report.curve[0]["held_out"]
+    run = Manifest.read(tmp_path / "out").content["healed"]["runs"][-1]
+    assert (run["on_policy"], run["lora"], run["command"]) == (1.0, 2, "distil")
+    assert all(check.ok for check in verify(tmp_path / "out", zoo["gpt"]))
+    old, new = (load_file(place / "model.safetensors") for place in (transplanted, tmp_path / "out"))
+    assert torch.equal(old[EMBEDDING], new[EMBEDDING])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_the_text_goes_on_where_the_student_does_not(zoo, transplanted, text, tmp_path):
+    """Almost all updates read whole pieces; what the teacher says of them makes the student more like it."""
+    options = quick(text, 1e-9, steps=30)
+    report = distil(str(transplanted), str(zoo["untied-spm"]), tmp_path / "out", options).training
+    assert report.tokens > 30 * 25
+    losses = [entry["teacher"] for entry in report.curve[1:]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path):
+    report = distil(str(zoo["gpt"]), str(other), tmp_path / "out", quick(text, 0.5, steps=6)).training
+    assert report.steps == 6 and report.best["held_out"] <= report.curve[0]["held_out"]
+    old, new = (load_file(place / "model.safetensors") for place in (zoo["gpt"], tmp_path / "out"))
+    assert torch.equal(old[EMBEDDING], new[EMBEDDING])
+
+
+def test_time_ends_it_and_the_best_state_is_written(zoo, transplanted, text, tmp_path, monkeypatch):
+    from tokensurgeon.distilling.course import Course
+
+    scored = Course.evaluate
+
+    def worse(self):
+        scored(self)
+        for parameter in self.parameters.values():
+            parameter.data.add_(1.0)  # as training that goes wrong
+
+    monkeypatch.setattr(Course, "evaluate", worse)
+    options = quick(text, 1.0, steps=None, minutes=0.02)
+    report = distil(str(transplanted), str(zoo["untied-spm"]), tmp_path / "out", options).training
+    assert report.steps > 0 and report.best is report.curve[0] and len(report.curve) > 1
+    old, new = (load_file(place / "model.safetensors") for place in (transplanted, tmp_path / "out"))
+    assert torch.equal(old[LAYER], new[LAYER])
+
+
+@pytest.mark.parametrize(
+    ("share", "more", "message"),
+    [
+        (0.0, {}, "on_policy=0.0 must be above 0"),
+        (1.5, {}, "on_policy=1.5 must be above 0"),
+        (0.5, {"whole": True, "lora": None}, "lora=None is not for on_policy"),
+        (0.5, {"average": 3}, "average=3 is not for on_policy"),
+        (0.5, {"top": 3}, "top=3 is not for on_policy"),
+        (0.5, {"teacher_weight": 0.5}, "teacher_weight=0.5 is not for on_policy"),
+        (0.5, {"learning_rate": 0.5}, "learning_rate=0.5 is not for on_policy"),
+    ],
+)
+def test_options_that_do_not_go_with_it(text, share, more, message):
+    with pytest.raises(InputError, match=message):
+        quick(text, share, **more)
+
+
+def test_pairs_and_places_that_it_does_not_take(zoo, transplanted, text, tmp_path, monkeypatch):
+    def refused(student, teacher, message, **more):
+        with pytest.raises(InputError, match=message):
+            distil(str(student), str(teacher), tmp_path / "out", quick(text, 0.5), **more)
+        assert not list(tmp_path.iterdir())
+
+    refused(zoo["gpt"], zoo["untied-spm"], "byte-level ones alone. Give the student the teacher's tokenizer first")
+    refused(zoo["spm"], zoo["untied-spm"], "GKDTrainer compares them all")  # padded by 22 rows
+    refused(transplanted, zoo["untied-spm"], "the cache .* is of text", cache=tmp_path / "cache")
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
+    refused(transplanted, zoo["untied-spm"], "trains in one process")
+
+
+def test_the_command(zoo, transplanted, text, tmp_path):
+    command = ["distil", str(transplanted), "--teacher", str(zoo["untied-spm"]), "--text", str(text), "--lora", "2"]
+    command += ["--out", str(tmp_path / "out"), "--on-policy", "1", "--steps", "2", "--json"]
+    wrong = CliRunner().invoke(app, [*command, "--average", "3"])
+    assert wrong.exit_code == 2 and "average=3 is not for on_policy" in wrong.output and not list(tmp_path.iterdir())
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert told["steps"] == 2 and told["out"] == str(tmp_path / "out")
