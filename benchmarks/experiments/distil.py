@@ -1,144 +1,229 @@
-"""Logit distillation after a transplant: teacher and student share ids, so a plain loss on logits applies.
+"""Which way to distil: after a transplant, with the student's own tokenizer, or without a teacher.
 
     python -m benchmarks.experiments.distil benchmarks/experiments/distil.toml
 
-Plain transformers and peft on a CPU. Both models are cut down in memory to the ids that the text uses, which is the
-same cut for both: the loss then costs a tenth, and what is trained goes back to its rows.
+Sides of a student, all on the same pieces in the same order:
+
+* ``text``: its own tokenizer, no teacher;
+* ``own``: its own tokenizer, the teacher's distributions put into its ids (marginalisation over byte prefixes);
+* ``transplant``: the teacher's tokenizer by a transplant, the teacher's distributions position by position;
+* ``transplant_text``: the same student, no teacher;
+* ``written``: its own tokenizer, no teacher, on text that the teacher wrote.
+
+What was measured is cached by side and seed, so that a broken run goes on.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
+import sysconfig
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 
 from benchmarks.common import models, texts
+from benchmarks.common.cached import Cached, key, own_source
+from benchmarks.common.first_bytes import divergence, first_bytes
+from benchmarks.common.measures import answers, completed
 from benchmarks.common.provenance import provenance
 from benchmarks.common.timing import timed
 from tokensurgeon.checkpoint.cache import cache_directory, is_kept
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import split_bytes
-from tokensurgeon.surgery.auto import replace_vocabulary
-from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.healing.texts import divide
 
 RESULTS = Path(__file__).parents[1] / "results"
+WORK = cache_directory() / "distil"
 OTHERS = ("lambada", "gsm8k")
+_LEARNT = (
+    "argparse.py ast.py dataclasses.py enum.py zipfile.py tarfile.py typing.py inspect.py difflib.py configparser.py"
+)
+_NOT_LEARNT = "smtplib.py csv.py heapq.py shlex.py sched.py"
+_PIECE = 1024
 
 
-def main(path: Path) -> None:
-    """Transplant, score, train, score again."""
+def main(path: Path, only: Sequence[str] = ()) -> None:
+    """Measure teacher and students, then every side."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    directory = texts.required_directory()
     settings = tomllib.loads(path.read_text())
-    data = (directory / "wikitext2_valid.txt").read_bytes()
-    train, held_out = (data[slice(*settings[name])].decode("utf-8", "ignore") for name in ("train", "held_out"))
-    measured = {"wikitext2, held out": split_bytes(held_out)}
-    measured |= {name: pieces for name, pieces in texts.corpora(settings["bytes"]).items() if name in OTHERS}
-    base, donor = (getattr(models, settings[side])() for side in ("student", "teacher"))
-    result: dict[str, Any] = provenance(path.stem) | {"settings": settings}
-    out = cache_directory() / "distil-student"
-    if not is_kept(out):
-        command = [".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(out), "--quiet", "--overwrite"]
-        timed([*command, *settings["transplant"]])
-    teacher, student = load_model(donor), load_model(out)
-    result["student with its own tokenizer"] = _bits(load_model(base), measured)
-    result["teacher"] = _bits(teacher, measured)
-    result["before"] = _bits(student, measured)
-    print({name: result[name] for name in ("teacher", "before")}, flush=True)
-    result["training"] = distil(teacher, student, train, held_out, settings)
-    result["after"] = _bits(student, measured)
-    print(result["after"], flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    experiment = Experiment(settings)
+    result: dict[str, Any] = provenance(path.stem) | {"settings": settings, "students": {}}
+    result["teacher"] = experiment.measured("teacher", experiment.teacher, tasks=True)
+    for student in settings["students"]:
+        if only and student["name"] not in only:
+            continue
+        result["students"][student["name"]] = experiment.student(student)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def distil(
-    teacher: LoadedModel, student: LoadedModel, train: str, held_out: str, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Low-rank updates of the student's body and the rows that the text uses, by the teacher's distributions."""
-    torch.manual_seed(settings["seed"])
-    ids, check = (torch.tensor(student.encode(text)) for text in (train, held_out))
-    used, small = torch.cat([torch.tensor([student.prefix]), ids, check]).unique(return_inverse=True)
-    first, ids, check = small[0], small[1 : 1 + len(ids)], small[1 + len(ids) :]
-    whole = student.model.get_input_embeddings().weight.detach().clone()
-    for loaded in (teacher, student):  # both are tied: one matrix is input embedding and head
-        replace_vocabulary(loaded.model, VocabularyMatrices(loaded.model.get_input_embeddings().weight.detach()[used]))
-    rows = student.model.get_input_embeddings().weight
-    size = float(rows.detach().float().square().mean().sqrt())
-    adapted = get_peft_model(student.model, LoraConfig(r=settings["lora"], target_modules="all-linear"))
-    rows.requires_grad_(True)
-    low_rank = [p for p in adapted.parameters() if p.requires_grad and p is not rows]
-    groups = [
-        {"params": low_rank, "lr": settings["learning_rate"], "weight_decay": 0.0},
-        {"params": [rows], "lr": settings["rows_learning_rate"] * size, "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups)
-    rates = [group["lr"] for group in groups]
-    batches, tests = (_sequences(first, some, settings["sequence"]) for some in (ids, check))
-    curve = [{"minutes": 0.0, "tokens": 0, "loss": _held_out_loss(teacher, adapted, tests)}]
-    started, tokens, step = time.perf_counter(), 0, 0
-    adapted.train()
-    for batch in batches[torch.randperm(len(batches))]:
-        spent = (time.perf_counter() - started) / 60
-        if spent >= settings["minutes"]:
-            break
-        scale = min(1.0, (step + 1) / settings["warmup"]) * max(0.02, 1 - spent / settings["minutes"])
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * scale
-        loss = _loss(teacher, adapted, batch[None])
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(low_rank, 1.0)
-        optimiser.step()
-        step, tokens = step + 1, tokens + batch.numel()
-        if step % 20 == 0:
-            print(f"step {step}, {spent:.1f} min, loss {float(loss.detach()):.3f}", flush=True)
-    minutes = (time.perf_counter() - started) / 60
-    adapted.eval()
-    curve.append({"minutes": minutes, "tokens": tokens, "loss": _held_out_loss(teacher, adapted, tests)})
-    merged = adapted.merge_and_unload()
-    whole[used] = merged.get_input_embeddings().weight.detach()
-    replace_vocabulary(merged, VocabularyMatrices(whole))
-    return {"steps": step, "rows": len(used), "parameters": sum(p.numel() for p in low_rank), "curve": curve}
+class Experiment:
+    """What all sides share."""
 
+    def __init__(self, settings: dict[str, Any]) -> None:
+        """Lay out the texts."""
+        WORK.mkdir(parents=True, exist_ok=True)
+        self.settings, self.cached = settings, Cached(WORK / "measured")
+        self.teacher = getattr(models, settings["teacher"])()
+        library = Path(sysconfig.get_paths()["stdlib"])
+        code, other = ("".join((library / n).read_text() for n in of.split()) for of in (_LEARNT, _NOT_LEARNT))
+        prose = (texts.required_directory() / "wikitext2_valid.txt").read_bytes()
+        size, measured = settings["bytes"], settings["measured"]
+        self.files = [WORK / "code.txt", WORK / "prose.txt"]
+        self.files[0].write_text(code[:size])
+        self.files[1].write_text(prose[100_000 : 100_000 + size].decode("utf-8", "ignore"))
+        held_out = prose[900_000 : 900_000 + measured].decode("utf-8", "ignore")
+        self.measures = {"code": split_bytes(other[:measured], _PIECE), "prose": split_bytes(held_out, _PIECE)}
+        self.measures |= {name: of for name, of in texts.corpora(measured).items() if name in OTHERS}
+        self._believed: list[dict[str, Any]] | None = None
 
-def _loss(teacher: LoadedModel, student: Any, batch: torch.Tensor) -> torch.Tensor:
-    """Mean over positions of the Kullback-Leibler divergence of the student's distribution from the teacher's."""
-    with torch.autocast("cpu", torch.bfloat16):
-        with torch.no_grad():
-            wanted = teacher.model(input_ids=batch).logits
-        logits = student(input_ids=batch).logits
-    wanted, given = (part.float().log_softmax(dim=-1).flatten(0, 1) for part in (wanted, logits))
-    return torch.nn.functional.kl_div(given, wanted, reduction="batchmean", log_target=True)
-
-
-def _sequences(first: torch.Tensor, ids: torch.Tensor, length: int) -> torch.Tensor:
-    """(n, length) int64, each row behind the first id; what does not fill a row is left out."""
-    n = len(ids) // (length - 1)
-    return torch.cat([first.expand(n, 1), ids[: n * (length - 1)].view(n, -1)], dim=1)
-
-
-def _held_out_loss(teacher: LoadedModel, student: Any, tests: torch.Tensor) -> float:
-    with torch.no_grad():
-        return float(torch.stack([_loss(teacher, student, test[None]) for test in tests]).mean())
-
-
-def _bits(loaded: LoadedModel, measured: dict[str, list[str]]) -> dict[str, float]:
-    with torch.autocast("cpu", torch.bfloat16):  # three times as fast here, and the same for all sides
-        return {
-            name: score_text(loaded.model, loaded.encode, loaded.prefix, pieces).bits_per_byte
-            for name, pieces in measured.items()
+    def student(self, student: dict[str, Any]) -> dict[str, Any]:
+        """A student as it is, after the transplant, and on every side."""
+        base = getattr(models, student["name"])()
+        moved = self.transplanted(student["name"], base)
+        found: dict[str, Any] = {
+            "untouched": self.measured(f"{student['name']} untouched", base, tasks=True),
+            "transplant": self.measured(f"{student['name']} transplant", moved, tasks=True),
+            "sides": {side: [] for side in student["sides"]},
         }
+        for seed in range(max(student["sides"].values())):
+            for side, seeds in student["sides"].items():
+                if seed < seeds:
+                    start = moved if side.startswith("transplant") else base
+                    found["sides"][side].append(self.side(student["name"], side, start, seed))
+        return found
+
+    def side(self, student: str, side: str, start: Path, seed: int) -> dict[str, Any]:
+        """Train, and measure what came of it."""
+        out = WORK / f"{student}-{side}-{seed}"
+        name = f"{out.name} trained"
+
+        def run() -> dict[str, Any]:
+            return timed(self.command(side, start, out, seed)) | json.loads((WORK / f"{out.name}.json").read_text())
+
+        trained = self.cached.once(self.key(name), run)
+        found = self.measured(out.name, out, tasks=seed == 0)
+        print(out.name, {corpus: round(bits(of), 4) for corpus, of in found["texts"].items()}, flush=True)
+        return trained | found
+
+    def command(self, side: str, start: Path, out: Path, seed: int) -> list[str]:
+        """What trains a side; it says how it went in a file beside its output."""
+        more = {"steps": self.settings["steps"], "seed": seed, "told": str(WORK / f"{out.name}.json")}
+        files = [self.written()] if side == "written" else self.files
+        job = {"student": str(start), "teacher": str(self.teacher), "text": [str(file) for file in files]}
+        job |= {
+            "out": str(out),
+            "cache": str(WORK / "teacher"),
+            "weight": 0.9 if side in ("own", "transplant") else 0.0,
+        }
+        return [sys.executable, "-m", "benchmarks.experiments.distil", json.dumps(job | more)]
+
+    def transplanted(self, name: str, base: Path) -> Path:
+        """The student with its teacher's tokenizer."""
+        out = WORK / f"{name}-transplanted"
+        if not is_kept(out):
+            command = [".venv/bin/tokensurgeon", str(base), str(self.teacher), "--out", str(out), "--quiet"]
+            timed([*command, "--overwrite", *self.settings["transplant"]])
+        return out
+
+    def written(self) -> Path:
+        """What the teacher goes on with behind beginnings of the pieces, drawn by its own probabilities."""
+        path, asked = WORK / "written.txt", self.settings["written"]
+        if path.is_file():
+            return path
+        loaded, (train, _, _) = load_model(self.teacher, fast=True), divide(self.files, _PIECE)
+        chosen = [train[i] for i in range(0, len(train), max(1, len(train) // asked["prompts"]))][: asked["prompts"]]
+        starts = [loaded.encode(piece)[: asked["prompt"]] for piece in chosen]
+        torch.manual_seed(0)
+        found = []
+        for begin in range(0, len(starts), asked["at_once"]):
+            some = torch.tensor(starts[begin : begin + asked["at_once"]])
+            settings = transformers.GenerationConfig(
+                do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=asked["new"], pad_token_id=0,
+                eos_token_id=loaded.model.generation_config.eos_token_id,
+            )  # fmt: skip
+            with torch.inference_mode():
+                made = loaded.model.generate(some, attention_mask=torch.ones_like(some), generation_config=settings)
+            found += loaded.tokenizer.batch_decode(made, skip_special_tokens=True)
+            print(f"{len(found)} texts written", flush=True)
+        path.write_text("\n\n".join(found))
+        return path
+
+    def measured(self, name: str, directory: Path, *, tasks: bool) -> dict[str, Any]:
+        """Texts by document, the divergence from the teacher by text, and tasks by item."""
+
+        def run() -> dict[str, Any]:
+            loaded = load_model(directory, fast=True)
+            found: dict[str, Any] = {
+                "texts": {corpus: self._scored(loaded, of) for corpus, of in self.measures.items()}
+            }
+            found["apart"] = {corpus: self._apart(directory, loaded, corpus) for corpus in ("code", "prose")}
+            asked = self.settings["tasks"] if tasks else {}
+            for task, n in asked.items():
+                right = [int(one.greedy) for one in completed(loaded, task, n)] if task == "lambada" else None
+                found[task] = answers(loaded, task, n) if right is None else right
+            return found
+
+        return self.cached.once(self.key(name, tasks), run)
+
+    def key(self, *parts: Any) -> str:
+        """Of a measure: what it is of, and all that decides it."""
+        return key(*parts, {name: of for name, of in self.settings.items() if name != "students"}, own_source())
+
+    def _scored(self, loaded: LoadedModel, pieces: Sequence[str]) -> list[dict[str, float]]:
+        scores = [score_text(loaded.model, loaded.encode, loaded.prefix, [piece]) for piece in pieces]
+        return [{"nats": score.nats, "bytes": score.n_bytes} for score in scores]
+
+    def _apart(self, directory: Path, loaded: LoadedModel, corpus: str) -> list[list[float]]:
+        """By piece: sum of divergences from the teacher, and how many places."""
+        return [
+            [*divergence(wanted, first_bytes(directory, loaded, piece))]
+            for wanted, piece in zip(self._teacher_on(corpus), self.measures[corpus], strict=True)
+        ]
+
+    def _teacher_on(self, corpus: str) -> list[dict[str, Any]]:
+        path = WORK / f"{self.key('beliefs', corpus)}.pt"
+        if not path.is_file():
+            loaded = load_model(self.teacher, fast=True)
+            torch.save([first_bytes(self.teacher, loaded, piece) for piece in self.measures[corpus]], path)
+        found: list[dict[str, Any]] = torch.load(path, weights_only=False)  # our own file
+        return found
+
+
+def bits(documents: Sequence[dict[str, float]]) -> float:
+    """Bits per byte of a text."""
+    return sum(d["nats"] for d in documents) / sum(d["bytes"] for d in documents) / 0.6931471805599453
+
+
+def train(job: dict[str, Any]) -> None:
+    """One training, in a process of its own."""
+    from tokensurgeon.distilling import DistilOptions, distil
+
+    options = DistilOptions(
+        text=tuple(job["text"]), steps=job["steps"], seed=job["seed"], teacher_weight=job["weight"], piece=_PIECE
+    )
+    found = distil(job["student"], job["teacher"], job["out"], options, cache=job["cache"], overwrite=True)
+    report = found.training
+    told = {
+        "train_s": report.seconds,
+        "steps": report.steps,
+        "tokens": report.tokens,
+        "read": found.read,
+        "reading_s": found.reading_s,
+    }
+    Path(job["told"]).write_text(json.dumps(told | {"curve": report.curve, "best": report.best}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    command: Callable[..., None] = main
+    if sys.argv[1].startswith("{"):
+        train(json.loads(sys.argv[1]))
+    else:
+        command(Path(sys.argv[1]), sys.argv[2:])

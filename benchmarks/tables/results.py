@@ -16,12 +16,13 @@ from typing import Any
 
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
+from benchmarks.tables.distil import distil
 from benchmarks.tables.four_models import four_models, serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
 from benchmarks.tables.merge import merge, merge_interference, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
 from benchmarks.tables.sabotage import sabotage
-from benchmarks.tables.tables import auto, distil, numbers, trimming
+from benchmarks.tables.tables import auto, numbers, trimming
 from benchmarks.tables.tools import drafts, llama_cpp
 from benchmarks.tables.trojan import trojan
 

@@ -1,10 +1,10 @@
-"""The tables on distillation, trimming, auto and numbers; `benchmarks.tables.results` puts them in their places."""
+"""The tables on trimming, auto and numbers; `benchmarks.tables.results` puts them in their places."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["distil", "numbers", "trimming"]
+__all__ = ["numbers", "trimming"]
 
 
 def trimming(result: dict[str, Any]) -> str:
@@ -53,28 +53,6 @@ def trimming(result: dict[str, Any]) -> str:
             lines.append(f"| {result['settings']['models'][name]['title']}, {trimmed} | {' | '.join(cells)} |")
     lines += ["", _ran(result, "trimming")]
     return "\n".join(lines)
-
-
-def distil(result: dict[str, Any]) -> str:
-    """Loss and bits per byte before and after."""
-    names = list(result["before"])
-    lines = [
-        f"| bits per byte | {' | '.join(names)} | loss, nats per token |",
-        "|---" + "|---:" * (len(names) + 1) + "|",
-    ]
-    curve = result["training"]["curve"]
-    for side, loss in (
-        ("student with its own tokenizer", None),
-        ("teacher", None),
-        ("before", curve[0]["loss"]),
-        ("after", curve[-1]["loss"]),
-    ):
-        cells = " | ".join(f"{result[side][name]:.3f}" for name in names)
-        title = {"before": "student with the teacher's tokenizer", "after": "distilled"}.get(side, side)
-        lines.append(f"| {title} | {cells} | {'' if loss is None else f'{loss:.3f}'} |")
-    minutes, tokens = curve[-1]["minutes"], curve[-1]["tokens"]
-    told = f"{minutes:.1f} minutes of training on {tokens:,} tokens of WikiText-2. "
-    return "\n".join([*lines, "", told + _ran(result, "distil")])
 
 
 def auto(results: list[dict[str, Any]]) -> str:

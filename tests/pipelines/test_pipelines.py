@@ -334,7 +334,9 @@ def test_stages_know_which_parameters_are_models():
     group = typer.main.get_command(app)
     for name, kind in STAGES.items():
         parameters = {p.name: p for p in group.commands[name].params}
-        found = {n for n, p in parameters.items() if p.metavar in ("BASE", "DONOR", "MODEL", "OTHER")}
+        found = {
+            n for n, p in parameters.items() if p.metavar in ("BASE", "DONOR", "MODEL", "OTHER", "STUDENT", "TEACHER")
+        }
         assert found == set(kind.models), name
         assert kind.out is None or any(kind.out in p.opts for p in parameters.values())
 
@@ -349,6 +351,7 @@ def test_of_a_model_that_only_gives_its_tokenizer_the_vocabulary_is_read(zoo):
         ("transplant", {"base": base, "donor": donor}, [(base, "all"), (donor, "vocabulary")]),
         ("extend", {"model": base, "tokens": "t.txt", "donor": donor}, [(base, "all"), (donor, "vocabulary")]),
         ("heal", {"model": base, "teacher": donor}, [(base, "all"), (donor, "all")]),
+        ("distil", {"student": base, "teacher": donor, "text": "t", "cache": "c"}, [(base, "all"), (donor, "all")]),
         (
             "merge",
             {"recipe": recipe | {"tokensurgeon": {"tokenizer": donor}}},
@@ -386,6 +389,7 @@ def texts_in(directory):
 
 LITTLE = {"domain": ("add=20", "lora=2", "minutes=0.03", "may-lose=1"), "long-to-short": ("may-lose=9",)}
 LITTLE |= {"balanced": ("lora=2", "minutes=0.03"), "fusechat": ("lora=2", "minutes=0.03", "may-lose=9")}
+LITTLE |= {"distil": ("lora=2", "minutes=0.03", "may-lose=9")}
 
 
 def line_of(recipe, zoo, directory):
@@ -396,10 +400,12 @@ def line_of(recipe, zoo, directory):
         "long-to-short": {"long": zoo["gpt"], "short": zoo["twin"]},
         "balanced": {"base": zoo["gpt"], "first": zoo["gpt"], "second": zoo["twin"]},
         "fusechat": {"pivot": zoo["gpt"], "first": zoo["other"], "second": zoo["twin"]},
+        "distil": {"student": zoo["gpt"], "teacher": zoo["other"]},
     }[recipe]
     given |= {"long-to-short": {"reasoning": text["domain-test"], "answers": text["general-test"]}}.get(recipe, {})
     given |= {"balanced": {"first-text": text["domain"], "second-text": text["general"]}}.get(recipe, {})
-    given |= {"fusechat": {"text": text["domain"], "test": text["domain-test"]}}.get(recipe, {})
+    both = {"text": text["domain"], "test": text["domain-test"]}
+    given |= {"fusechat": both, "distil": both}.get(recipe, {})
     values = [*(f"{name}={value}" for name, value in given.items()), *LITTLE[recipe]]
     return ("run", recipe, *(word for value in values for word in ("--set", value)))
 

@@ -43,6 +43,15 @@ def command(
     top: Annotated[
         int, typer.Option("--top", metavar="N", help="The teacher's likeliest tokens that are kept at each position.")
     ] = 64,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="A vLLM (started with --max-logprobs N) or llama-server that runs the teacher: of TEACHER only "
+            "tokenizer and config are read.",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -120,13 +129,22 @@ def command(
                 tell(Stage.DISTIL, int(100 * share), 100, told)
 
             found = distil(
-                student, teacher, out, options, cache=cache, overwrite=overwrite, progress=progress, reading=tell
-            )
+                student, teacher, out, options, server=server, cache=cache, overwrite=overwrite, progress=progress,
+                reading=tell,
+            )  # fmt: skip
         report = found.training
         if report.out is None:
             return
         if json_out:
-            emit_json({**asdict(report), "out": str(report.out), "pieces": found.pieces, "read": found.read})
+            emit_json(
+                {
+                    **asdict(report),
+                    "out": str(report.out),
+                    "pieces": found.pieces,
+                    "read": found.read,
+                    "reading_s": found.reading_s,
+                }
+            )
         elif not quiet:
             start, best = report.curve[0], report.best
             print_output(
@@ -135,5 +153,5 @@ def command(
                 f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
                 f"{start['other']:.4f} before, {best['other']:.4f} after "
                 f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes; the teacher read "
-                f"{found.read:,} of {found.pieces:,} pieces)",
+                f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f})",
             )

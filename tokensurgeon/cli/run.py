@@ -41,13 +41,13 @@ def command(
 ) -> None:
     """Run several commands from one file, each on what those before it made.
 
-    A stage is [bold]transplant, extend, trim, heal, merge, evaluate[/bold] or [bold]export[/bold] with the options of
-    that command, and gives what the command gives. One whose inputs, options and code are what its output was made of
-    is not run again, so that a run that was interrupted goes on. An evaluation may have gates: what general text loses
-    at most, for example. Where one is not kept to, no later stage is run.
+    A stage is [bold]transplant, extend, trim, heal, distil, merge, evaluate[/bold] or [bold]export[/bold] with the
+    options of that command, and gives what the command gives. One whose inputs, options and code are what its output
+    was made of is not run again, so that a run that was interrupted goes on. An evaluation may have gates: what
+    general text loses at most, for example. Where one is not kept to, no later stage is run.
 
-    Recipes that come with this: [bold]domain, long-to-short, balanced, fusechat[/bold]. Each says at its beginning
-    what it needs.
+    Recipes that come with this: [bold]domain, long-to-short, balanced, fusechat, distil[/bold]. Each says at its
+    beginning what it needs.
     """
     with guarded(
         debug=debug, quiet=quiet or json_out, interrupted="the same command goes on behind the last stage that is whole"

@@ -54,6 +54,7 @@ STAGES = {
     "extend": _Kind(("model", "donor"), options=("surgery.options", "ExtendOptions")),
     "trim": _Kind(("model",)),
     "heal": _Kind(("model", "teacher"), options=("healing.options", "HealOptions")),
+    "distil": _Kind(("student", "teacher"), options=("distilling.options", "DistilOptions")),
     "merge": _Kind((), options=("merging.search.run", "SearchOptions")),
     "evaluate": _Kind(("model", "against"), out=None, suffix=".json"),
     "export": _Kind(("model",), out="--gguf", suffix=".gguf"),
@@ -104,7 +105,9 @@ class StageCommand:
         files: list[Path] = []
         for name, value in given.items():
             several = value if isinstance(value, list | tuple) else [value]
-            files += [one.expanduser() for one in several if isinstance(one, Path) and name not in ("out", "gguf")]
+            files += [
+                one.expanduser() for one in several if isinstance(one, Path) and name not in ("out", "gguf", "cache")
+            ]
         if self.name == "transplant" and given.get("config") is not None:
             from tokensurgeon.surgery.options import load_recipe
 

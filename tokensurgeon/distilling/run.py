@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tokensurgeon.distilling.cache import TopCache
 from tokensurgeon.distilling.lesson import TaughtLesson
 from tokensurgeon.distilling.on_policy import distil_on_policy
 from tokensurgeon.distilling.options import DistilOptions
+from tokensurgeon.distilling.served import ServedTeacher
 from tokensurgeon.distilling.teacher import LocalTeacher, read_pieces, without_weights
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import load_model
@@ -48,11 +50,13 @@ class DistilReport:
         training: As of a healing.
         pieces: Of text that the training may come to.
         read: Those among them that this process let the teacher read; the cache had the others.
+        reading_s: What that took.
     """
 
     training: HealReport
     pieces: int = 0
     read: int = 0
+    reading_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,9 @@ class _Sides:
     splits: Splits
 
     @classmethod
-    def of(cls, student: OpenModel, teacher: OpenModel) -> _Sides:
+    def of(cls, student: OpenModel, teacher: OpenModel, served: ServedTeacher | None = None) -> _Sides:
         mine, theirs = student.vocabulary, teacher.vocabulary
-        rows = teacher.layout.rows, student.layout.rows
+        rows = teacher.layout.rows if served is None else served.rows, student.layout.rows
         plan = align(theirs, mine, n_rows=rows[1], base_rows=rows[0]).plan
         cuts = cut_tokens(theirs, mine, plan)
         classes = Classes.of(*numbered(*first_shared(theirs, mine, plan, cuts)), rows)
@@ -81,6 +85,7 @@ def distil(
     out: Path | str,
     options: DistilOptions | None = None,
     *,
+    server: str | None = None,
     cache: Path | str | None = None,
     overwrite: bool = False,
     progress: HealProgress | None = None,
@@ -99,6 +104,8 @@ def distil(
         teacher: The model to learn from.
         out: Output directory.
         options: See `DistilOptions`.
+        server: URL of a vLLM or llama-server that runs the teacher, such as ``http://localhost:8000``; of the teacher's
+            files only tokenizer and config are used then.
         cache: Directory in which what the teacher says stays, for other students and runs; None keeps it beside the
             output until that is written.
         overwrite: Replace an output that exists.
@@ -106,7 +113,7 @@ def distil(
         reading: Called with (stage, pieces of text read, in all) before.
 
     Raises:
-        InputError: If a model or the text cannot be used.
+        InputError: If a model, the text or the server cannot be used.
         VerificationError: If the written model breaks an invariant; nothing is left behind but the saved state.
 
     Example:
@@ -124,22 +131,23 @@ def distil(
         return DistilReport(distil_on_policy(student, teacher, target, options, overwrite, progress))
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = launched(options, "distilling")
-    right, left = OpenModel.open(student, "all"), OpenModel.open(teacher, "all")
+    right, left = OpenModel.open(student, "all"), OpenModel.open(teacher, "all" if server is None else "none")
     right.checked()
-    left.refuse_misfit()
+    reader, served = without_weights(left), None
+    if server is None:
+        left.refuse_misfit()
+    else:
+        served = ServedTeacher.at(server, left, reader, options.top)
+    known = identity_of(left) if served is None else served.identity
     refuse_no_room(target, right, right.layout.rows, link="copy")
-    sides = _Sides.of(right, left)
-    pieces = Pieces(
-        texts[0], without_weights(right), without_weights(left), (right.vocabulary, left.vocabulary), reading
-    )
+    sides = _Sides.of(right, left, served)
+    pieces = Pieces(texts[0], without_weights(right), reader, (right.vocabulary, left.vocabulary), reading)
     order = by_weight(texts[0].places[pieces.places[:, 0], 0], options.text_weights, options.seed)
     settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
-    state = SavedState(
-        target, key_of(settings, digest_of(texts[0]), identity_of(right), identity_of(left)), "distilling"
-    )
+    state = SavedState(target, key_of(settings, digest_of(texts[0]), identity_of(right), known), "distilling")
     place = Path(cache).expanduser().absolute() if cache is not None else state.directory / "teacher"
-    kept = TopCache(place, key_of(identity_of(left), options.top))
-    report = _read(sides, pieces, order, options, kept, accelerator, reading)
+    kept = TopCache(place, key_of(known, options.top))
+    report = _read(sides, served, pieces, order, options, kept, accelerator, reading)
     trained = _trained(sides, pieces, texts, order, options, kept, accelerator, state, progress)
     report.training = trained.report
     accelerator.free_memory()
@@ -155,6 +163,7 @@ def distil(
 
 def _read(
     sides: _Sides,
+    served: ServedTeacher | None,
     pieces: Pieces,
     order: Order,
     options: DistilOptions,
@@ -169,8 +178,10 @@ def _read(
     report = DistilReport(HealReport(), len(numbers))
     if options.teacher_weight:
         own = numbers[accelerator.process_index :: accelerator.num_processes]
-        teacher = LocalTeacher(sides.teacher, options.top, accelerator.device)
+        teacher = served or LocalTeacher(sides.teacher, options.top, accelerator.device)
+        begun = time.perf_counter()
         report.read = read_pieces(pieces, own, teacher, cache, progress)
+        report.reading_s = time.perf_counter() - begun
     accelerator.wait_for_everyone()
     return report
 
