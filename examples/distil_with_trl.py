@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,6 +30,7 @@ def main(student: str, teacher: str, text: str, out: str, steps: str) -> None:
     args = GKDConfig(
         output_dir=f"{out}.trl", max_steps=int(steps), per_device_train_batch_size=1, learning_rate=5e-4,
         lmbda=0.5, max_new_tokens=128, gradient_checkpointing=False, save_strategy="no", report_to=[],
+        use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     trainer = GKDTrainer(
         AutoModelForCausalLM.from_pretrained(student),

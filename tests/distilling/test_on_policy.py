@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 from tiny import byte_level, fast, llama, save
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from tokensurgeon import DistilOptions, InputError, TransplantOptions, distil, transplant
@@ -136,7 +139,8 @@ def test_pairs_and_places_that_it_does_not_take(zoo, transplanted, text, tmp_pat
 
     refused(zoo["gpt"], zoo["untied-spm"], "byte-level ones alone. Give the student the teacher's tokenizer first")
     refused(zoo["spm"], zoo["untied-spm"], "GKDTrainer compares them all")  # padded by 22 rows
-    refused(transplanted, zoo["untied-spm"], "the cache .* is of text", cache=tmp_path / "cache")
+    refused(transplanted, zoo["untied-spm"], "cache=.* is not for on_policy", cache=tmp_path / "cache")
+    refused(transplanted, zoo["untied-spm"], "server=http.* is not for on_policy", server="http://localhost:1")
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     refused(transplanted, zoo["untied-spm"], "trains in one process")
 
@@ -150,3 +154,14 @@ def test_the_command(zoo, transplanted, text, tmp_path):
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
     assert told["steps"] == 2 and told["out"] == str(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_example_trains_what_we_wrote(zoo, transplanted, text, tmp_path):
+    """TRL takes a transplanted model as it is."""
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples/distil_with_trl.py"))
+    example["main"](str(transplanted), str(zoo["untied-spm"]), str(text), str(tmp_path / "out"), "2")
+    before, after = (AutoModelForCausalLM.from_pretrained(place) for place in (transplanted, tmp_path / "out"))
+    layer = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(before.get_parameter(layer), after.get_parameter(layer))
+    assert torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight)

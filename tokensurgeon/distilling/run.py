@@ -126,8 +126,9 @@ def distil(
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (student, teacher))
     if options.on_policy is not None:
-        if cache is not None:
-            raise InputError(f"the cache {cache} is of text, and with on_policy the student writes. Leave it out")
+        if cache is not None or server is not None:
+            told = f"{'server' if cache is None else 'cache'}={server if cache is None else cache}"
+            raise InputError(f"{told} is not for on_policy: a teacher here reads what the student writes. Leave it out")
         return DistilReport(distil_on_policy(student, teacher, target, options, overwrite, progress))
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = launched(options, "distilling")
