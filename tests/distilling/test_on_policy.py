@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ from typer.testing import CliRunner
 from tokensurgeon import DistilOptions, InputError, TransplantOptions, distil, transplant
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
+from tokensurgeon.distilling.on_policy import _rows
+from tokensurgeon.errors import MissingDependencyError
+from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.healing.texts import divide
 from tokensurgeon.verification.verify import verify
 
 trl = pytest.importorskip("trl")
@@ -94,6 +99,25 @@ def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path):
     assert report.steps == 6 and report.best["held_out"] <= report.curve[0]["held_out"]
     old, new = (load_file(place / "model.safetensors") for place in (zoo["gpt"], tmp_path / "out"))
     assert torch.equal(old[EMBEDDING], new[EMBEDDING])
+
+
+def test_what_trl_reads_of_a_piece(zoo, text):
+    """The same prompt as ids, behind the prefix, and as text; what follows is the rest of the piece."""
+    student, options = load_model(zoo["gpt"]), quick(text, 1.0, steps=5, batch=2)
+    pieces, *_ = divide([text], 128)
+    rows = _rows(student, pieces, options)
+    assert len(rows) == 10 and {row["prompt"] + row["completion"] for row in rows} <= {*pieces[:]}
+    for row in rows:
+        assert row["input_ids"] == [student.prefix, *student.encode(row["prompt"] + row["completion"])]
+        assert row["completion_mask"].index(1) == 9 and len(row["completion_mask"]) == len(row["input_ids"])
+        assert student.encode(row["prompt"]) == row["input_ids"][1:9]
+
+
+def test_trl_is_asked_for_where_it_is_missing(zoo, transplanted, text, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl.experimental.gkd", None)
+    with pytest.raises(MissingDependencyError, match=r"--on-policy needs trl: pip install 'tokensurgeon\[trl\]'"):
+        distil(str(transplanted), str(zoo["untied-spm"]), tmp_path / "out", quick(text, 1.0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_time_ends_it_and_the_best_state_is_written(zoo, transplanted, text, tmp_path, monkeypatch):

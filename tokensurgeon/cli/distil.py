@@ -147,11 +147,12 @@ def command(
             )
         elif not quiet:
             start, best = report.curve[0], report.best
+            read = f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f}"
             print_output(
                 report.out,
                 f": bits per byte on held-out text of the kind that was trained on "
                 f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
                 f"{start['other']:.4f} before, {best['other']:.4f} after "
                 f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes; the teacher read "
-                f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f})",
+                f"{read if on_policy is None else 'along'})",
             )
