@@ -84,6 +84,7 @@ def test_a_student_with_the_teachers_tokenizer_writes_and_learns(zoo, transplant
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.slow
 def test_the_text_goes_on_where_the_student_does_not(zoo, transplanted, text, tmp_path):
     """Almost all updates read whole pieces; what the teacher says of them makes the student more like it."""
     options = quick(text, 1e-9, steps=30)
@@ -120,6 +121,7 @@ def test_trl_is_asked_for_where_it_is_missing(zoo, transplanted, text, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_time_ends_it_and_the_best_state_is_written(zoo, transplanted, text, tmp_path, monkeypatch):
     from tokensurgeon.distilling.course import Course
 
@@ -178,6 +180,15 @@ def test_the_command(zoo, transplanted, text, tmp_path):
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
     assert told["steps"] == 2 and told["out"] == str(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_teacher_that_is_padded_further_and_a_seed(zoo, text, tmp_path):
+    for name in ("one", "two"):
+        report = distil(str(zoo["untied-spm"]), str(zoo["spm"]), tmp_path / name, quick(text, 1.0, steps=2)).training
+        assert report.steps == 2
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def distil_on_policy(
             import trl.experimental.gold  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("trl", "trl", "--on-policy") from error
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, set_seed
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--on-policy trains in one process. Start it without accelerate launch or torchrun")
@@ -79,6 +79,7 @@ def distil_on_policy(
     loaded = load_model(right.directory, device)
     fast = computes_in_bfloat16(device)
     freeze(loaded.model, "bf16" if fast else "no")
+    set_seed(options.seed)
     names = add_lora(loaded.model, options.lora or 1, right)
     course = Course(options, loaded, texts[1:], progress)
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
@@ -163,9 +164,8 @@ def _trainer(
     master = load_model(teacher.directory, device, fast=True).model
     own: dict[str, Any] = {"max_new_tokens": _WRITTEN}
     if same:
-        master.resize_token_embeddings(
-            student.model.config.get_text_config().vocab_size
-        )  # no padding but the student's
+        # of a teacher that is padded further GKDTrainer would say that it has another vocabulary
+        master.resize_token_embeddings(student.model.config.get_text_config().vocab_size)
     else:
         own = {
             "max_completion_length": _WRITTEN, "use_uld_loss": True, "uld_use_hybrid_loss": True,

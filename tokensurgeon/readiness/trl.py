@@ -21,9 +21,8 @@ def rules(model: Candidate, target: Candidate | None) -> Iterator[Rule]:
     yield _padding(model)
     yield _template(model, target)
     gold = _gold(model, target)
-    size = same_size(
-        model, target, "experimental/gkd/gkd_trainer.py and distillation/distillation_trainer.py, __init__"
-    )
+    source = "experimental/gkd/gkd_trainer.py and distillation/distillation_trainer.py, __init__"
+    size = same_size(model, target, source)
     ids = same_ids(model, target, "assumed where the sizes are equal: logits are compared id by id")
     yield replace(size, remedy=size.remedy if ids.ok else size.remedy + gold)
     yield replace(ids, remedy=ids.remedy + gold)
@@ -61,8 +60,7 @@ def _template(model: Candidate, target: Candidate) -> Rule:
 
 def _gold(model: Candidate, target: Candidate) -> str:
     """What else can be done where the tokenizers differ: GOLDTrainer compares byte-level ones."""
-    if not all(
-        "ByteLevel" in repr((t.pre_tokenizer, t.decoder)) for t in (m.tokenizer.tokenizer for m in (model, target))
-    ):
+    both = [side.tokenizer.tokenizer for side in (model, target)]
+    if not all("ByteLevel" in repr((tokenizer.pre_tokenizer, tokenizer.decoder)) for tokenizer in both):
         return ". GOLDTrainer does not help: experimental/utils.py, encode_with_byte_offsets, wants both byte-level"
     return ", or train by GOLDTrainer with GOLDConfig(use_uld_loss=True), which compares byte-level tokenizers"
