@@ -107,7 +107,7 @@ bench-trim: $(VENV)/.trimmers  ## trim beside other packages (trimbed wants Pyth
 bench-extend: $(VENV)/.models  ## more tokens, by method
 	$(VENV)/bin/python -m benchmarks.experiments.extending benchmarks/experiments/extending.toml
 
-bench-distil: $(VENV)/.models  ## a student with its teacher's tokenizer, taught by its logits
+bench-distil: $(VENV)/.models $(VENV)/.qwen  ## a coder of 1.5B teaches a student, with and without a transplant (half an hour)
 	$(VENV)/bin/python -m benchmarks.experiments.distil benchmarks/experiments/distil.toml
 
 bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, with its tokenizer

@@ -21,18 +21,21 @@ __all__ = ["divergence", "ends_of", "first_bytes"]
 _ROWS = 64
 
 
-def first_bytes(directory: Path, loaded: LoadedModel, piece: str) -> dict[str, Any]:
-    """What a model believes along a piece of text.
+def first_bytes(directory: Path, loaded: LoadedModel, pieces: Sequence[str]) -> list[dict[str, Any]]:
+    """What a model believes along pieces of text.
 
     Returns:
-        ``ends``: by token, bytes read with it; ``beliefs``: (tokens, 257) log-probabilities of the next byte, and of a
-        control token.
+        Of each ``ends``: by token, bytes read with it; ``beliefs``: (tokens, 257) log-probabilities of the next byte,
+        and of a control token.
     """
     spelled = token_bytes(TokenizerFiles.open(directory).vocabulary())
-    ids = loaded.encode(piece)
     first = torch.full((len(loaded.model.get_output_embeddings().weight),), 256)
     known = [i for i, text in enumerate(spelled[: len(first)]) if text]
     first[known] = torch.tensor([spelled[i][0] for i in known])
+    return [_along(loaded, spelled, first, loaded.encode(piece)) for piece in pieces]
+
+
+def _along(loaded: LoadedModel, spelled: Sequence[bytes], first: torch.Tensor, ids: list[int]) -> dict[str, Any]:
     before = [] if loaded.prefix is None else [loaded.prefix]
     with torch.inference_mode():
         logits = loaded.model(input_ids=torch.tensor([before + ids]), use_cache=False).logits[0, len(before) :]

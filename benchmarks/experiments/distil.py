@@ -19,7 +19,7 @@ import json
 import sys
 import sysconfig
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ import transformers
 from benchmarks.common import models, texts
 from benchmarks.common.cached import Cached, key, own_source
 from benchmarks.common.first_bytes import divergence, first_bytes
-from benchmarks.common.measures import answers, completed
+from benchmarks.common.intervals import bits_per_byte
+from benchmarks.common.measures import CHOICES, answers, completed
 from benchmarks.common.provenance import provenance
 from benchmarks.common.timing import timed
 from tokensurgeon.checkpoint.cache import cache_directory, is_kept
@@ -82,7 +83,6 @@ class Experiment:
         held_out = prose[900_000 : 900_000 + measured].decode("utf-8", "ignore")
         self.measures = {"code": split_bytes(other[:measured], _PIECE), "prose": split_bytes(held_out, _PIECE)}
         self.measures |= {name: of for name, of in texts.corpora(measured).items() if name in OTHERS}
-        self._believed: list[dict[str, Any]] | None = None
 
     def student(self, student: dict[str, Any]) -> dict[str, Any]:
         """A student as it is, after the transplant, and on every side."""
@@ -110,7 +110,7 @@ class Experiment:
 
         trained = self.cached.once(self.key(name), run)
         found = self.measured(out.name, out, tasks=seed == 0)
-        print(out.name, {corpus: round(bits(of), 4) for corpus, of in found["texts"].items()}, flush=True)
+        print(out.name, bits_per_byte(found["texts"]), flush=True)
         return trained | found
 
     def command(self, side: str, start: Path, out: Path, seed: int) -> list[str]:
@@ -167,8 +167,10 @@ class Experiment:
             found["apart"] = {corpus: self._apart(directory, loaded, corpus) for corpus in ("code", "prose")}
             asked = self.settings["tasks"] if tasks else {}
             for task, n in asked.items():
-                right = [int(one.greedy) for one in completed(loaded, task, n)] if task == "lambada" else None
-                found[task] = answers(loaded, task, n) if right is None else right
+                if task in CHOICES:
+                    found[task] = answers(loaded, task, n)
+                else:
+                    found[task] = [int(one.greedy) for one in completed(loaded, task, n)]
             return found
 
         return self.cached.once(self.key(name, tasks), run)
@@ -183,23 +185,16 @@ class Experiment:
 
     def _apart(self, directory: Path, loaded: LoadedModel, corpus: str) -> list[list[float]]:
         """By piece: sum of divergences from the teacher, and how many places."""
-        return [
-            [*divergence(wanted, first_bytes(directory, loaded, piece))]
-            for wanted, piece in zip(self._teacher_on(corpus), self.measures[corpus], strict=True)
-        ]
+        said = first_bytes(directory, loaded, self.measures[corpus])
+        return [[*divergence(wanted, own)] for wanted, own in zip(self._teacher_on(corpus), said, strict=True)]
 
     def _teacher_on(self, corpus: str) -> list[dict[str, Any]]:
         path = WORK / f"{self.key('beliefs', corpus)}.pt"
         if not path.is_file():
             loaded = load_model(self.teacher, fast=True)
-            torch.save([first_bytes(self.teacher, loaded, piece) for piece in self.measures[corpus]], path)
+            torch.save(first_bytes(self.teacher, loaded, self.measures[corpus]), path)
         found: list[dict[str, Any]] = torch.load(path, weights_only=False)  # our own file
         return found
-
-
-def bits(documents: Sequence[dict[str, float]]) -> float:
-    """Bits per byte of a text."""
-    return sum(d["nats"] for d in documents) / sum(d["bytes"] for d in documents) / 0.6931471805599453
 
 
 def train(job: dict[str, Any]) -> None:
@@ -222,8 +217,7 @@ def train(job: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command: Callable[..., None] = main
     if sys.argv[1].startswith("{"):
         train(json.loads(sys.argv[1]))
     else:
-        command(Path(sys.argv[1]), sys.argv[2:])
+        main(Path(sys.argv[1]), sys.argv[2:])

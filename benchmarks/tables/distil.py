@@ -51,7 +51,7 @@ def _row(title: str, runs: Sequence[dict[str, Any]], start: dict[str, Any]) -> s
     learnt, other = (_change(runs, start, names) for names in (_LEARNT, _OTHER))
     each = [loss(_texts(run, _LEARNT), _texts(start, _LEARNT))["mean"] for run in runs]
     seeds = f"{min(each):+.3f} to {max(each):+.3f}" if len(each) > 1 else ""
-    seconds = [run["cpu_s"] for run in runs if run.get("read", 1) == 0 or ("read" not in run and "cpu_s" in run)]
+    seconds = [run["cpu_s"] for run in runs if run.get("read") == 0]
     told = f"{sum(seconds) / len(seconds):.0f}" if seconds else ""
     return f"| {title} | {learnt} | {seeds} | {other} | {_apart(runs)} | {_tasks(runs[0])} | {told} |"
 
@@ -76,7 +76,7 @@ def _mean(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, lis
 
 def _apart(runs: Sequence[dict[str, Any]]) -> str:
     """Mean over texts, places and runs."""
-    parts = [[*of] for run in runs for text in run["apart"].values() for of in text]
+    parts = [of for run in runs for text in run["apart"].values() for of in text]
     return f"{sum(apart for apart, _ in parts) / sum(places for _, places in parts):.3f}"
 
 

@@ -14,7 +14,7 @@ PIECE = "The naïve café: def f(x): return 13"
 
 def test_beliefs_about_the_next_byte_sum_up_those_about_tokens(zoo):
     loaded, vocabulary = load_model(zoo["spm"]), TokenizerFiles.open(zoo["spm"]).vocabulary()
-    found = first_bytes(zoo["spm"], loaded, PIECE)
+    (found,) = first_bytes(zoo["spm"], loaded, [PIECE])
     ids = loaded.encode(PIECE)
     with torch.no_grad():
         mass = loaded.model(input_ids=torch.tensor([[loaded.prefix, *ids]])).logits[0, 1:].softmax(dim=-1)
@@ -24,8 +24,8 @@ def test_beliefs_about_the_next_byte_sum_up_those_about_tokens(zoo):
 
 
 def test_divergence_is_asked_where_both_have_read_the_same(zoo):
-    teacher, student = (first_bytes(zoo[name], load_model(zoo[name]), PIECE) for name in ("spm", "untied-spm"))
-    other = first_bytes(zoo["gpt"], load_model(zoo["gpt"]), PIECE)
+    teacher, student = (first_bytes(zoo[name], load_model(zoo[name]), [PIECE])[0] for name in ("spm", "untied-spm"))
+    (other,) = first_bytes(zoo["gpt"], load_model(zoo["gpt"]), [PIECE])
     assert divergence(teacher, teacher) == pytest.approx((0.0, len(teacher["ends"])))
     apart, places = divergence(teacher, student)
     p, q = (torch.from_numpy(side["beliefs"]).double() for side in (teacher, student))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
+from tokensurgeon.cli.common import guarded, progress_bar
+from tokensurgeon.cli.training import is_first_process, tell_of_training
 from tokensurgeon.progress import Stage
 
 if TYPE_CHECKING:
@@ -27,9 +26,7 @@ def command(
     minutes: Annotated[
         float, typer.Option("--minutes", help="Time to train for, without the teacher's reading.")
     ] = 10.0,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Updates to make, however long they take, instead of --minutes.")
-    ] = None,
+    steps: o.Steps = None,
     text_weight: o.TextWeights = None,
     teacher_weight: Annotated[
         float,
@@ -71,7 +68,7 @@ def command(
     ] = None,
     lora: Annotated[int, typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body.")] = 16,
     whole: Annotated[bool, typer.Option("--whole", help="Train the body itself, not updates of low rank.")] = False,
-    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 1,
+    batch: o.Batch = 1,
     learning_rate: o.RowsRate = 0.004,
     lora_learning_rate: o.UpdatesRate = 5e-4,
     body_learning_rate: Annotated[
@@ -80,7 +77,7 @@ def command(
     schedule: o.Schedule = "linear",
     decay: o.Decay = 0.2,
     average: o.Average = None,
-    seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
+    seed: o.Order = 0,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
@@ -121,8 +118,7 @@ def command(
             body_learning_rate=body_learning_rate,
             on_policy=on_policy,
         )
-        first = os.environ.get("RANK", "0") == "0"
-        with progress_bar(quiet or json_out or not first) as tell:
+        with progress_bar(quiet or json_out or not is_first_process()) as tell:
 
             def progress(share: float, report: HealReport, losses: dict[str, float]) -> None:
                 told = f"{losses['teacher']:.3f} from the teacher, held out {report.curve[-1]['held_out']:.4f}"
@@ -132,27 +128,7 @@ def command(
                 student, teacher, out, options, server=server, cache=cache, overwrite=overwrite, progress=progress,
                 reading=tell,
             )  # fmt: skip
-        report = found.training
-        if report.out is None:
-            return
-        if json_out:
-            emit_json(
-                {
-                    **asdict(report),
-                    "out": str(report.out),
-                    "pieces": found.pieces,
-                    "read": found.read,
-                    "reading_s": found.reading_s,
-                }
-            )
-        elif not quiet:
-            start, best = report.curve[0], report.best
-            read = f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f}"
-            print_output(
-                report.out,
-                f": bits per byte on held-out text of the kind that was trained on "
-                f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
-                f"{start['other']:.4f} before, {best['other']:.4f} after "
-                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes; the teacher read "
-                f"{read if on_policy is None else 'along'})",
-            )
+        more = {"pieces": found.pieces, "read": found.read, "reading_s": found.reading_s}
+        read = f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f}"
+        told = f"; the teacher read {read if on_policy is None else 'along'}"
+        tell_of_training(found.training, told, more, json_out=json_out, quiet=quiet)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokensurgeon.cli import options as o
-from tokensurgeon.cli.common import emit_json, guarded, print_output, progress_bar
+from tokensurgeon.cli.common import guarded, progress_bar
+from tokensurgeon.cli.training import is_first_process, tell_of_training
 from tokensurgeon.progress import Stage
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ def command(
         typer.Option("--text", metavar="FILE", help="Text to train on (repeatable). Default: what Python carries."),
     ] = None,
     minutes: Annotated[float, typer.Option("--minutes", help="Time to train for.")] = 10.0,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Updates to make, however long they take, instead of --minutes.")
-    ] = None,
+    steps: o.Steps = None,
     text_weight: o.TextWeights = None,
     rows: Annotated[
         str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
@@ -36,7 +33,7 @@ def command(
     lora: Annotated[
         int | None, typer.Option("--lora", metavar="RANK", help="Train low-rank updates of the body too.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")] = 1,
+    batch: o.Batch = 1,
     learning_rate: o.RowsRate = 0.004,
     lora_learning_rate: o.UpdatesRate = 5e-4,
     schedule: o.Schedule = "linear",
@@ -51,7 +48,7 @@ def command(
             "its own as REPLICA_GROUP_ID, and after every H steps they meet. Goes by --steps.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="For the order of the text.")] = 0,
+    seed: o.Order = 0,
     overwrite: o.Overwrite = False,
     json_out: o.Json = False,
     quiet: o.Quiet = False,
@@ -89,26 +86,13 @@ def command(
             average=average,
             diloco=diloco,
         )
-        first = os.environ.get("RANK", "0") == "0"
-        with progress_bar(quiet or json_out or not first) as tell:
+        with progress_bar(quiet or json_out or not is_first_process()) as tell:
 
             def progress(share: float, report: HealReport, losses: dict[str, float]) -> None:
                 tell(Stage.HEAL, int(100 * share), 100, _figures(report, losses))
 
             report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=progress, reading=tell)
-        if report.out is None:
-            return
-        if json_out:
-            emit_json({**asdict(report), "out": str(report.out)})
-        elif not quiet:
-            start, best = report.curve[0], report.best
-            print_output(
-                report.out,
-                f": bits per byte on held-out text of the kind that was trained on "
-                f"{start['held_out']:.4f} before, {best['held_out']:.4f} after; on text of another kind "
-                f"{start['other']:.4f} before, {best['other']:.4f} after "
-                f"({report.steps} steps, {report.tokens:,} tokens, {report.seconds / 60:.1f} minutes{_sent(report)})",
-            )
+        tell_of_training(report, _sent(report), json_out=json_out, quiet=quiet)
 
 
 def _sent(report: HealReport) -> str:

@@ -56,6 +56,11 @@ TextWeights = Annotated[
         "[default: by their lengths]",
     ),
 ]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Updates to make, however long they take, instead of --minutes.")
+]
+Batch = Annotated[int, typer.Option("--batch", help="Pieces of 1 kB of text in an update, per process.")]
+Order = Annotated[int, typer.Option("--seed", help="For the order of the text.")]
 RowsRate = Annotated[
     float, typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square).")
 ]

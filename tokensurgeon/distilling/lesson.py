@@ -56,8 +56,10 @@ class TaughtLesson:
     def losses(self, task: Task, answer: Answer) -> dict[str, torch.Tensor]:
         """``teacher``, the divergence by position where both models' texts meet; ``text``; and ``loss``."""
         logs, _ = answer
-        counts = [len(wanted.token) for wanted in task.targets.values()]
-        *asked, text = torch.split(logs, [*counts, len(logs) - sum(counts)])
-        apart = [wanted.divergence(some) for wanted, some in zip(task.targets.values(), asked, strict=True)]
-        terms = {"teacher": torch.cat(apart).sum() / max(1, len(apart[0])), "text": -text.mean()}
+        parts = task.parts(logs)
+        apart = {name: wanted.divergence(parts[name]) for name, wanted in task.targets.items()}
+        terms = {
+            "teacher": torch.cat([*apart.values()]).sum() / max(1, len(apart["next"])),
+            "text": -parts["text"].mean(),
+        }
         return terms | {"loss": self.weight * terms["teacher"] + (1 - self.weight) * terms["text"]}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.alignment import RowPlan, align
+from tokensurgeon.alignment import align
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
@@ -29,10 +29,10 @@ from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.launch import digest_of, freeze, launched
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
-from tokensurgeon.healing.meeting import Classes, first_shared, numbered
+from tokensurgeon.healing.meeting import Classes, compared
 from tokensurgeon.healing.order import Order, by_weight
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
-from tokensurgeon.healing.splits import Splits, cut_tokens
+from tokensurgeon.healing.splits import Splits
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
@@ -65,18 +65,15 @@ class _Sides:
 
     student: OpenModel
     teacher: OpenModel
-    plan: RowPlan
-    classes: Classes
     splits: Splits
+    classes: Classes
 
     @classmethod
     def of(cls, student: OpenModel, teacher: OpenModel, served: ServedTeacher | None = None) -> _Sides:
         mine, theirs = student.vocabulary, teacher.vocabulary
         rows = teacher.layout.rows if served is None else served.rows, student.layout.rows
         plan = align(theirs, mine, n_rows=rows[1], base_rows=rows[0]).plan
-        cuts = cut_tokens(theirs, mine, plan)
-        classes = Classes.of(*numbered(*first_shared(theirs, mine, plan, cuts)), rows)
-        return cls(student, teacher, plan, classes, Splits(cuts[: rows[0]]))
+        return cls(student, teacher, *compared(theirs, mine, plan, rows))
 
 
 def distil(
@@ -144,11 +141,11 @@ def distil(
     sides = _Sides.of(right, left, served)
     pieces = Pieces(texts[0], without_weights(right), reader, (right.vocabulary, left.vocabulary), reading)
     order = by_weight(texts[0].places[pieces.places[:, 0], 0], options.text_weights, options.seed)
-    settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
-    state = SavedState(target, key_of(settings, digest_of(texts[0]), identity_of(right), known), "distilling")
+    state = SavedState(target, key_of(options.lasting, digest_of(texts[0]), identity_of(right), known), "distilling")
     place = Path(cache).expanduser().absolute() if cache is not None else state.directory / "teacher"
     kept = TopCache(place, key_of(known, options.top))
     report = _read(sides, served, pieces, order, options, kept, accelerator, reading)
+    accelerator.free_memory()  # of the teacher, which nothing holds by now
     trained = _trained(sides, pieces, texts, order, options, kept, accelerator, state, progress)
     report.training = trained.report
     accelerator.free_memory()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +67,6 @@ def read_pieces(
             count += 1
         if progress is not None:
             progress(Stage.TEACHER, done, len(numbers))
-    gc.collect()
     return count
 
 

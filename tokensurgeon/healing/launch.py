@@ -35,7 +35,7 @@ def launched(options: TrainingOptions, what: str) -> Any:
         if options.lora is not None:
             import peft  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("accelerate and peft", what, "heal") from error
+        raise MissingDependencyError("accelerate and peft", "heal", what) from error
     accelerator = Accelerator(mixed_precision=None if is_initialized() else _precision())
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise InputError(f"{what} in shards ({accelerator.distributed_type}) is not supported; launch it without")

@@ -50,6 +50,12 @@ class Task:
     states: torch.Tensor
     targets: dict[str, Targets]
 
+    def parts(self, logs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Log-probabilities that were asked for, by what they are for: the targets, and the text itself (``text``)."""
+        counts = [len(wanted.token) for wanted in self.targets.values()]
+        parts = torch.split(logs, [*counts, len(logs) - sum(counts)])
+        return dict(zip([*self.targets, "text"], parts, strict=True))
+
 
 Answer = tuple[torch.Tensor, torch.Tensor]
 """(n,) log-probabilities of the ids that a task asks for, and (meetings, dim) states."""
@@ -172,10 +178,7 @@ class Lesson:
     def losses(self, task: Task, answer: Answer) -> dict[str, torch.Tensor]:
         """How far the student is from what is wanted, see `tokensurgeon.healing.objective`."""
         logs, states = answer
-        counts = [len(wanted.token) for wanted in task.targets.values()]
-        parts = torch.split(logs, [*counts, len(logs) - sum(counts)])
-        named = dict(zip([*task.targets, "text"], parts, strict=True))
-        return losses(task.targets, named, (states, task.states), self.variance, self.weights)
+        return losses(task.targets, task.parts(logs), (states, task.states), self.variance, self.weights)
 
     def _ask(self, piece: Piece, number: int) -> tuple[list[tuple[int, int]], Beliefs | None, torch.Tensor]:
         """Meetings in a part of a piece, what the teacher believes there, and its states all over the piece."""

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from tokensurgeon.alignment import Ids, RowPlan
+from tokensurgeon.healing.splits import Splits, cut_tokens
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
-__all__ = ["Classes", "first_shared", "numbered"]
+__all__ = ["Classes", "compared", "first_shared", "numbered"]
 
 
 def first_shared(
@@ -129,3 +130,16 @@ def _follow(token: int, mine: dict[int, int], theirs: dict[int, int], known: Ids
             return -1
         token, mine, theirs, known, other = mine[token], theirs, mine, other, known
     return -1
+
+
+def compared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan, rows: tuple[int, int]) -> tuple[Splits, Classes]:
+    """How the student cuts the teacher's tokens, and which ids of both a text may go on with alike.
+
+    Args:
+        teacher: The vocabulary of what teaches.
+        student: Of what learns.
+        plan: Which of the student's tokens are the teacher's.
+        rows: Of the teacher's LM head and the student's.
+    """
+    cuts = cut_tokens(teacher, student, plan)
+    return Splits(cuts[: rows[0]]), Classes.of(*numbered(*first_shared(teacher, student, plan, cuts)), rows)

@@ -83,6 +83,11 @@ class TrainingOptions:
         """Learning rate of all that is trained and no row."""
         return self.lora_learning_rate
 
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """What must be the same for a training to be gone on with: how long it is may change, its text has a digest."""
+        return {name: value for name, value in self.as_dict().items() if name not in ("steps", "minutes", "text")}
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
         return asdict(self) | {"text": list(self.text), "text_weights": list(self.text_weights)}

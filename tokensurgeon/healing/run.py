@@ -23,12 +23,11 @@ from tokensurgeon.healing.launch import digest_of, freeze, launched
 from tokensurgeon.healing.lesson import Lesson
 from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
-from tokensurgeon.healing.meeting import Classes, first_shared, numbered
+from tokensurgeon.healing.meeting import compared
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import by_weight
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
-from tokensurgeon.healing.splits import Splits, cut_tokens
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
 from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
@@ -131,16 +130,13 @@ def _trained(
 
     seed = options.seed + (0 if options.diloco is None else group_number())
     order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, seed)
-    cuts = cut_tokens(left.vocabulary, right.vocabulary, plan)
-    heads = [len(loaded.model.get_output_embeddings().weight) for loaded in (master, student)]
-    pairs = numbered(*first_shared(left.vocabulary, right.vocabulary, plan, cuts))
-    classes = Classes.of(*pairs, (heads[0], heads[1]))
-    lesson = Lesson(student, master, Splits(cuts[: heads[0]]), classes, WEIGHTS, options.seed)
+    theirs, mine = (len(loaded.model.get_output_embeddings().weight) for loaded in (master, student))
+    splits, classes = compared(left.vocabulary, right.vocabulary, plan, (theirs, mine))
+    lesson = Lesson(student, master, splits, classes, WEIGHTS, options.seed)
     lesson.prepare(pieces)
     loop = Loop(accelerator, options, student, trained, (held_out, other), order)
-    settings = {name: value for name, value in options.as_dict().items() if name not in ("steps", "minutes", "text")}
     identities = [identity_of(side) for side in (right, left)]
-    state = SavedState(target, key_of(settings, asdict(WEIGHTS), digest_of(train), ids.tolist(), *identities))
+    state = SavedState(target, key_of(options.lasting, asdict(WEIGHTS), digest_of(train), ids.tolist(), *identities))
     loop.train(pieces, lesson, state, progress)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}
     rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
