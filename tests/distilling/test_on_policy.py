@@ -19,13 +19,17 @@ from typer.testing import CliRunner
 from tokensurgeon import DistilOptions, InputError, TransplantOptions, distil, transplant
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
-from tokensurgeon.distilling.on_policy import _rows
 from tokensurgeon.errors import MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.healing.course import Course
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.verification.verify import verify
 
-trl = pytest.importorskip("trl")
+pytest.importorskip("trl")
+
+from trl.experimental.gold import GOLDTrainer
+
+from tokensurgeon.distilling.trainers import rows_of
 
 LINE = "The value of the object is {} and def f(x): return x * {}\n"
 EMBEDDING, LAYER = "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"
@@ -55,8 +59,8 @@ def other(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch):
-    monkeypatch.setattr("tokensurgeon.distilling.on_policy._WRITTEN", 12)
-    monkeypatch.setattr("tokensurgeon.distilling.on_policy._PROMPT", 8)
+    monkeypatch.setattr("tokensurgeon.distilling.trainers._WRITTEN", 12)
+    monkeypatch.setattr("tokensurgeon.distilling.trainers._PROMPT", 8)
     for state in (AcceleratorState, PartialState):
         state._reset_state()
 
@@ -95,9 +99,21 @@ def test_the_text_goes_on_where_the_student_does_not(zoo, transplanted, text, tm
 
 
 @pytest.mark.slow
-def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path):
+def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path, monkeypatch):
+    """It reads what its texts begin with before all of them, and the teacher does not read that."""
+    read, loss = [], GOLDTrainer.compute_loss
+
+    def seen(self, model, inputs, *more, **named):
+        read.append((inputs["input_ids"][0].tolist(), inputs["original_prompt_text"][0]))
+        return loss(self, model, inputs, *more, **named)
+
+    monkeypatch.setattr(GOLDTrainer, "compute_loss", seen)
     report = distil(str(zoo["gpt"]), str(other), tmp_path / "out", quick(text, 0.5, steps=6)).training
     assert report.steps == 6 and report.best["held_out"] <= report.curve[0]["held_out"]
+    student = load_model(zoo["gpt"])
+    assert len(read) == 6 and all(ids[:9] == [student.prefix, *student.encode(prompt)] for ids, prompt in read)
+    written = [len(ids) <= 1 + 8 + 12 for ids, _ in read]
+    assert any(written) and not all(written)
     old, new = (load_file(place / "model.safetensors") for place in (zoo["gpt"], tmp_path / "out"))
     assert torch.equal(old[EMBEDDING], new[EMBEDDING])
 
@@ -106,7 +122,7 @@ def test_what_trl_reads_of_a_piece(zoo, text):
     """The same prompt as ids, behind the prefix, and as text; what follows is the rest of the piece."""
     student, options = load_model(zoo["gpt"]), quick(text, 1.0, steps=5, batch=2)
     pieces, *_ = divide([text], 128)
-    rows = _rows(student, pieces, options)
+    rows = rows_of(student, pieces, options)
     assert len(rows) == 10 and {row["prompt"] + row["completion"] for row in rows} <= {*pieces[:]}
     for row in rows:
         assert row["input_ids"] == [student.prefix, *student.encode(row["prompt"] + row["completion"])]
@@ -116,6 +132,7 @@ def test_what_trl_reads_of_a_piece(zoo, text):
 
 def test_trl_is_asked_for_where_it_is_missing(zoo, transplanted, text, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trl.experimental.gkd", None)
+    monkeypatch.delitem(sys.modules, "tokensurgeon.distilling.trainers")
     with pytest.raises(MissingDependencyError, match=r"--on-policy needs trl: pip install 'tokensurgeon\[trl\]'"):
         distil(str(transplanted), str(zoo["untied-spm"]), tmp_path / "out", quick(text, 1.0))
     assert not list(tmp_path.iterdir())
@@ -123,13 +140,11 @@ def test_trl_is_asked_for_where_it_is_missing(zoo, transplanted, text, tmp_path,
 
 @pytest.mark.slow
 def test_time_ends_it_and_the_best_state_is_written(zoo, transplanted, text, tmp_path, monkeypatch):
-    from tokensurgeon.distilling.course import Course
-
     scored = Course.evaluate
 
     def worse(self):
         scored(self)
-        for parameter in self.parameters.values():
+        for parameter in self.parameters().values():
             parameter.data.add_(1.0)  # as training that goes wrong
 
     monkeypatch.setattr(Course, "evaluate", worse)
@@ -164,7 +179,7 @@ def test_pairs_and_places_that_it_does_not_take(zoo, transplanted, text, tmp_pat
         assert not list(tmp_path.iterdir())
 
     refused(zoo["gpt"], zoo["untied-spm"], "byte-level ones alone. Give the student the teacher's tokenizer first")
-    refused(zoo["spm"], zoo["untied-spm"], "GKDTrainer compares them all")  # padded by 22 rows
+    refused(zoo["spm"], zoo["untied-spm"], "compares them all .* tokensurgeon resize .* --rows")  # padded by 22 rows
     refused(transplanted, zoo["untied-spm"], "cache=.* is not for on_policy", cache=tmp_path / "cache")
     refused(transplanted, zoo["untied-spm"], "server=http.* is not for on_policy", server="http://localhost:1")
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")

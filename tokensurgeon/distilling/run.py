@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import align
-from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
@@ -26,8 +25,9 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
+from tokensurgeon.healing.course import HealProgress, HealReport
 from tokensurgeon.healing.launch import digest_of, freeze, launched
-from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
+from tokensurgeon.healing.loop import Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import Classes, compared
 from tokensurgeon.healing.order import Order, by_weight
@@ -37,7 +37,7 @@ from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
 from tokensurgeon.progress import Progress
-from tokensurgeon.verification.running import Check, forward_checks, tokenizer_checks
+from tokensurgeon.verification.running import run_checks
 
 __all__ = ["DistilReport", "distil"]
 
@@ -94,7 +94,8 @@ def distil(
     of, and the student is trained. Under ``accelerate launch`` or torchrun all processes must call this.
 
     The loss is the divergence of the student's next-token distribution from the teacher's. Where their tokenizers
-    differ the latter is put into the student's ids by marginalisation over byte prefixes (arXiv 2607.22334).
+    differ the latter is put into the student's ids by marginalisation over byte prefixes (arXiv 2607.22334). With
+    ``options.on_policy`` all of this is otherwise: see `tokensurgeon.distilling.on_policy.distil_on_policy`.
 
     Args:
         student: The model to train.
@@ -216,10 +217,5 @@ def _trained(
     now = {name: matrix.rows.detach().cpu() for name, matrix in rows.items()}
     # a body that was trained itself is no longer the base's, of which the manifest tells
     manifest = None if options.whole else kept_manifest(opened)
-
-    def checks(out: Path) -> list[Check]:
-        told = Manifest.of_output(out)
-        return [*tokenizer_checks(out, None, told), *forward_checks(out, told)]
-
     found = now, body, options, loop.report, held_out
-    return Trained(opened, sides.teacher, ids, *found, manifest, checks, "distil")
+    return Trained(opened, sides.teacher, ids, *found, manifest, run_checks, "distil")
