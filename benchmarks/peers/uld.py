@@ -1,6 +1,6 @@
 """Train a student with a tokenizer of its own by ULD or GOLD, as TRL's GOLDTrainer has them, on plain text.
 
-    python -m benchmarks.peers.uld STUDENT TEACHER TEXT OUT STEPS
+    python -m benchmarks.peers.uld uld|gold STUDENT TEACHER TEXT OUT STEPS
 
 The text itself is what is read (``lmbda=0``: the student writes nothing). GOLDTrainer wants a prompt with a token at
 least, so each text's first token is its prompt, and all others are trained on.
@@ -21,6 +21,8 @@ import torch
 from tokensurgeon.evaluation.loading import computes_in_bfloat16
 from tokensurgeon.evaluation.texts import split_bytes
 
+_WARM_UP = 0.05
+
 
 def train_uld(
     student: Path,
@@ -32,12 +34,8 @@ def train_uld(
     seed: int = 0,
     lora_rank: int = 16,
     learning_rate: float = 5e-4,
-    warmup: float = 0.05,
     text_weight: float = 0.0,
-    hybrid: bool = False,
-    merge: str = "observed",
-    quick: bool = True,
-    threads: int = 1,
+    gold: bool = False,
 ) -> dict[str, float]:
     """Train low-rank updates of all linear layers, merge them, and write a model in float32.
 
@@ -53,14 +51,11 @@ def train_uld(
         steps: Updates.
         seed: For the order and the updates' start.
         lora_rank: Of the updates; they are scaled by 2.
-        learning_rate: At its highest; it goes down to 0.
-        warmup: Share of the steps in which it goes up.
+        learning_rate: At its highest; it goes up to that in a twentieth of the steps, and down to 0.
         text_weight: Of the text's own next token (``uld_crossentropy_weight``), beside the teacher's 1. TRL has 0; the
             authors of ULD have 1 beside 1.5.
-        hybrid: GOLD: tokens that both have are compared as such, and the others sorted. False sorts all: ULD.
-        merge: ``observed``, TRL's own choice, or ``bayesian``, which compares what is said of the same token.
-        quick: Merge the distributions of a token's parts by `merged`. False leaves that to TRL, which takes longer.
-        threads: Of the CPU.
+        gold: Compare tokens that both have as such, by what is said of the same token (``bayesian``), and sort the
+            others. False sorts all, as ULD does, and merges as TRL does by default (``observed``).
 
     Returns:
         ``seconds`` and ``cpu_seconds`` of the training, ``teacher_seconds`` and ``loss_seconds`` (its forward pass)
@@ -71,31 +66,29 @@ def train_uld(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
-    torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(student)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
-    fast = computes_in_bfloat16(torch.device("cpu"))
+    fast, merge = computes_in_bfloat16(torch.device("cpu")), "bayesian" if gold else "observed"
     with tempfile.TemporaryDirectory() as work:
         trainer = GOLDTrainer(
             model,
             AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.bfloat16),
             GOLDConfig(
                 output_dir=work, max_steps=steps, seed=seed, per_device_train_batch_size=1, use_cpu=True, bf16=fast,
-                learning_rate=learning_rate, lr_scheduler_type="linear", warmup_steps=max(1, round(steps * warmup)),
+                learning_rate=learning_rate, lr_scheduler_type="linear", warmup_steps=max(1, round(steps * _WARM_UP)),
                 adam_beta2=0.95, weight_decay=0.0, max_grad_norm=1.0, gradient_checkpointing=False,
                 lmbda=0.0, use_uld_loss=True, teacher_tokenizer_name_or_path=str(teacher),
-                uld_crossentropy_weight=text_weight, uld_use_hybrid_loss=hybrid, uld_token_merge_strategy=merge,
+                uld_crossentropy_weight=text_weight, uld_use_hybrid_loss=gold, uld_token_merge_strategy=merge,
                 save_strategy="no", report_to=[], logging_steps=1, disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list([_divided(text, tokenizer) for text in texts]),
             processing_class=tokenizer,
             peft_config=LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear"),
         )  # fmt: skip
-        if quick:
-            trainer.uld_loss_fn._merge_probabilities_with_alignment_groups = partial(merged, merge=merge)
-        spent = {"teacher": _timed(trainer.teacher_model, "forward"), "loss": _timed(trainer, "uld_loss_fn")}
-        read = _counted(trainer.data_collator)
+        trainer.uld_loss_fn._merge_probabilities_with_alignment_groups = partial(merged, merge=merge)
+        spent = {"teacher": _Timed(trainer.teacher_model, "forward"), "loss": _Timed(trainer, "uld_loss_fn")}
+        read = _Counted(trainer.data_collator)
         trainer.data_collator = read
         began, cpu = time.perf_counter(), time.process_time()
         trainer.train()
@@ -133,7 +126,7 @@ def _divided(text: str, tokenizer: Any) -> dict[str, str]:
     return {"prompt": text[:end], "completion": text[end:]}
 
 
-class _timed:  # noqa: N801
+class _Timed:
     """Put a clock before what an object calls under a name."""
 
     def __init__(self, owner: Any, name: str) -> None:
@@ -150,7 +143,7 @@ class _timed:  # noqa: N801
         return getattr(self.called, name)
 
 
-class _counted:  # noqa: N801
+class _Counted:
     """Count the tokens that a collator gives."""
 
     def __init__(self, collator: Any) -> None:
@@ -162,10 +155,11 @@ class _counted:  # noqa: N801
         return batch
 
 
-def main(student: str, teacher: str, text: str, out: str, steps: str) -> None:
+def main(loss: str, student: str, teacher: str, text: str, out: str, steps: str) -> None:
     """Train on a file, and print the numbers as JSON."""
     texts = split_bytes(Path(text).read_text(encoding="utf-8"), 1024)
-    print(json.dumps(train_uld(Path(student), Path(teacher), texts, Path(out), steps=int(steps))))
+    found = train_uld(Path(student), Path(teacher), texts, Path(out), steps=int(steps), gold=loss == "gold")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -31,13 +31,15 @@ def test_distributions_merge_as_trl_merges_them(merge):
 
 
 @pytest.mark.slow
-def test_a_student_learns_by_uld_from_a_teacher_with_another_tokenizer(zoo, tmp_path):
+@pytest.mark.parametrize("gold", [False, True])
+def test_a_student_learns_from_a_teacher_with_another_tokenizer(zoo, tmp_path, gold):
     for state in (AcceleratorState, PartialState):
         state._reset_state()
     tokenizer = fast(byte_level(300), eos_token="<|endoftext|>")
     teacher = save(tmp_path / "teacher", llama(len(tokenizer), dim=48, seed=9), tokenizer)
     out, before = tmp_path / "out", load_model(zoo["gpt"])
-    found = train_uld(zoo["gpt"], teacher, TEXTS, out, steps=12, lora_rank=4, learning_rate=0.02, text_weight=1.0)
+    how = {"lora_rank": 4, "learning_rate": 0.02, "text_weight": 1.0, "gold": gold}
+    found = train_uld(zoo["gpt"], teacher, TEXTS, out, steps=12, **how)
     after = load_model(out)
     old, new = (score_text(one.model, one.encode, one.prefix, TEXTS).bits_per_byte for one in (before, after))
     assert new < old - 0.1 and 100 < found["tokens"] < 12 * 80
