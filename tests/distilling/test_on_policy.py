@@ -99,7 +99,7 @@ def test_the_text_goes_on_where_the_student_does_not(zoo, transplanted, text, tm
 
 
 @pytest.mark.slow
-def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path, monkeypatch):
+def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path, monkeypatch, capfd):
     """It reads what its texts begin with before all of them, and the teacher does not read that."""
     read, loss = [], GOLDTrainer.compute_loss
 
@@ -114,6 +114,7 @@ def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path, monke
     assert len(read) == 6 and all(ids[:9] == [student.prefix, *student.encode(prompt)] for ids, prompt in read)
     written = [len(ids) <= 1 + 8 + 12 for ids, _ in read]
     assert any(written) and not all(written)
+    assert "examples/s" not in capfd.readouterr().err
     old, new = (load_file(place / "model.safetensors") for place in (zoo["gpt"], tmp_path / "out"))
     assert torch.equal(old[EMBEDDING], new[EMBEDDING])
 

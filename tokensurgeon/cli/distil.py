@@ -63,7 +63,7 @@ def command(
             "--on-policy",
             metavar="SHARE",
             help="Let the student write in this share of the updates, and the teacher read that, by TRL's trainers "
-            "(pip install 'tokensurgeon\\[trl]'). Low-rank updates alone.",
+            "(pip install 'tokensurgeon\\[trl]'). Low-rank updates alone; both models are in memory at once.",
         ),
     ] = None,
     lora: Annotated[int, typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body.")] = 16,

@@ -49,7 +49,7 @@ def distil_on_policy(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it may change, which is why our range of it ends
-            from tokensurgeon.distilling.trainers import comparable, rows_of, trainer_of
+            from tokensurgeon.distilling.trainers import comparable, rows_of, silent, trainer_of
     except ImportError as error:
         raise MissingDependencyError("trl", "trl", "--on-policy") from error
 
@@ -66,7 +66,7 @@ def distil_on_policy(
     freeze(loaded.model, accelerator.mixed_precision)
     names = add_lora(loaded.model, options.lora or 1, right)
     course = Course(options, loaded, texts[1:])
-    with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as work, warnings.catch_warnings(), silent():
         warnings.simplefilter("ignore", FutureWarning)  # what TRL passes to transformers
         rows = rows_of(loaded, texts[0], options)
         trainer_of(loaded, left, same, rows, options, course, progress, Path(work)).train()

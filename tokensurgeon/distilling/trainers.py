@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import PrinterCallback, TrainerCallback
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 from trl.experimental.gold import GOLDConfig, GOLDTrainer
@@ -21,7 +23,7 @@ from tokensurgeon.healing.course import Course, HealProgress, HealReport
 from tokensurgeon.healing.order import by_weight
 from tokensurgeon.healing.schedule import schedule_of
 
-__all__ = ["comparable", "rows_of", "trainer_of"]
+__all__ = ["comparable", "rows_of", "silent", "trainer_of"]
 
 _PROMPT = 64
 _WRITTEN = 128
@@ -128,6 +130,18 @@ def trainer_of(
     if not same and student.prefix is not None:
         trainer.begin_with(student.prefix)
     return trainer
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Let datasets show no progress of its own."""
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
 
 
 class _Counting:
