@@ -22,6 +22,7 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.errors import MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.course import Course
+from tokensurgeon.healing.schedule import schedule_of
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.verification.verify import verify
 
@@ -29,7 +30,7 @@ pytest.importorskip("trl")
 
 from trl.experimental.gold import GOLDTrainer
 
-from tokensurgeon.distilling.trainers import rows_of
+from tokensurgeon.distilling.trainers import _Tells, rows_of
 
 LINE = "The value of the object is {} and def f(x): return x * {}\n"
 EMBEDDING, LAYER = "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"
@@ -70,14 +71,20 @@ def quick(text, share, **more):
     return DistilOptions(**{"text": (str(text),), "on_policy": share, **told, **more})
 
 
-def test_a_student_with_the_teachers_tokenizer_writes_and_learns(zoo, transplanted, text, tmp_path):
-    seen = []
-    options = quick(text, 1.0)
-    told = distil(
+def test_a_student_with_the_teachers_tokenizer_writes_and_learns(zoo, transplanted, text, tmp_path, monkeypatch):
+    seen, rates, begin = [], [], _Tells.on_step_begin
+    options = quick(text, 1.0, schedule="wsd")
+
+    def told(self, *of, optimizer, **more):
+        rates.append(optimizer.param_groups[0]["lr"])
+        begin(self, *of, **more)
+
+    monkeypatch.setattr(_Tells, "on_step_begin", told)
+    report = distil(
         str(transplanted), str(zoo["untied-spm"]), tmp_path / "out", options, progress=lambda *of: seen.append(of[2])
-    )
-    report = told.training
+    ).training
     assert report.steps == 8 and len(seen) == 8 and len(report.curve) >= 5 and report.rows == 0
+    assert rates == pytest.approx([0.02 * schedule_of(options)(step / 8) for step in range(8)])
     assert 8 * 8 < report.tokens <= 8 * (8 + 1 + 12)  # prompts and what was written, not the pieces of text
     assert report.best["held_out"] <= report.curve[0]["held_out"]
     run = Manifest.read(tmp_path / "out").content["healed"]["runs"][-1]
