@@ -48,7 +48,7 @@ def distil_on_policy(
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it may change, which is why our range of it ends
+            warnings.simplefilter("ignore")  # that it may change, which is why our range of it is narrow
             from tokensurgeon.distilling.trainers import comparable, rows_of, silent, trainer_of
     except ImportError as error:
         raise MissingDependencyError("trl", "trl", "--on-policy") from error
