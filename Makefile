@@ -194,8 +194,8 @@ $(VENV)/.vllm: constraints.txt $(INSTALLED)
 $(VENV)/.tools: constraints.txt $(INSTALLED)
 	test -x $(VENV)-tools/bin/python || $(PYTHON) -m venv $(VENV)-tools
 	$(VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(VENV)-tools/bin/python -c 'import site; print(site.getsitepackages()[0])')/lent.pth"
-	$(VENV)-tools/bin/pip install --disable-pip-version-check -q --no-deps llama-cpp-python==0.3.36 trl==1.16.0
-	$(VENV)-tools/bin/pip install --disable-pip-version-check -q diskcache datasets
+	$(VENV)-tools/bin/pip install --disable-pip-version-check -q --no-deps llama-cpp-python==0.3.36
+	$(VENV)-tools/bin/pip install --disable-pip-version-check -q diskcache
 	touch $@
 
 clean:

@@ -257,7 +257,7 @@ def test_low_rank_updates_are_trained_in_float32_whatever_the_model(made, zoo, t
     real = loop.Loop.train
 
     def train(self, *args):
-        seen.update({name: p.dtype for name, p in self.student.model.named_parameters()})
+        seen.update({name: p.dtype for name, p in self.course.student.model.named_parameters()})
         real(self, *args)
 
     monkeypatch.setattr(loop.Loop, "train", train)

@@ -90,6 +90,14 @@ def rows(count):
     return change
 
 
+def no_pad(directory):
+    edit(directory, "tokenizer_config.json", lambda c: c.pop("pad_token"))
+
+
+def no_template(directory):
+    (directory / "chat_template.jinja").unlink()
+
+
 def no_special(directory):
     edit(directory, "tokenizer_config.json", lambda c: [c.pop(n, None) for n in ("eos_token", "pad_token")])
 
@@ -148,6 +156,8 @@ PAIRS = [
     ("mergekit", "spm", None, MISTRAL, "same architecture as the target"),
     ("mergekit", "spm", ROWS, None, "same tensors and shapes as the target"),
     ("mergekit", "spm", tokenizer(renamed), None, SAME_IDS),
+    ("trl", "gpt", no_pad, None, "the tokenizer has a pad token"),
+    ("trl", "gpt", no_template, None, "a chat template where the target has one"),
     ("trl", "spm", ROWS, None, "same vocab_size as the target"),
     ("trl", "spm", tokenizer(renamed), None, SAME_IDS),
 ]  # fmt: skip
@@ -264,13 +274,21 @@ def test_the_command(zoo, copy_of):
     assert "remedy: resize_token_embeddings" in text and "input_processor.py" in text and "1 of 4 rules fail" in text
     arguments = ["check", str(zoo["gpt"]), "--for", "trl", "--with", str(zoo["spm"]), "--json"]
     content = json.loads(runner.invoke(app, arguments).stdout)
-    assert [r["ok"] for r in content["rules"]] == [True, True, True, False, False]
+    assert [r["ok"] for r in content["rules"]] == [True] * 5 + [False] * 2
     unknown = runner.invoke(app, ["check", str(zoo["gpt"]), "--for", "ollama"])
     assert unknown.exit_code == 2 and "known are llama.cpp, vllm" in unknown.stderr
     nothing = runner.invoke(app, ["check", "/no/such", "--for", "trl"])
     assert nothing.exit_code == 2 and "does not exist" in nothing.stderr
     with pytest.raises(InputError, match="ollama"):
         check(str(zoo["gpt"]), "ollama")
+
+
+def test_what_else_trl_can_do_with_two_tokenizers(zoo, copy_of):
+    model = copy_of("gpt")
+    added("<one more>")(model)
+    for target, said in (("gpt", "or train by GOLDTrainer"), ("spm", "GOLDTrainer does not help")):
+        (found,) = (rule for rule in check(str(model), "trl", str(zoo[target])) if rule.name == SAME_IDS)
+        assert not found.ok and said in found.remedy
 
 
 @pytest.mark.parametrize("special", [False, True])

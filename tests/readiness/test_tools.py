@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_rules import MISTRAL, PAIRS, ROWS, no_special
+from test_rules import MISTRAL, PAIRS, ROWS, edit, no_special
 from tiny import llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -112,6 +113,30 @@ def test_trl_refuses_a_teacher_of_another_size(zoo, copy_of, tmp_path):
     ROWS(student)
     with pytest.raises(ValueError, match=r"vocab_size 2000 but the teacher model has vocab_size 700"):
         trainer(GKDTrainer, student, teacher_model=str(zoo["gpt"]), **how)
+
+
+@pytest.mark.parametrize(("damage", "message"), [("pad_token", "does not have a pad token"), (None, None)])
+def test_trl_refuses_a_tokenizer_without_pad_to_distil(zoo, copy_of, tmp_path, damage, message):
+    pytest.importorskip("trl")
+    from trl.experimental.gold import GOLDConfig, GOLDTrainer
+
+    student = copy_of("gpt")
+    if damage is not None:
+        edit(student, "tokenizer_config.json", lambda c: c.pop(damage))
+    how = {"args": GOLDConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[]), "column": "messages"}
+    how["processing_class"] = AutoTokenizer.from_pretrained(student)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        trainer(GOLDTrainer, student, teacher_model=str(zoo["gpt"]), **how)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("spm", "only ByteLevel"), ("gpt", None)])
+def test_trl_compares_byte_level_tokenizers(zoo, kind, message):
+    pytest.importorskip("trl")
+    from trl.experimental.utils import encode_with_byte_offsets
+
+    backend = AutoTokenizer.from_pretrained(zoo[kind]).backend_tokenizer
+    with pytest.raises(NotImplementedError, match=message) if message else nullcontext():
+        assert encode_with_byte_offsets(backend, ["The value."])
 
 
 def test_trl_refuses_a_tokenizer_without_pad_and_eos(copy_of, tmp_path):

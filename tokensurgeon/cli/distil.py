@@ -57,6 +57,15 @@ def command(
             help="Keep what the teacher says there: the next run, or another student, does not need the teacher.",
         ),
     ] = None,
+    on_policy: Annotated[
+        float | None,
+        typer.Option(
+            "--on-policy",
+            metavar="SHARE",
+            help="Let the student write in this share of the updates, and the teacher read that, by TRL's trainers "
+            "(pip install 'tokensurgeon\\[trl]'). Low-rank updates alone; both models are in memory at once.",
+        ),
+    ] = None,
     lora: Annotated[int, typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body.")] = 16,
     whole: Annotated[bool, typer.Option("--whole", help="Train the body itself, not updates of low rank.")] = False,
     batch: o.Batch = 1,
@@ -85,7 +94,8 @@ def command(
 
     On several GPUs: [bold]accelerate launch -m tokensurgeon distil …[/bold]
     """
-    kept = "the same command goes on from the last saved state"
+    again = "the same command goes on from the last saved state"
+    kept = again if on_policy is None else "with --on-policy nothing is kept, and the same command begins anew"
     with guarded(debug=debug, quiet=quiet or json_out, interrupted=kept):
         from tokensurgeon.distilling import DistilOptions, distil
 
@@ -106,6 +116,7 @@ def command(
             top=top,
             whole=whole,
             body_learning_rate=body_learning_rate,
+            on_policy=on_policy,
         )
         with progress_bar(quiet or json_out or not is_first_process()) as tell:
 
@@ -118,5 +129,6 @@ def command(
                 reading=tell,
             )  # fmt: skip
         more = {"pieces": found.pieces, "read": found.read, "reading_s": found.reading_s}
-        read = f"; the teacher read {found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f}"
-        tell_of_training(found.training, read, more, json_out=json_out, quiet=quiet)
+        read = f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f}"
+        told = f"; the teacher read {read if on_policy is None else 'along'}"
+        tell_of_training(found.training, told, more, json_out=json_out, quiet=quiet)

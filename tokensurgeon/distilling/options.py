@@ -23,6 +23,7 @@ class DistilOptions(TrainingOptions):
         top: The teacher's likeliest tokens that are kept at each position.
         whole: Train the body itself, instead of low-rank updates of it.
         body_learning_rate: Of the body where it is trained itself.
+        on_policy: Share of the updates in which the student writes and the teacher reads that; None reads text alone.
     """
 
     lora: int | None = _RANK
@@ -30,6 +31,7 @@ class DistilOptions(TrainingOptions):
     top: int = 64
     whole: bool = False
     body_learning_rate: float = 5e-5
+    on_policy: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
@@ -44,6 +46,20 @@ class DistilOptions(TrainingOptions):
             raise InputError(f"lora={self.lora} and whole are two ways to train the body. Give one of them")
         if self.diloco is not None:
             raise InputError("groups that come and go (diloco) are for healing only")
+        if self.on_policy is not None:
+            self._check_on_policy(self.on_policy)
+
+    def _check_on_policy(self, share: float) -> None:
+        if not 0 < share <= 1:
+            raise InputError(f"on_policy={share} must be above 0 and at most 1, the share in which the student writes")
+        other = DistilOptions()
+        names = ("lora", "learning_rate", "average", "teacher_weight", "top", "whole", "body_learning_rate")
+        for name in names[1:] if self.lora else names:
+            if getattr(self, name) != getattr(other, name):
+                raise InputError(
+                    f"{name}={getattr(self, name)} is not for on_policy: TRL trains low-rank updates of the body, on "
+                    "whole distributions of the teacher. Leave it out"
+                )
 
     @property
     def rank(self) -> int | None:

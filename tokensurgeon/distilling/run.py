@@ -11,21 +11,23 @@ from typing import Any
 import torch
 
 from tokensurgeon.alignment import align
-from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target
 from tokensurgeon.distilling.body import changes_of, train_body
 from tokensurgeon.distilling.cache import TopCache
 from tokensurgeon.distilling.lesson import TaughtLesson
+from tokensurgeon.distilling.on_policy import distil_on_policy
 from tokensurgeon.distilling.options import DistilOptions
 from tokensurgeon.distilling.served import ServedTeacher
 from tokensurgeon.distilling.teacher import LocalTeacher, read_pieces, without_weights
+from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
+from tokensurgeon.healing.course import HealProgress, HealReport
 from tokensurgeon.healing.launch import digest_of, freeze, launched
-from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
+from tokensurgeon.healing.loop import Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import Classes, compared
 from tokensurgeon.healing.order import Order, by_weight
@@ -35,7 +37,7 @@ from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
 from tokensurgeon.progress import Progress
-from tokensurgeon.verification.running import Check, forward_checks, tokenizer_checks
+from tokensurgeon.verification.running import run_checks
 
 __all__ = ["DistilReport", "distil"]
 
@@ -92,7 +94,8 @@ def distil(
     of, and the student is trained. Under ``accelerate launch`` or torchrun all processes must call this.
 
     The loss is the divergence of the student's next-token distribution from the teacher's. Where their tokenizers
-    differ the latter is put into the student's ids by marginalisation over byte prefixes (arXiv 2607.22334).
+    differ the latter is put into the student's ids by marginalisation over byte prefixes (arXiv 2607.22334). With
+    ``options.on_policy`` all of this is otherwise: see `tokensurgeon.distilling.on_policy.distil_on_policy`.
 
     Args:
         student: The model to train.
@@ -120,6 +123,11 @@ def distil(
     options = options or DistilOptions()
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (student, teacher))
+    if options.on_policy is not None:
+        if cache is not None or server is not None:
+            told = f"{'server' if cache is None else 'cache'}={server if cache is None else cache}"
+            raise InputError(f"{told} is not for on_policy: a teacher here reads what the student writes. Leave it out")
+        return DistilReport(distil_on_policy(student, teacher, target, options, overwrite, progress))
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = launched(options, "distilling")
     right, left = OpenModel.open(student, "all"), OpenModel.open(teacher, "all" if server is None else "none")
@@ -209,10 +217,5 @@ def _trained(
     now = {name: matrix.rows.detach().cpu() for name, matrix in rows.items()}
     # a body that was trained itself is no longer the base's, of which the manifest tells
     manifest = None if options.whole else kept_manifest(opened)
-
-    def checks(out: Path) -> list[Check]:
-        told = Manifest.of_output(out)
-        return [*tokenizer_checks(out, None, told), *forward_checks(out, told)]
-
     found = now, body, options, loop.report, held_out
-    return Trained(opened, sides.teacher, ids, *found, manifest, checks, "distil")
+    return Trained(opened, sides.teacher, ids, *found, manifest, run_checks, "distil")

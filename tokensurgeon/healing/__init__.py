@@ -1,6 +1,6 @@
 """Heal a transplanted model: its untouched base teaches it, each in its own tokenization."""
 
-from tokensurgeon.healing.loop import HealReport
+from tokensurgeon.healing.course import HealReport
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.run import heal
 

@@ -18,10 +18,11 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.batches import Pieces
+from tokensurgeon.healing.course import HealProgress, HealReport
 from tokensurgeon.healing.diloco import group_number, require_diloco
 from tokensurgeon.healing.launch import digest_of, freeze, launched
 from tokensurgeon.healing.lesson import Lesson
-from tokensurgeon.healing.loop import HealProgress, HealReport, Loop
+from tokensurgeon.healing.loop import Loop
 from tokensurgeon.healing.lora import add_lora, updates_of
 from tokensurgeon.healing.meeting import compared
 from tokensurgeon.healing.objective import WEIGHTS

@@ -18,7 +18,7 @@ from tokensurgeon.checkpoint.text import read_text, write_text
 from tokensurgeon.errors import VerificationError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
-from tokensurgeon.healing.loop import HealReport
+from tokensurgeon.healing.course import HealReport
 from tokensurgeon.healing.options import TrainingOptions
 from tokensurgeon.report.markdown import code, plain
 from tokensurgeon.verification.digests import recorded_digests

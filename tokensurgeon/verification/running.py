@@ -22,7 +22,7 @@ from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 
-__all__ = ["DEAD_MASS_LIMIT", "Check", "Scorer", "forward_checks", "tokenizer_alone", "tokenizer_checks"]
+__all__ = ["DEAD_MASS_LIMIT", "Check", "Scorer", "forward_checks", "run_checks", "tokenizer_alone", "tokenizer_checks"]
 
 Scorer = Callable[[LoadedModel, torch.Tensor], float]
 """Called with a model and (n,) int64 ids; gives their mean probability, summed over the ids."""
@@ -207,3 +207,9 @@ def _logits(loaded: LoadedModel, manifest: Manifest, score: Scorer | None) -> It
 def _on_python_text(loaded: LoadedModel, watched: torch.Tensor) -> float:
     pieces = split_bytes(python_text(_SCORED, part=2))
     return score_text(loaded.model, loaded.encode, loaded.prefix, pieces, watched=watched).mass or 0.0
+
+
+def run_checks(out: Path) -> list[Check]:
+    """Whether an output's tokenizer and settings agree, and whether it runs; by its own manifest."""
+    manifest = Manifest.of_output(out)
+    return [*tokenizer_checks(out, None, manifest), *forward_checks(out, manifest)]
