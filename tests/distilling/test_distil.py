@@ -46,7 +46,7 @@ def forget():
 @pytest.fixture(scope="module")
 def master(zoo, text, tmp_path_factory):
     """A teacher that knows the text: it was trained on it, without a teacher."""
-    place, options = tmp_path_factory.mktemp("master") / "master", {"teacher_weight": 0.0, "whole": True, "lora": None}
+    place, options = tmp_path_factory.mktemp("master") / "master", {"teacher_weight": 0.0, "whole": True, "lora": 16}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
         forget()
@@ -178,7 +178,7 @@ def test_a_student_with_the_teachers_tokenizer(zoo, master, transplanted, text, 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_student_with_a_tokenizer_of_its_own(zoo, master, text, tmp_path, whole):
-    more = {"whole": True, "body_learning_rate": 0.01, "lora": None} if whole else {}
+    more = {"whole": True, "body_learning_rate": 0.01, "lora": 16} if whole else {}
     cache = tmp_path / "cache"
     options = quick(text, steps=12, teacher_weight=1.0, **more)
     report = distil(str(zoo["gpt"]), str(master), tmp_path / "out", options, cache=cache)

@@ -168,10 +168,10 @@ def test_time_ends_it_and_the_best_state_is_written(zoo, transplanted, text, tmp
     [
         (0.0, {}, "on_policy=0.0 must be above 0"),
         (1.5, {}, "on_policy=1.5 must be above 0"),
-        (0.5, {"whole": True, "lora": None}, "lora=None is not for on_policy"),
+        (0.5, {"whole": True, "lora": 0}, "lora=0 is not for on_policy"),
         (0.5, {"average": 3}, "average=3 is not for on_policy"),
         (0.5, {"top": 3}, "top=3 is not for on_policy"),
-        (0.5, {"teacher_weight": 0.5}, "teacher_weight=0.5 is not for on_policy"),
+        (0.5, {"teacher_weight": 0.9}, "teacher_weight=0.9 is not for on_policy"),
         (0.5, {"learning_rate": 0.5}, "learning_rate=0.5 is not for on_policy"),
     ],
 )

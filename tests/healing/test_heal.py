@@ -77,7 +77,7 @@ def healed_twice(made, zoo, tmp_path_factory):
 
 
 def quick(**more):
-    return HealOptions(**{"steps": 4, "batch": 2, "piece": 256, "learning_rate": 0.02, **more})
+    return HealOptions(**{"steps": 4, "batch": 2, "piece": 256, "learning_rate": 0.02, "lora": 0, **more})
 
 
 @pytest.mark.parametrize(

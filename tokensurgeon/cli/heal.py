@@ -31,8 +31,9 @@ def command(
         str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
     ] = "new",
     lora: Annotated[
-        int | None, typer.Option("--lora", metavar="RANK", help="Train low-rank updates of the body too.")
-    ] = None,
+        int,
+        typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body; 0 trains rows of tokens alone."),
+    ] = 16,
     batch: o.Batch = 1,
     learning_rate: o.RowsRate = 0.004,
     lora_learning_rate: o.UpdatesRate = 5e-4,
@@ -56,7 +57,7 @@ def command(
 ) -> None:
     """Train a transplanted model a little: its base, in its own tokenization, is the teacher.
 
-    By default only the rows of new tokens change. [bold]--lora 16[/bold] heals more, and changes the body.
+    Rows of new tokens change, and low-rank updates of the body; with [bold]--lora 0[/bold] the body stays as it is.
     Some of the text is held out and scored; the best state is written, never one worse than the
     start. What is interrupted goes on where it was when the same command runs again.
 

@@ -64,7 +64,7 @@ def distil_on_policy(
     refuse_no_room(target, right, right.layout.rows, link="copy")
     loaded = load_model(right.directory, accelerator.device)
     freeze(loaded.model, accelerator.mixed_precision)
-    names = add_lora(loaded.model, options.lora or 1, right)
+    names = add_lora(loaded.model, options.lora, right)
     course = Course(options, loaded, texts[1:])
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings(), silent():
         warnings.simplefilter("ignore", FutureWarning)  # what TRL passes to transformers

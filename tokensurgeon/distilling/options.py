@@ -10,12 +10,10 @@ from tokensurgeon.healing.options import TrainingOptions
 
 __all__ = ["DistilOptions"]
 
-_RANK = 16
-
 
 @dataclass(frozen=True, slots=True)
 class DistilOptions(TrainingOptions):
-    """As `TrainingOptions`, with low-rank updates by default, and what only distilling asks.
+    """As `TrainingOptions`, and what only distilling asks.
 
     Attributes:
         teacher_weight: Share of the loss that is the divergence from the teacher; the rest is that of the text's own
@@ -26,7 +24,6 @@ class DistilOptions(TrainingOptions):
         on_policy: Share of the updates in which the student writes and the teacher reads that; None reads text alone.
     """
 
-    lora: int | None = _RANK
     teacher_weight: float = 0.5
     top: int = 64
     whole: bool = False
@@ -42,7 +39,7 @@ class DistilOptions(TrainingOptions):
             raise InputError(f"top={self.top} must be at least 1")
         if not 0 < self.body_learning_rate < float("inf"):
             raise InputError(f"body_learning_rate={self.body_learning_rate} must be above 0")
-        if self.whole and self.lora not in (None, _RANK):
+        if self.whole and self.lora not in (0, TrainingOptions().lora):
             raise InputError(f"lora={self.lora} and whole are two ways to train the body. Give one of them")
         if self.diloco is not None:
             raise InputError("groups that come and go (diloco) are for healing only")
@@ -62,9 +59,9 @@ class DistilOptions(TrainingOptions):
                 )
 
     @property
-    def rank(self) -> int | None:
-        """Of low-rank updates; None where the body is trained itself."""
-        return None if self.whole else self.lora
+    def rank(self) -> int:
+        """Of low-rank updates; 0 where the body is trained itself or not at all."""
+        return 0 if self.whole else self.lora
 
     @property
     def body_rate(self) -> float:
@@ -73,4 +70,4 @@ class DistilOptions(TrainingOptions):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest, which knows a training by its rank and rows."""
-        return TrainingOptions.as_dict(self) | {"lora": self.rank, "rows": "all"}
+        return TrainingOptions.as_dict(self) | {"lora": self.rank or None, "rows": "all"}

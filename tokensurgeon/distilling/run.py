@@ -205,7 +205,7 @@ def _trained(
     rank, names = options.rank, dict[str, str]()
     if options.whole:
         names = train_body(student.model, opened)
-    elif rank is not None:
+    elif rank:
         names = add_lora(student.model, rank, opened)
     put_in_front(student.model, rows)
     lesson = TaughtLesson(student, cache, sides.splits, sides.classes.as_read(pieces), options.teacher_weight)

@@ -32,7 +32,7 @@ def launched(options: TrainingOptions, what: str) -> Any:
         from accelerate.state import is_initialized
         from accelerate.utils import DistributedType, set_seed
 
-        if options.lora is not None:
+        if options.lora:
             import peft  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("accelerate and peft", "heal", what) from error

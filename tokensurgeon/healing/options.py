@@ -21,7 +21,7 @@ class TrainingOptions:
         text: Files to train on; none means what Python carries.
         steps: Updates to make; None goes by ``minutes``.
         minutes: Time to train for, evaluations included, start and writing not.
-        lora: Rank of low-rank updates of the body, merged in at the end; None for none.
+        lora: Rank of low-rank updates of the body, merged in at the end; 0 trains rows of tokens alone.
         batch: Pieces of text in an update, per process, each read in a pass of its own.
         piece: Bytes of a piece.
         learning_rate: Of the rows, in units of their root mean square per coordinate: 0.004 heals, 0.025 destroyed a
@@ -39,7 +39,7 @@ class TrainingOptions:
     text: tuple[str, ...] = ()
     steps: int | None = None
     minutes: float = 10.0
-    lora: int | None = None
+    lora: int = 16
     batch: int = 1
     piece: int = 1024
     learning_rate: float = 0.004
@@ -62,7 +62,7 @@ class TrainingOptions:
         self._check_weights()
         if self.diloco is not None and self.average is not None:
             raise InputError("average is of one group's states, and diloco averages those of all. Give one of them")
-        for name, least in (("steps", 1), ("lora", 1), ("batch", 1), ("piece", 64), ("diloco", 1)):
+        for name, least in (("steps", 1), ("lora", 0), ("batch", 1), ("piece", 64), ("diloco", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name}={value} must be at least {least}")
@@ -90,7 +90,8 @@ class TrainingOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
-        return asdict(self) | {"text": list(self.text), "text_weights": list(self.text_weights)}
+        plain = {"lora": self.lora or None, "text": list(self.text), "text_weights": list(self.text_weights)}
+        return asdict(self) | plain
 
 
 @dataclass(frozen=True, slots=True)

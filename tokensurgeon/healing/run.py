@@ -115,7 +115,7 @@ def _trained(
     wanted = (Provenance.RECONSTRUCTED, Provenance.TRAINED) if options.rows == "new" else tuple(Provenance)
     used = pieces.used & set(plan.ids(*wanted).tolist())
     ids = torch.tensor(sorted(i for i in used if i < right.layout.rows), dtype=torch.int64)
-    if not len(ids) and options.lora is None:
+    if not len(ids) and not options.lora:
         raise InputError(
             f"the text uses none of the {options.rows} tokens: there is nothing to train. Give more --text, or --lora"
         )
@@ -123,7 +123,7 @@ def _trained(
     trained = TrainedRows.of(student.model, some.to(accelerator.device))
     for loaded in (student, master):
         freeze(loaded.model, accelerator.mixed_precision)
-    names = add_lora(student.model, options.lora, right) if options.lora is not None else {}
+    names = add_lora(student.model, options.lora, right) if options.lora else {}
     put_in_front(student.model, trained)
     master.model.set_output_embeddings(AskedHead(master.model.get_output_embeddings()))
     for rows in trained.values():

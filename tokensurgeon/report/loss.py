@@ -83,10 +83,10 @@ def advice(content: Mapping[str, Any]) -> str:
         if numbers["digit_by_digit"] == {"base": True, "donor": False} and not numbers["changed"]:
             todo.append("try --numbers base, as the tokenizers cut numbers differently")
     if loss["units"]["split"]["loss"] >= loss["loss"] / 2:
-        todo.append("heal with --lora 16, which teaches the new cuts, or take a donor with more tokens")
+        todo.append("heal, which teaches the new cuts, or take a donor with more tokens")
     elif loss["new"] >= loss["loss"] / 2:
         untie = content["base"]["tied"] and not content["options"].get("untie")
         todo.append("heal, which trains the rows of new tokens" + (", or try --untie" if untie else ""))
     else:
-        todo.append("heal with --lora 16")
+        todo.append("heal")
     return f"What to do: {'; '.join(todo)}."
