@@ -96,7 +96,7 @@ bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give ba
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.experiments.merge benchmarks/experiments/merge.toml
 
-bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (half an hour)
+bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (hours)
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_methods.toml
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_steps.toml
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_interference.toml
@@ -107,7 +107,7 @@ bench-trim: $(VENV)/.trimmers  ## trim beside other packages (trimbed wants Pyth
 bench-extend: $(VENV)/.models  ## more tokens, by method
 	$(VENV)/bin/python -m benchmarks.experiments.extending benchmarks/experiments/extending.toml
 
-bench-distil: $(VENV)/.models $(VENV)/.qwen  ## a coder of 1.5B teaches a student, with and without a transplant (half an hour)
+bench-distil: $(VENV)/.models $(VENV)/.qwen  ## a coder of 1.5B teaches a student, with and without a transplant (hours)
 	$(VENV)/bin/python -m benchmarks.experiments.distil benchmarks/experiments/distil.toml
 
 bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, with its tokenizer

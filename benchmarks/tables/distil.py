@@ -62,7 +62,7 @@ def _row(title: str, runs: Sequence[dict[str, Any]], start: dict[str, Any]) -> s
     learnt, other = (_change(runs, start, names) for names in (_LEARNT, _OTHER))
     each = [loss(_texts(run, _LEARNT), _texts(start, _LEARNT))["mean"] for run in runs]
     seeds = f"{min(each):+.3f} to {max(each):+.3f}" if len(each) > 1 else ""
-    seconds = [run["cpu_s"] for run in runs if run["read"] == 0 or "gold" in run]
+    seconds = [run["cpu_s"] for run in runs if run.get("read") == 0 or "gold" in run]
     told = f"{sum(seconds) / len(seconds):.0f}" if seconds else ""
     return f"| {title} | {learnt} | {seeds} | {other} | {_apart(runs)} | {_tasks(runs[0])} | {told} |"
 

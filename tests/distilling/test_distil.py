@@ -14,6 +14,7 @@ from tokensurgeon import DistilOptions, InputError, TransplantOptions, distil, t
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.cli.app import app
+from tokensurgeon.distilling import run
 from tokensurgeon.distilling import teacher as teaching
 from tokensurgeon.distilling.cache import TopCache
 from tokensurgeon.distilling.lesson import TaughtLesson
@@ -22,11 +23,13 @@ from tokensurgeon.distilling.top import Top
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.loop import _Student
+from tokensurgeon.healing.meeting import Classes
 from tokensurgeon.healing.targets import Beliefs
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.verification.verify import verify
 
 EMBEDDING, LAYER = "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"
+MOVED = object()
 LINE = "The value of the object is {} and def f(x): return x * {}\n"
 
 
@@ -190,6 +193,21 @@ def test_a_student_with_a_tokenizer_of_its_own(zoo, master, text, tmp_path, whol
     assert torch.equal(old["model.norm.weight"], new["model.norm.weight"]) != whole
     assert TokenizerFiles.open(tmp_path / "out").digest() == TokenizerFiles.open(zoo["gpt"]).digest()
     assert list(cache.rglob("*.safetensors"))
+
+
+def test_what_stands_in_text_is_what_is_taught(zoo, text, tmp_path, monkeypatch):
+    """Of two tokenizers that part what they cut alike on its own, see tests/healing/test_beliefs.py."""
+    found = []
+    monkeypatch.setattr(Classes, "as_read", lambda self, pieces: found.append((self, len(pieces))) or MOVED)
+    monkeypatch.setattr(run, "TaughtLesson", lambda *given: found.append(given[3]) or pytest.fail("seen"))
+    for weight in (0.0, 0.5):
+        forget()
+        with pytest.raises(pytest.fail.Exception, match="seen"):
+            distil(
+                str(zoo["gpt"]), str(zoo["untied-spm"]), tmp_path / "out", quick(text, steps=1, teacher_weight=weight)
+            )
+    plain, (own, n), taught = found
+    assert isinstance(plain, Classes) and isinstance(own, Classes) and n > 9 and taught is MOVED
 
 
 def test_what_was_read_once_is_not_read_again(zoo, text, tmp_path, monkeypatch):

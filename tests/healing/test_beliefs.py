@@ -163,13 +163,18 @@ def test_classes_know_their_members():
 
 
 def test_what_stands_for_a_token_in_text_gets_what_is_believed_of_it(beliefs):
-    """Three times the teacher's 12 stands where the student has 4; once another token of its own stands for itself."""
-    piece = Piece([0, 4, 3], [0, 5, 3], [(0, 0), (1, 1), (2, 2)])
-    read = BY_FIRST.as_read([piece] * 3)
+    """Six times the teacher's 12 stands where the student has 4, once where it has 1 and 2 as it is cut on its own."""
+    odd, even = (Piece([0, *ids, 3], [0, 5, 3], [(0, 0), (len(ids), 1), (len(ids) + 1, 2)]) for ids in ([4], [1, 2]))
+    read = BY_FIRST.as_read([odd] * 6 + [even])
     index, group, share = read.spread(torch.tensor([5, 3, 13, 5]))
-    assert index.tolist() == [0, 0, 1, 2, 3, 3] and group.tolist() == [1, 4, 3, -1, 1, 4]
-    torch.testing.assert_close(share, torch.tensor([1 / 7, 6 / 7, 1.0, 1.0, 1 / 7, 6 / 7]))
-    assert BY_FIRST.as_read([piece] * 60).spread(torch.tensor([5]))[1].tolist() == [4]  # what is seldom is left out
+    assert index.tolist() == [0, 0, 1, 2, 3, 3] and group.tolist() == [4, 1, 3, -1, 4, 1]
+    torch.testing.assert_close(share, torch.tensor([6 / 7, 1 / 7, 1.0, 1.0, 6 / 7, 1 / 7]))
+    assert BY_FIRST.as_read([odd] * 200 + [even]).spread(torch.tensor([5]))[1].tolist() == [4]  # what is seldom is not
+    assert BY_FIRST.as_read([odd] * 3).spread(torch.tensor([5]))[1].tolist() == [1]  # nor what was seen seldom
+    strange = Piece([0, 99, 3], [0, 99, 3], odd.meet)  # ids that no head has a row for
+    assert torch.equal(BY_FIRST.as_read([strange] * 9).to, BY_FIRST.to) and torch.equal(
+        BY_FIRST.as_read([]).to, BY_FIRST.to
+    )
     own, moved = (dense(next_ids(beliefs, STUDENT, Splits(CUTS), of))[0] for of in (BY_FIRST, read))
     apart, first = moved - own, beliefs.row == 0
     said = first & (BY_FIRST.of_teacher[beliefs.token] >= 0)
@@ -190,6 +195,8 @@ def test_what_a_set_of_ids_leaves_open():
     left.sum().backward()
     torch.testing.assert_close(logs.grad, torch.tensor([0.4, -0.4, 0.0, 0.0, 0.0, 0.0]))
     assert not len(wanted.left_open(logs, torch.tensor([0, 9, 9, 9, 9])))
+    least = wanted.left_open(logs.detach() - 60, torch.tensor([0, 6, 2, 9, 4]))
+    torch.testing.assert_close(least, left.detach())
 
 
 def test_branches_stand_behind_their_beginnings_and_repeat_none(beliefs):

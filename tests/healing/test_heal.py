@@ -25,7 +25,7 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
 from tokensurgeon.healing.batches import Pieces, nth_piece
-from tokensurgeon.healing.meeting import first_shared
+from tokensurgeon.healing.meeting import Classes, first_shared
 from tokensurgeon.healing.objective import TermWeights
 from tokensurgeon.healing.splits import cut_tokens
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
@@ -77,6 +77,7 @@ def healed_twice(made, zoo, tmp_path_factory):
 
 
 def quick(**more):
+    """Rows alone where nothing else is said."""
     return HealOptions(**{"steps": 4, "batch": 2, "piece": 256, "learning_rate": 0.02, "lora": 0, **more})
 
 
@@ -234,8 +235,8 @@ def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("float32")
 def test_layers_no_wider_than_the_rank_stay_as_they_are(made, zoo, tmp_path):
     """Whatever such a layer became, verify would have to believe it; and it is told before the training."""
-    narrowest = 16
-    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(lora=narrowest, steps=1))
+    narrowest = HealOptions().lora
+    heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", HealOptions(steps=1, batch=2, piece=256))
     named = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["tensors"]
     assert "model.layers.0.mlp.up_proj.weight" in named and "model.layers.0.self_attn.k_proj.weight" not in named
     assert all(check.ok for check in verify(tmp_path / "out", zoo["gpt"]))
@@ -444,12 +445,29 @@ def test_bad_input(made, zoo, tmp_path):
         (made / "gpt", zoo["spm"], quick(), "is not the base that the model was made from"),
         (made / "gpt", zoo["gpt"], quick(text=(str(tmp_path / "short.txt"),)), "1 pieces of 256 bytes, and 4"),
         (zoo["gpt"], zoo["gpt"], quick(), "uses none of the new tokens"),
+        (
+            made / "gpt",
+            zoo["gpt"],
+            quick(lora=1000),
+            "no layer of the model is wider .* or --lora 0, which trains rows",
+        ),
         (made / "gpt", zoo["sharded"], quick(), "is not the base that the model was made from"),
         (tmp_path / "none", zoo["gpt"], quick(), "does not exist"),
     ):
         with pytest.raises(InputError, match=message):
             heal(str(model), str(teacher), tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="lora=None must be a rank"):
+        quick(lora=None)
+
+
+def test_a_lesson_knows_what_stands_in_text(made, zoo, tmp_path, monkeypatch):
+    found, moved = [], object()
+    monkeypatch.setattr(Classes, "as_read", lambda _, pieces: found.append(len(pieces)) or moved)
+    monkeypatch.setattr(run, "Lesson", lambda *given: found.append(given[3]) or pytest.fail("seen"))
+    with pytest.raises(pytest.fail.Exception, match="seen"):
+        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(steps=1))
+    assert found[0] > 9 and found[1] is moved
 
 
 @pytest.mark.slow

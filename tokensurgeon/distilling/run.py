@@ -208,7 +208,8 @@ def _trained(
     elif rank:
         names = add_lora(student.model, rank, opened)
     put_in_front(student.model, rows)
-    lesson = TaughtLesson(student, cache, sides.splits, sides.classes.as_read(pieces), options.teacher_weight)
+    classes = sides.classes.as_read(pieces) if options.teacher_weight else sides.classes
+    lesson = TaughtLesson(student, cache, sides.splits, classes, options.teacher_weight)
     loop = Loop(accelerator, options, student, rows, (held_out, other), order)
     loop.train(pieces, lesson, state, progress)
     body: dict[str, torch.Tensor] = {}

@@ -67,7 +67,7 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
     if not found:
         raise InputError(
             f"--lora {rank}: no layer of the model is wider than that and in the files under its own name. Use a "
-            "smaller rank; without low-rank updates rows are trained alone"
+            "smaller rank, or --lora 0, which trains rows of tokens alone"
         )
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(found)), model)

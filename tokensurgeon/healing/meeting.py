@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -20,6 +20,8 @@ __all__ = ["Classes", "compared", "first_shared", "numbered"]
 
 _READ = 512
 """Pieces of text that are looked at for what stands for what."""
+_OFTEN = 4
+"""Times that an id is seen in them before what stands for it is believed."""
 _SELDOM = 0.01
 """Share below which a class does not stand for an id."""
 
@@ -127,13 +129,11 @@ class Classes:
             pieces: Text as both read it, of which some is looked at.
         """
         theirs, mine, seen = self.of_teacher.tolist(), self.of_student.tolist(), dict[int, Counter[int]]()
-        for number in range(0, len(pieces), max(1, len(pieces) // _READ)):
-            piece = pieces[number]
-            for here, there in piece.meet:
-                if here + 1 < len(piece.student) and there + 1 < len(piece.teacher):
-                    token, group = piece.teacher[there + 1], mine[piece.student[here + 1]]
-                    if theirs[token] >= 0 and group >= 0:
-                        seen.setdefault(token, Counter({theirs[token]: 1}))[group] += 2
+        for token, own in _at_meetings(pieces):
+            known = token < len(theirs) and own < len(mine)  # an added token may have no row in the head
+            if known and theirs[token] >= 0 and mine[own] >= 0:
+                seen.setdefault(token, Counter())[mine[own]] += 1
+        seen = {token: counts for token, counts in seen.items() if counts.total() >= _OFTEN}
         begin, to, share = [0], list[int](), list[float]()
         for token, own in enumerate(theirs):
             counts = seen.get(token, Counter({own: 1}))
@@ -157,6 +157,15 @@ class Classes:
         """The student's ids in some classes: index of the class among these, and the id."""
         entry, place = _ranges(self.begin, classes)
         return entry, self.sorted[place]
+
+
+def _at_meetings(pieces: Sequence[Piece]) -> Iterator[tuple[int, int]]:
+    """The teacher's next id and the student's, where both have read the same, in some pieces."""
+    for number in range(0, len(pieces), -(-len(pieces) // _READ) or 1):
+        piece = pieces[number]
+        for here, there in piece.meet:
+            if here + 1 < len(piece.student) and there + 1 < len(piece.teacher):
+                yield piece.teacher[there + 1], piece.student[here + 1]
 
 
 def _ranges(begin: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,8 @@ __all__ = ["HealOptions", "TrainingOptions"]
 
 _MOST_DECAY = 0.95
 _MOST_STATES = 50
+_TARGETS = 2
+"""Counts changes of what is wanted of a student, so that no saved state is gone on from with other targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class TrainingOptions:
         self._check_weights()
         if self.diloco is not None and self.average is not None:
             raise InputError("average is of one group's states, and diloco averages those of all. Give one of them")
+        if self.lora is None:
+            raise InputError("lora=None must be a rank; 0 trains rows of tokens alone")
         for name, least in (("steps", 1), ("lora", 0), ("batch", 1), ("piece", 64), ("diloco", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -86,7 +90,8 @@ class TrainingOptions:
     @property
     def lasting(self) -> dict[str, Any]:
         """What must be the same for a training to be gone on with: how long it is may change, its text has a digest."""
-        return {name: value for name, value in self.as_dict().items() if name not in ("steps", "minutes", "text")}
+        plain = self.as_dict() | {"targets": _TARGETS}
+        return {name: value for name, value in plain.items() if name not in ("steps", "minutes", "text")}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""

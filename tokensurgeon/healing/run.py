@@ -117,7 +117,8 @@ def _trained(
     ids = torch.tensor(sorted(i for i in used if i < right.layout.rows), dtype=torch.int64)
     if not len(ids) and not options.lora:
         raise InputError(
-            f"the text uses none of the {options.rows} tokens: there is nothing to train. Give more --text, or --lora"
+            f"the text uses none of the {options.rows} tokens: there is nothing to train. Give more --text, or a "
+            "--lora above 0"
         )
     some = ids if len(ids) else torch.zeros(1, dtype=torch.int64)  # one that stands still
     trained = TrainedRows.of(student.model, some.to(accelerator.device))

@@ -2,9 +2,10 @@
 
 A student that has read some bytes does not know how the base would have cut them: up to a meeting as the text is, or as
 the beginning of a longer token that began before. Each of these ways has a probability, the base's own, and each says
-what follows: behind a meeting the base's distribution, a token giving its mass to the student's first id of it; inside
-of a token the next id of every token that goes on so. What the student should predict is the mixture (marginalisation
-over byte prefixes). To teach the base's distribution alone at meetings would teach that no token goes on there.
+what follows: behind a meeting the base's distribution, a token giving its mass to the student's first id of it, or to
+what stands there in text instead (`tokensurgeon.healing.meeting.Classes.as_read`); inside of a token the next id of
+every token that goes on so. What the student should predict is the mixture (marginalisation over byte prefixes). To
+teach the base's distribution alone at meetings would teach that no token goes on there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _KEPT = 1e-4
 """Share of an id among what may follow below which it is left to the rest."""
 _ROWS = 32
 """Distributions that are summed up at once."""
+_TIMES = 80.0
+"""Logarithm of the ratio of two probabilities above which float32 has no room for more of them."""
 _FLAT = 1e-6
 """Probability of all else below which a divergence gives no more gradient."""
 
@@ -95,12 +98,12 @@ class Targets:
         """
         following = torch.nn.functional.pad(ids[1:], (0, 1), value=-1)
         own = torch.nonzero(following[self.at] == self.token)[:, 0]
-        entry, index = torch.unique(self.entry[own], return_inverse=True)
-        mine = torch.full((len(self.mass),), -1, device=logs.device)
-        mine[entry] = torch.arange(len(entry), device=logs.device)
-        some = mine[self.entry] >= 0
-        among = torch.zeros(len(entry), device=logs.device).index_add(0, mine[self.entry[some]], logs[some].exp())
-        return among[index].clamp(min=_LEAST).log() - logs[own]
+        of_entry = torch.full((len(self.mass),), -1, device=logs.device)
+        of_entry[self.entry[own]] = torch.arange(len(own), device=logs.device)
+        some = of_entry[self.entry] >= 0
+        index = of_entry[self.entry[some]]
+        times = (logs[some] - logs[own][index]).clamp(max=_TIMES).exp()
+        return torch.zeros(len(own), device=logs.device).index_add(0, index, times).log()
 
 
 class Beliefs:
