@@ -333,7 +333,7 @@ def test_a_process_that_sees_no_saved_state_goes_on_with_the_others(made, zoo, t
         if report.steps == 2:
             raise KeyboardInterrupt
 
-    options = ("--steps", 4, "--batch", 2, "--learning-rate", 0.02, "--average", 2)
+    options = ("--steps", 4, "--batch", 2, "--learning-rate", 0.02, "--average", 2, "--lora", 0)
     with pytest.raises(KeyboardInterrupt):
         heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(piece=1024, average=2), progress=interrupt)
     blind = (
