@@ -6,8 +6,10 @@ import json
 import os
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -21,6 +23,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.errors import MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.texts import Text, TextPieces
 from tokensurgeon.healing.course import Course
 from tokensurgeon.healing.schedule import schedule_of
 from tokensurgeon.healing.texts import divide
@@ -140,9 +143,11 @@ def test_a_student_with_a_tokenizer_of_its_own(zoo, other, text, tmp_path, monke
     assert torch.equal(old[EMBEDDING], new[EMBEDDING])
 
 
-@pytest.mark.parametrize("kind", ["gkd", pytest.param("gold", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [("gkd", 0.5), *(pytest.param("gold", x, marks=pytest.mark.slow) for x in (0.5, 1e-9))]
+)
 def test_an_update_is_the_mean_of_its_pieces_and_a_piece_that_of_its_own_tokens(
-    zoo, transplanted, other, text, tmp_path, monkeypatch, kind
+    zoo, transplanted, other, text, tmp_path, monkeypatch, kind, share
 ):
     """Whoever wrote them, and however many the text has; no piece is padded to another one's length."""
     trainer = GKDTrainer if kind == "gkd" else GOLDTrainer
@@ -157,7 +162,7 @@ def test_an_update_is_the_mean_of_its_pieces_and_a_piece_that_of_its_own_tokens(
 
     monkeypatch.setattr(trainer, "compute_loss", seen)
     sides = (transplanted, zoo["untied-spm"]) if kind == "gkd" else (zoo["gpt"], other)
-    options = quick(text, 0.5, steps=4, batch=2)
+    options = quick(text, share, steps=4, batch=2)
     distil(*map(str, sides), tmp_path / "out", options, progress=lambda *of: told.append(of[2]["teacher"]))
     assert told == pytest.approx([sum(losses[i : i + 2]) / 2 for i in range(0, 8, 2)], abs=1e-4)
     assert len(lengths) > 2
@@ -190,6 +195,30 @@ def test_what_trl_reads_of_a_piece(zoo, text):
         assert row["input_ids"] == [student.prefix, *student.encode(row["prompt"] + row["completion"])]
         assert row["completion_mask"].index(1) == 9 and len(row["completion_mask"]) == len(row["input_ids"])
         assert student.encode(row["prompt"]) == row["input_ids"][1:9]
+
+
+def test_pieces_that_give_nothing_to_train_on_leave_no_gap(zoo, text):
+    """TRL takes whole updates alone: a piece of one token is left out, and another comes instead."""
+    student, pieces = load_model(zoo["gpt"]), TextPieces([Text.of(text.read_text())], np.array([[0, 0, 1], [0, 1, 60]]))
+    assert Prompts.of(student, student, pieces, quick(text, 1.0, steps=3, batch=2)).order == [0] * 6
+    with pytest.raises(InputError, match="no piece of the text has two tokens"):
+        Prompts.of(student, student, pieces[:1], quick(text, 1.0))
+
+
+@pytest.mark.slow
+def test_texts_are_trained_on_by_their_weights(zoo, text, tmp_path, monkeypatch):
+    (tmp_path / "prose").write_text("Some quite other words, of which there are few here. " * 10)
+    two = {"text": (str(text), str(tmp_path / "prose")), "text_weights": (0.1, 0.9)}
+    options = replace(quick(text, 1.0, steps=20), **two)
+    compute, read = GKDTrainer.compute_loss, []
+
+    def seen(self, model, inputs, *more, **named):
+        read.append(self.processing_class.decode(inputs["prompts"][0]))
+        return compute(self, model, inputs, *more, **named)
+
+    monkeypatch.setattr(GKDTrainer, "compute_loss", seen)
+    distil(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", options)
+    assert len(read) == 20 and sum("def" in prompt or "The" in prompt for prompt in read) <= 3
 
 
 def test_trl_is_asked_for_where_it_is_missing(zoo, transplanted, text, tmp_path, monkeypatch):
