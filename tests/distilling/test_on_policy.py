@@ -206,19 +206,22 @@ def test_pieces_that_give_nothing_to_train_on_leave_no_gap(zoo, text):
 
 
 @pytest.mark.slow
-def test_texts_are_trained_on_by_their_weights(zoo, text, tmp_path, monkeypatch):
+def test_pieces_come_as_often_as_their_text_weighs(zoo, text, tmp_path, monkeypatch):
     (tmp_path / "prose").write_text("Some quite other words, of which there are few here. " * 10)
-    two = {"text": (str(text), str(tmp_path / "prose")), "text_weights": (0.1, 0.9)}
-    options = replace(quick(text, 1.0, steps=20), **two)
+    texts = {"text": (str(text), str(tmp_path / "prose")), "text_weights": (0.5, 0.5)}
+    options = replace(quick(text, 1.0, steps=20), **texts)
     compute, read = GKDTrainer.compute_loss, []
 
     def seen(self, model, inputs, *more, **named):
-        read.append(self.processing_class.decode(inputs["prompts"][0]))
+        read.append(inputs["prompts"][0].tolist())
         return compute(self, model, inputs, *more, **named)
 
     monkeypatch.setattr(GKDTrainer, "compute_loss", seen)
     distil(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", options)
-    assert len(read) == 20 and sum("def" in prompt or "The" in prompt for prompt in read) <= 3
+    student, (pieces, *_) = load_model(zoo["gpt"]), divide([text, tmp_path / "prose"], 128, (0.5, 0.5))
+    prompts = Prompts.of(student, student, pieces, options)
+    assert sorted(read) == sorted(prompts.rows[i]["input_ids"][:9] for i in prompts.order)
+    assert len(prompts.rows) < 20
 
 
 def test_trl_is_asked_for_where_it_is_missing(zoo, transplanted, text, tmp_path, monkeypatch):
