@@ -3,7 +3,7 @@
     tokensurgeon STUDENT TEACHER --out transplanted
     python examples/distil_with_trl.py transplanted TEACHER text.txt distilled 500
 
-The student writes in half of the updates. Both models need the same tokenizer and as many rows, which
+The student writes in half of the updates. Both models need the same ids and as many rows, which
 `tokensurgeon check transplanted --for trl --with TEACHER` tells.
 """
 
@@ -40,6 +40,8 @@ def main(student: str, teacher: str, text: str, out: str, steps: str) -> None:
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
     )
+    # otherwise what the student wrote is divided by the length of the text that it was not asked about
+    trainer.model_accepts_loss_kwargs = False
     trainer.train()
     trainer.model.merge_and_unload().save_pretrained(out)
     tokenizer.save_pretrained(out)

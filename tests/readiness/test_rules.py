@@ -193,6 +193,13 @@ def test_a_model_that_does_not_fit_its_target_fails_that_rule_alone(copy_of, tmp
     assert failed(model, tool, target) == [rule]
 
 
+def test_a_missing_pad_token_is_a_warning(zoo, copy_of):
+    """Of TRL's three trainers one takes the eos token."""
+    model = copy_of("gpt")
+    no_pad(model)
+    assert [rule.must for rule in check(str(model), "trl", str(zoo["gpt"])) if not rule.ok] == [False]
+
+
 def test_every_rule_has_been_broken(zoo):
     """A new rule needs a line in the lists above."""
     broken = {(tool, rule) for tool, *_, rule in ALONE + PAIRS} | {("llama.cpp", "same vocabulary type as the target")}

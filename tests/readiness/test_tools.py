@@ -129,6 +129,16 @@ def test_trl_refuses_a_tokenizer_without_pad_to_distil(zoo, copy_of, tmp_path, d
         trainer(GOLDTrainer, student, teacher_model=str(zoo["gpt"]), **how)
 
 
+def test_one_trainer_of_trl_takes_a_tokenizer_without_pad(zoo, copy_of, tmp_path):
+    pytest.importorskip("trl")
+    from trl import DistillationConfig, DistillationTrainer
+
+    student = copy_of("gpt")
+    edit(student, "tokenizer_config.json", lambda c: c.pop("pad_token"))
+    how = {"args": DistillationConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[])}
+    trainer(DistillationTrainer, student, teacher_model=str(zoo["gpt"]), column="messages", **how)
+
+
 @pytest.mark.parametrize(("kind", "message"), [("spm", "only ByteLevel"), ("gpt", None)])
 def test_trl_compares_byte_level_tokenizers(zoo, kind, message):
     pytest.importorskip("trl")

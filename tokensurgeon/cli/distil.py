@@ -62,8 +62,8 @@ def command(
         typer.Option(
             "--on-policy",
             metavar="SHARE",
-            help="Let the student write in this share of the updates, and the teacher read that, by TRL's trainers "
-            "(pip install 'tokensurgeon\\[trl]'). Low-rank updates alone; both models are in memory at once.",
+            help="Let the student go on with this share of the pieces itself, and the teacher read that, by TRL's "
+            "trainers (pip install 'tokensurgeon\\[trl]'). Low-rank updates alone; both models are in memory at once.",
         ),
     ] = None,
     lora: Annotated[
@@ -131,7 +131,9 @@ def command(
                 student, teacher, out, options, server=server, cache=cache, overwrite=overwrite, progress=progress,
                 reading=tell,
             )  # fmt: skip
-        more = {"pieces": found.pieces, "read": found.read, "reading_s": found.reading_s}
-        read = f"{found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f}"
-        told = f"; the teacher read {read if on_policy is None else 'along'}"
+        more: dict[str, float] = {}
+        told = "; the teacher read along"
+        if on_policy is None:
+            more = {"pieces": found.pieces, "read": found.read, "reading_s": found.reading_s}
+            told = f"; the teacher read {found.read:,} of {found.pieces:,} pieces before, in {found.reading_s / 60:.1f}"
         tell_of_training(found.training, told, more, json_out=json_out, quiet=quiet)

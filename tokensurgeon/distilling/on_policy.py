@@ -12,6 +12,8 @@ import torch
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.distilling.options import DistilOptions
+from tokensurgeon.distilling.prompts import Prompts
+from tokensurgeon.distilling.teacher import without_weights
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.course import Course, HealProgress, HealReport
@@ -29,9 +31,9 @@ def distil_on_policy(
 ) -> HealReport:
     """Train low-rank updates of a student's body, in one process. What is interrupted begins anew.
 
-    Prompts are beginnings of pieces of the text. In ``options.on_policy`` of all updates the student goes on from them
-    itself; in the others the text does. With the teacher's tokenizer TRL's GKDTrainer compares whole distributions,
-    with another one GOLDTrainer those of spans that both tokenizers end alike.
+    Prompts are beginnings of pieces of the text. In ``options.on_policy`` of all pieces the student goes on from them
+    itself; in the others the text does. With the teacher's ids TRL's GKDTrainer compares whole distributions, with
+    others GOLDTrainer those of spans that both tokenizers end alike.
 
     Args:
         student: The model to train.
@@ -49,7 +51,7 @@ def distil_on_policy(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it may change, which is why our range of it is narrow
-            from tokensurgeon.distilling.trainers import comparable, rows_of, silent, trainer_of
+            from tokensurgeon.distilling.trainers import comparable, silent, trainer_of
     except ImportError as error:
         raise MissingDependencyError("trl", "trl", "--on-policy") from error
 
@@ -68,8 +70,8 @@ def distil_on_policy(
     course = Course(options, loaded, texts[1:])
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings(), silent():
         warnings.simplefilter("ignore", FutureWarning)  # what TRL passes to transformers
-        rows = rows_of(loaded, texts[0], options)
-        trainer_of(loaded, left, same, rows, options, course, progress, Path(work)).train()
+        prompts = Prompts.of(loaded, without_weights(left), texts[0], options)
+        trainer_of(loaded, left, same, prompts, options, course, progress, Path(work)).train()
     course.end()
     course.put(course.best)
     trained = Trained(

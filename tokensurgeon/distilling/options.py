@@ -10,6 +10,8 @@ from tokensurgeon.healing.options import TrainingOptions
 
 __all__ = ["DistilOptions"]
 
+_NOT_ON_POLICY = ("learning_rate", "average", "teacher_weight", "top", "whole", "body_learning_rate")
+
 
 @dataclass(frozen=True, slots=True)
 class DistilOptions(TrainingOptions):
@@ -21,7 +23,7 @@ class DistilOptions(TrainingOptions):
         top: The teacher's likeliest tokens that are kept at each position.
         whole: Train the body itself, instead of low-rank updates of it.
         body_learning_rate: Of the body where it is trained itself.
-        on_policy: Share of the updates in which the student writes and the teacher reads that; None reads text alone.
+        on_policy: Share of the pieces that the student goes on with itself, for the teacher to read; None reads text.
     """
 
     teacher_weight: float = 0.5
@@ -50,13 +52,14 @@ class DistilOptions(TrainingOptions):
         if not 0 < share <= 1:
             raise InputError(f"on_policy={share} must be above 0 and at most 1, the share in which the student writes")
         other = DistilOptions()
-        names = ("lora", "learning_rate", "average", "teacher_weight", "top", "whole", "body_learning_rate")
-        for name in names[1:] if self.lora else names:
+        for name in _NOT_ON_POLICY:
             if getattr(self, name) != getattr(other, name):
                 raise InputError(
                     f"{name}={getattr(self, name)} is not for on_policy: TRL trains low-rank updates of the body, on "
                     "whole distributions of the teacher. Leave it out"
                 )
+        if not self.lora:
+            raise InputError("lora=0 leaves nothing to train: on_policy trains no rows. Give a rank of at least 1")
 
     @property
     def rank(self) -> int:
@@ -70,4 +73,6 @@ class DistilOptions(TrainingOptions):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest, which knows a training by its rank and rows."""
-        return TrainingOptions.as_dict(self) | {"lora": self.rank or None, "rows": "all"}
+        plain = TrainingOptions.as_dict(self) | {"lora": self.rank or None, "rows": "all"}
+        unused = () if self.on_policy is None else ("rows", *_NOT_ON_POLICY)
+        return {name: value for name, value in plain.items() if name not in unused}

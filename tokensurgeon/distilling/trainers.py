@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,28 +13,26 @@ from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars,
 from transformers import PrinterCallback, TrainerCallback
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 from trl.experimental.gold import GOLDConfig, GOLDTrainer
+from trl.experimental.gold.gold_trainer import build_teacher_inputs_from_texts
 from trl.experimental.utils import is_byte_level_tokenizer
 
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.distilling.options import DistilOptions
+from tokensurgeon.distilling.prompts import Prompts
 from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.context import context_of
 from tokensurgeon.evaluation.loading import LoadedModel, load_model
-from tokensurgeon.evaluation.texts import TextPieces
 from tokensurgeon.healing.course import Course, HealProgress, HealReport
-from tokensurgeon.healing.order import by_weight
 from tokensurgeon.healing.schedule import schedule_of
 
-__all__ = ["comparable", "rows_of", "silent", "trainer_of"]
+__all__ = ["comparable", "silent", "trainer_of"]
 
-_PROMPT = 64
 _WRITTEN = 128
-_UPDATES = 2048
-"""For which pieces of text are drawn where time counts and not steps; they come again behind that."""
 _NEVER = 10**9
 
 
 def comparable(student: OpenModel, teacher: OpenModel) -> bool:
-    """Whether both have the same tokenizer.
+    """Whether both have the same ids.
 
     Raises:
         InputError: If TRL cannot compare what they say.
@@ -53,33 +52,11 @@ def comparable(student: OpenModel, teacher: OpenModel) -> bool:
     return False
 
 
-def rows_of(student: LoadedModel, pieces: TextPieces, options: DistilOptions) -> list[dict[str, Any]]:
-    """Pieces of text by their weights, in the two forms that TRL's two trainers read.
-
-    Raises:
-        InputError: If the text is too little.
-    """
-    order = by_weight(pieces.places[:, 0], options.text_weights, options.seed)
-    rows = []
-    for number in range((options.steps or _UPDATES) * options.batch):
-        text = pieces[order(number)]
-        cut = student.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, ends = cut["input_ids"], [end for _, end in cut["offset_mapping"]]
-        if asked := min(_PROMPT, len(ids) // 2):
-            begin = [] if student.prefix is None else [student.prefix]
-            mask = [0] * (len(begin) + asked) + [1] * (len(ids) - asked)
-            written = {"prompt": text[: ends[asked - 1]], "completion": text[ends[asked - 1] :]}
-            rows.append(written | {"input_ids": [*begin, *ids], "completion_mask": mask})
-    if not rows:
-        raise InputError("--on-policy: no piece of the text has two tokens. Give more --text")
-    return rows
-
-
 def trainer_of(
     student: LoadedModel,
     teacher: OpenModel,
     same: bool,
-    rows: list[dict[str, Any]],
+    prompts: Prompts,
     options: DistilOptions,
     course: Course,
     progress: HealProgress | None,
@@ -90,8 +67,8 @@ def trainer_of(
     Args:
         student: Its body is in bfloat16 where that is what is computed in.
         teacher: Is loaded.
-        same: Whether its tokenizer is the student's.
-        rows: As of `rows_of`.
+        same: Whether its ids are the student's.
+        prompts: Of both.
         options: See `DistilOptions`.
         course: Is kept up to date.
         progress: Called with (share done, report so far, last losses).
@@ -101,18 +78,22 @@ def trainer_of(
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     master = load_model(teacher.directory, device, fast=True).model
     kind: Any = _Gkd if same else _Gold
-    own: dict[str, Any] = {"max_new_tokens": _WRITTEN}
+    # what GOLDTrainer's teacher reads has another length, and is cut to its context there
+    contexts = [context for side in (student.model, master)[: 1 + same] if (context := context_of(side)) is not None]
+    written = min([_WRITTEN, *(context - prompts.longest for context in contexts)])
+    own: dict[str, Any] = {"max_new_tokens": written}
     if same:
         # of a teacher that is padded further GKDTrainer would say that it has another vocabulary
         master.resize_token_embeddings(student.model.config.get_text_config().vocab_size)
     else:
         own = {
-            "max_completion_length": _WRITTEN, "use_uld_loss": True, "uld_use_hybrid_loss": True,
+            "max_completion_length": written, "use_uld_loss": True, "uld_use_hybrid_loss": True,
             "uld_token_merge_strategy": "bayesian", "teacher_tokenizer_name_or_path": str(teacher.directory),
         }  # fmt: skip
     args = (GKDConfig if same else GOLDConfig)(
-        output_dir=str(work), max_steps=options.steps or _NEVER, per_device_train_batch_size=options.batch,
-        seed=options.seed, lmbda=options.on_policy, bf16=student.model.dtype == torch.bfloat16,
+        output_dir=str(work), max_steps=options.steps or _NEVER, per_device_train_batch_size=1,
+        gradient_accumulation_steps=options.batch, lmbda=options.on_policy, seed=options.seed,
+        bf16=student.model.dtype == torch.bfloat16,
         use_cpu=device.type == "cpu", max_length=None, max_grad_norm=1.0, gradient_checkpointing=False,
         save_strategy="no", report_to=[], logging_steps=1, disable_tqdm=True, **own,
     )  # fmt: skip
@@ -122,13 +103,19 @@ def trainer_of(
     factor = schedule_of(options)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(course.share(step)))
     trainer = kind(
-        student.model, master, args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        student.model, master, args, train_dataset=Dataset.from_list(prompts.rows), processing_class=tokenizer,
         optimizers=(optimizer, scheduler), callbacks=[_Tells(course, progress)],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.report = course.report
-    if not same and student.prefix is not None:
-        trainer.begin_with(student.prefix)
+    # transformers would count tokens of the text, and divide by them what is said of those that the student wrote
+    # instead: each piece's loss is the mean of its own, and an update's that of its pieces
+    trainer.model_accepts_loss_kwargs = False
+    if not same:
+        trainer.teacher_context = context_of(master) or math.inf
+        if student.prefix is not None:
+            trainer.begin_with(student.prefix)
+    trainer.train_dataset = trainer.train_dataset.select(prompts.order)
     return trainer
 
 
@@ -162,6 +149,7 @@ class _Gold(_Counting, GOLDTrainer):  # type: ignore[misc]
     """Put before text what the student's texts begin with, which GOLDTrainer leaves out; the teacher has its own."""
 
     heading = ""
+    teacher_context = math.inf
     train_dataset: Any
 
     def begin_with(self, token: int) -> None:
@@ -174,6 +162,24 @@ class _Gold(_Counting, GOLDTrainer):  # type: ignore[misc]
     def generate_on_policy_outputs(self, *given: Any) -> tuple[Any, ...]:
         *found, prompts, written = super().generate_on_policy_outputs(*given)
         return *found, [prompt.removeprefix(self.heading) for prompt in prompts], written
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        return super().compute_loss(model, self._readable(inputs), *more, **named)
+
+    def _readable(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A piece without the padding that the others of its update put before it, as far as the teacher can read."""
+        prompts, texts = inputs["original_prompt_text"], inputs["original_completion_text"]
+        kept = inputs["attention_mask"][0].nonzero()[:, 0]
+        while texts[0] and self._length(prompts, texts) > self.teacher_context:
+            kept = kept[:-1]
+            end = int(inputs["byte_offsets"][0, kept[-1], 1])
+            texts = [texts[0].encode()[:end].decode(errors="ignore")]
+        cut = {name: inputs[name][:, kept] for name in ("input_ids", "attention_mask", "labels", "byte_offsets")}
+        return inputs | cut | {"original_completion_text": texts}
+
+    def _length(self, prompts: list[str], texts: list[str]) -> int:
+        """Tokens that the teacher reads for them."""
+        return len(build_teacher_inputs_from_texts(self.teacher_tokenizer, prompts, texts)[0][0])
 
 
 class _Tells(TrainerCallback):  # type: ignore[misc]
