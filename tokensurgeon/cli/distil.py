@@ -33,8 +33,8 @@ def command(
         typer.Option(
             "--teacher-weight",
             metavar="SHARE",
-            help="Share of the loss that is the teacher's; the rest is the text's own next token. 0 trains without a "
-            "teacher, to compare with.",
+            help="Share of the loss that is the teacher's; the rest is the text's own next token, which also teaches "
+            "what the teacher leaves open. 0 trains without a teacher, to compare with.",
         ),
     ] = 0.5,
     top: Annotated[

@@ -19,7 +19,8 @@ class DistilOptions(TrainingOptions):
 
     Attributes:
         teacher_weight: Share of the loss that is the divergence from the teacher; the rest is that of the text's own
-            next token. 0 trains on the text alone.
+            next token, which within the teacher's share also teaches what the teacher leaves open. 0 trains on the
+            text alone.
         top: The teacher's likeliest tokens that are kept at each position.
         whole: Train the body itself, instead of low-rank updates of it.
         body_learning_rate: Of the body where it is trained itself.
