@@ -36,8 +36,6 @@ def distil(result: dict[str, Any]) -> str:
         lines.append(_row("teacher's tokenizer, untrained", [of["transplant"]], start))
         lines += [_row(_TITLES[side], of["sides"][side], start) for side in _TITLES if side in of["sides"]]
     steps, n = result["settings"]["steps"], result["settings"]["bytes"]
-    cache = result["cache"]
-    first, again = (cache[time] for time in ("first", "again"))
     lines += [
         "",
         "Change of the loss against the untouched student, bits per byte, mean over seeds, with the 95% interval over "
@@ -48,14 +46,21 @@ def distil(result: dict[str, Any]) -> str:
         "GOLDTrainer has none of. Teacher: Qwen2.5-Coder-1.5B "
         f"(LAMBADA, ARC-easy: {_tasks(result['teacher']).replace(' | ', ', ')}). "
         f"{result['hardware']['cpu']}, {result['date']}. Result file: `benchmarks/results/distil.json`.",
+    ]
+    return "\n".join(lines + (_cache(result["cache"]) if "cache" in result else []))
+
+
+def _cache(found: dict[str, Any]) -> list[str]:
+    """What is saved where a teacher has read the text before."""
+    first, again = (found[time] for time in ("first", "again"))
+    return [
         "",
-        f"What the teacher says is kept: {cache['cache_bytes'] / cache['text_bytes'] * 1024 / 1000:.0f} kB for 1 kB of "
+        f"What the teacher says is kept: {found['cache_bytes'] / found['text_bytes'] * 1024 / 1000:.0f} kB for 1 kB of "
         f"text. A training of {first['steps']} updates takes {first['cpu_s']:.0f} seconds of processor time where the "
         f"teacher reads first, and {again['cpu_s']:.0f} where it has read before "
         f"({first['cpu_s'] / again['cpu_s']:.1f} times less), with {first['peak_mib'] / 1024:.1f} and "
         f"{again['peak_mib'] / 1024:.1f} GiB at most.",
     ]
-    return "\n".join(lines)
 
 
 def _row(title: str, runs: Sequence[dict[str, Any]], start: dict[str, Any]) -> str:
