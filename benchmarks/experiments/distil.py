@@ -132,7 +132,7 @@ class Experiment:
             found["cache_bytes"] = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
             return found | {"text_bytes": found["first"]["read"] * _PIECE}
 
-        return self.cached.once(self.key("read"), run)
+        return self.cached.once(self.key("read", student, steps), run)
 
     def command(
         self, side: str, start: Path, out: Path, seed: int, cache: Path = WORK / "teacher", steps: int | None = None
