@@ -30,7 +30,7 @@ import torch
 import transformers
 
 from benchmarks.common import models, texts
-from benchmarks.common.cached import Cached, key, own_source
+from benchmarks.common.cached import Cached, digest, key, own_source, source
 from benchmarks.common.first_bytes import divergence, first_bytes
 from benchmarks.common.intervals import bits_per_byte
 from benchmarks.common.measures import CHOICES, answers, completed
@@ -114,7 +114,7 @@ class Experiment:
         def run() -> dict[str, Any]:
             return timed(self.command(side, start, out, seed)) | json.loads((WORK / f"{out.name}.json").read_text())
 
-        trained = self.cached.once(self.key(name), run)
+        trained = self.cached.once(self.key(name, _WEIGHTS.get(side), source("benchmarks/peers/uld.py")), run)
         found = self.measured(out.name, out, tasks=seed == 0)
         print(out.name, bits_per_byte(found["texts"]), flush=True)
         return trained | found
@@ -197,7 +197,7 @@ class Experiment:
                     found[task] = [int(one.greedy) for one in completed(loaded, task, n)]
             return found
 
-        return self.cached.once(self.key(name, tasks), run)
+        return self.cached.once(self.key(name, tasks, digest(directory)), run)
 
     def key(self, *parts: Any) -> str:
         """Of a measure: what it is of, and all that decides it."""
