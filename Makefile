@@ -96,7 +96,7 @@ bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give ba
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.experiments.merge benchmarks/experiments/merge.toml
 
-bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (hours)
+bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (half an hour)
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_methods.toml
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_steps.toml
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_interference.toml

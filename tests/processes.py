@@ -30,6 +30,14 @@ _SLOW = [
 ]  # fmt: skip
 
 
+def forget_accelerate() -> None:
+    """Let a training in this process begin as the first one would: accelerate keeps one state per process."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    for state in (AcceleratorState, PartialState):
+        state._reset_state()
+
+
 class Process:
     """``python -c CODE ARGUMENTS``, started; its output goes to files."""
 

@@ -47,7 +47,7 @@ def distil(result: dict[str, Any]) -> str:
         f"(LAMBADA, ARC-easy: {_tasks(result['teacher']).replace(' | ', ', ')}). "
         f"{result['hardware']['cpu']}, {result['date']}. Result file: `benchmarks/results/distil.json`.",
     ]
-    return "\n".join(lines + (_cache(result["cache"]) if "cache" in result else []))
+    return "\n".join(lines + _cache(result["cache"]))
 
 
 def _cache(found: dict[str, Any]) -> list[str]:

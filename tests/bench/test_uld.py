@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from processes import forget_accelerate
 from tiny import byte_level, fast, llama, save
 
 from tokensurgeon.evaluation.loading import load_model
@@ -33,8 +33,7 @@ def test_distributions_merge_as_trl_merges_them(merge):
 @pytest.mark.slow
 @pytest.mark.parametrize("gold", [False, True])
 def test_a_student_learns_from_a_teacher_with_another_tokenizer(zoo, tmp_path, gold):
-    for state in (AcceleratorState, PartialState):
-        state._reset_state()
+    forget_accelerate()
     tokenizer = fast(byte_level(300), eos_token="<|endoftext|>")
     teacher = save(tmp_path / "teacher", llama(len(tokenizer), dim=48, seed=9), tokenizer)
     out, before = tmp_path / "out", load_model(zoo["gpt"])

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from processes import forget_accelerate
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from tokensurgeon import DistilOptions, InputError, TransplantOptions, distil, transplant
+from tokensurgeon import DistilOptions, InputError, distil
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.cli.app import app
@@ -40,36 +40,22 @@ def text(tmp_path_factory):
     return path
 
 
-def forget():
-    """Accelerate keeps one state per process."""
-    for state in (AcceleratorState, PartialState):
-        state._reset_state()
-
-
 @pytest.fixture(scope="module")
 def master(zoo, text, tmp_path_factory):
     """A teacher that knows the text: it was trained on it, without a teacher."""
     place, options = tmp_path_factory.mktemp("master") / "master", {"teacher_weight": 0.0, "whole": True, "lora": 16}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-        forget()
+        forget_accelerate()
         taught = quick(text, steps=40, body_learning_rate=0.01, learning_rate=0.1, **options)
         report = distil(str(zoo["untied-spm"]), str(zoo["untied-spm"]), place, taught)
     assert report.read == 0 and report.training.best["held_out"] < report.training.curve[0]["held_out"] / 2
     return place
 
 
-@pytest.fixture(scope="module")
-def transplanted(zoo, tmp_path_factory):
-    """A student with the teacher's tokenizer."""
-    place = tmp_path_factory.mktemp("distil") / "student"
-    transplant(str(zoo["gpt"]), str(zoo["untied-spm"]), place, TransplantOptions(k=8))
-    return place
-
-
 @pytest.fixture(autouse=True)
 def anew(monkeypatch):
-    forget()
+    forget_accelerate()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
 
 
@@ -201,7 +187,7 @@ def test_what_stands_in_text_is_what_is_taught(zoo, text, tmp_path, monkeypatch)
     monkeypatch.setattr(Classes, "as_read", lambda self, pieces: found.append((self, len(pieces))) or MOVED)
     monkeypatch.setattr(run, "TaughtLesson", lambda *given: found.append(given[3]) or pytest.fail("seen"))
     for weight in (0.0, 0.5):
-        forget()
+        forget_accelerate()
         with pytest.raises(pytest.fail.Exception, match="seen"):
             distil(
                 str(zoo["gpt"]), str(zoo["untied-spm"]), tmp_path / "out", quick(text, steps=1, teacher_weight=weight)
@@ -214,7 +200,7 @@ def test_what_was_read_once_is_not_read_again(zoo, text, tmp_path, monkeypatch):
     """Nor is a teacher read whose word has no weight."""
 
     def run(name, **more):
-        forget()
+        forget_accelerate()
         options = quick(text, steps=2, **more)
         return distil(str(zoo["gpt"]), str(zoo["untied-spm"]), tmp_path / name, options, cache=tmp_path / "cache")
 

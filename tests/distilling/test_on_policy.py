@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from processes import forget_accelerate
 from safetensors.torch import load_file
 from tiny import byte_level, fast, llama, save, steady
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
-from tokensurgeon import DistilOptions, InputError, TransplantOptions, distil, transplant
+from tokensurgeon import DistilOptions, InputError, distil
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.errors import MissingDependencyError
@@ -49,14 +49,6 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def transplanted(zoo, tmp_path_factory):
-    """A student with the teacher's tokenizer."""
-    place = tmp_path_factory.mktemp("on-policy") / "student"
-    transplant(str(zoo["gpt"]), str(zoo["untied-spm"]), place, TransplantOptions(k=8))
-    return place
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """A teacher with another byte-level tokenizer."""
     tokenizer = fast(byte_level(300), eos_token="<|endoftext|>")
@@ -78,8 +70,7 @@ def short(zoo, other, tmp_path_factory):
 def anew(monkeypatch):
     monkeypatch.setattr("tokensurgeon.distilling.trainers._WRITTEN", 12)
     monkeypatch.setattr("tokensurgeon.distilling.prompts._PROMPT", 8)
-    for state in (AcceleratorState, PartialState):
-        state._reset_state()
+    forget_accelerate()
 
 
 def quick(text, share, **more):

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from processes import forget_accelerate
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -112,8 +112,7 @@ def anew(monkeypatch):
     monkeypatch.setattr(loading, "computes_in_bfloat16", lambda _: False)
     monkeypatch.setattr(asking, "_WAITS", (0.0, 0.0, 0.0))
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    for state in (AcceleratorState, PartialState):  # one per process
-        state._reset_state()
+    forget_accelerate()
 
 
 @pytest.fixture

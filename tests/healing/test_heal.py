@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import processes
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from processes import forget_accelerate
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from typer.testing import CliRunner
@@ -60,17 +60,11 @@ def little_text():
         yield
 
 
-def forget():
-    """Accelerate keeps one state per process."""
-    for state in (AcceleratorState, PartialState):
-        state._reset_state()
-
-
 @pytest.fixture(scope="module")
 def healed_twice(made, zoo, tmp_path_factory):
     """A report, and what it is of: all rows and the body were trained first, then the new rows again."""
     root = tmp_path_factory.mktemp("twice")
-    forget()
+    forget_accelerate()
     with little():
         heal(str(made / "gpt"), str(zoo["gpt"]), root / "out", quick(rows="all", lora=2, steps=1))
         return heal(str(root / "out"), str(zoo["gpt"]), root / "twice", quick(steps=1)), root / "twice"
@@ -192,7 +186,7 @@ def test_only_new_rows_change(made, zoo, tmp_path, base):
 
 @pytest.fixture(autouse=True)
 def anew():
-    forget()
+    forget_accelerate()
 
 
 def test_weights_a_schedule_and_an_average(made, zoo, tmp_path):
@@ -244,7 +238,7 @@ def test_layers_no_wider_than_the_rank_stay_as_they_are(made, zoo, tmp_path):
         (made / "gpt", 10_000, "no layer of the model is wider"),
         (tmp_path / "out", narrowest, "earlier runs changed it by rank 16"),
     ):
-        forget()
+        forget_accelerate()
         with pytest.raises(InputError, match=message):
             heal(str(model), str(zoo["gpt"]), tmp_path / "again", quick(lora=rank, steps=1))
     assert not (tmp_path / "again").exists()

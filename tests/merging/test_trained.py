@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from processes import forget_accelerate
 from safetensors.torch import load_file, save_file
 from tiny import llama, save
 
@@ -30,8 +30,7 @@ def models(zoo, tmp_path_factory, gpt):
     root = tmp_path_factory.mktemp("trained")
     base = zoo["untied"]
     transplant(str(base), str(zoo["spm"]), root / "made", TransplantOptions(k=8))
-    for state in (AcceleratorState, PartialState):
-        state._reset_state()
+    forget_accelerate()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "_PYTHON_BYTES", 1 << 15)
         patch.setattr(texts, "_HELD_OUT", 4096)

@@ -66,10 +66,7 @@ def command(
             "trainers (pip install 'tokensurgeon\\[trl]'). Low-rank updates alone; both models are in memory at once.",
         ),
     ] = None,
-    lora: Annotated[
-        int,
-        typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body; 0 trains rows of tokens alone."),
-    ] = 16,
+    lora: o.Rank = 16,
     whole: Annotated[bool, typer.Option("--whole", help="Train the body itself, not updates of low rank.")] = False,
     batch: o.Batch = 1,
     learning_rate: o.RowsRate = 0.004,

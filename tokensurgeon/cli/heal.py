@@ -30,10 +30,7 @@ def command(
     rows: Annotated[
         str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
     ] = "new",
-    lora: Annotated[
-        int,
-        typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body; 0 trains rows of tokens alone."),
-    ] = 16,
+    lora: o.Rank = 16,
     batch: o.Batch = 1,
     learning_rate: o.RowsRate = 0.004,
     lora_learning_rate: o.UpdatesRate = 5e-4,

@@ -64,6 +64,9 @@ Order = Annotated[int, typer.Option("--seed", help="For the order of the text.")
 RowsRate = Annotated[
     float, typer.Option("--learning-rate", help="Of the rows, in units of their own size (root mean square).")
 ]
+Rank = Annotated[
+    int, typer.Option("--lora", metavar="RANK", help="Of low-rank updates of the body; 0 trains rows of tokens alone.")
+]
 UpdatesRate = Annotated[float, typer.Option("--lora-learning-rate", help="Of the low-rank updates.")]
 Schedule = Annotated[
     str,

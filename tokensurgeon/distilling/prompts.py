@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -43,12 +43,14 @@ class Prompts:
         """
         order = by_weight(pieces.places[:, 0], options.text_weights, options.seed)
         wanted = (options.steps or _UPDATES) * options.batch
-        fits = _fitting(student, teacher)
+        sides, end = (student, teacher), 1  # which GOLDTrainer puts behind a text
         rows, drawn, known = list[dict[str, Any]](), list[int](), dict[int, range]()
         for place in range(wanted):
             if (number := order(place)) not in known:
                 begin = len(rows)
-                rows += _rows(student, halved(pieces[number], fits))
+                rows += _rows(
+                    student, halved(pieces[number], lambda text: all(side.reads(text, end) for side in sides))
+                )
                 known[number] = range(begin, len(rows))
             drawn += known[number]
             if len(drawn) >= wanted:
@@ -61,12 +63,6 @@ class Prompts:
     def longest(self) -> int:
         """Tokens of the longest prompt, with the prefix."""
         return int(max(row["completion_mask"].index(1) for row in self.rows))
-
-
-def _fitting(*sides: LoadedModel) -> Callable[[str], bool]:
-    """Whether all models can read a text at once, with what it begins with and the end that GOLDTrainer puts behind."""
-    limits = [(side, side.context - 1 - (side.prefix is not None)) for side in sides if side.context is not None]
-    return lambda text: all(len(side.encode(text)) <= most for side, most in limits)
 
 
 def _rows(student: LoadedModel, texts: list[str]) -> Iterator[dict[str, Any]]:

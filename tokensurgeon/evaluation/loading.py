@@ -37,6 +37,11 @@ class LoadedModel:
         """Tokens that the model reads at most; None where its config says nothing."""
         return context_of(self.model)
 
+    def reads(self, text: str, room: int = 0) -> bool:
+        """Whether the model can read a text at once, behind what every text starts with and with so much room left."""
+        context = self.context
+        return context is None or len(self.encode(text)) + (self.prefix is not None) + room <= context
+
     def encode(self, text: str) -> list[int]:
         """Text to ids, without special tokens.
 

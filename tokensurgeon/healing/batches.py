@@ -63,7 +63,7 @@ class Pieces(Sequence[Piece]):
         places = []
         for number, text in enumerate(texts):
             begin = 0
-            for part in halved(text, self._fits):
+            for part in halved(text, lambda part: all(side.reads(part) for side in self.sides)):
                 left, right = (side.encode(part) for side in self.sides)
                 if len(left) > 1 and len(right) > 1:
                     places.append((number, begin, begin + len(part)))
@@ -94,12 +94,6 @@ class Pieces(Sequence[Piece]):
         before, before_there = ([side.prefix] if side.prefix is not None else [] for side in self.sides)
         meet = [(i + len(before), j + len(before_there)) for i, j in zip(here, there, strict=True)]
         return Piece(before + left, before_there + right, meet)
-
-    def _fits(self, text: str) -> bool:
-        return all(
-            side.context is None or len(side.encode(text)) + (side.prefix is not None) <= side.context
-            for side in self.sides
-        )
 
 
 def nth_piece(n: int, position: int, seed: int) -> int:
