@@ -403,7 +403,10 @@ def line_of(recipe, zoo, directory):
         "distil": {"student": zoo["gpt"], "teacher": zoo["other"]},
     }[recipe]
     given |= {"long-to-short": {"reasoning": text["domain-test"], "answers": text["general-test"]}}.get(recipe, {})
-    given |= {"balanced": {"first-text": text["domain"], "second-text": text["general"]}}.get(recipe, {})
+    kinds = {"first": "domain", "second": "general"}
+    texts = {f"{name}-text": text[of] for name, of in kinds.items()}
+    texts |= {f"{name}-test": text[f"{of}-test"] for name, of in kinds.items()}
+    given |= {"balanced": texts}.get(recipe, {})
     both = {"text": text["domain"], "test": text["domain-test"]}
     given |= {"fusechat": both, "distil": both}.get(recipe, {})
     values = [*(f"{name}={value}" for name, value in given.items()), *LITTLE[recipe]]
