@@ -1,15 +1,17 @@
-"""Load a model directory as its users do, by AutoModelForCausalLM and AutoTokenizer."""
+"""Load a model directory as its users do, by AutoModelForCausalLM and AutoTokenizer, or by files that are open."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
-from tokensurgeon.checkpoint import Checkpoint
+from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles
 from tokensurgeon.checkpoint.layout import error_reason, read_config, refuse_missing_body
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
@@ -24,13 +26,14 @@ class LoadedModel:
 
     Attributes:
         model: The causal language model, in evaluation mode.
-        tokenizer: The transformers tokenizer.
+        tokenizer: The transformers tokenizer; None where ``raw`` cuts text.
         prefix: What every text starts with: BOS, or what stands for it (CLS, the config's BOS, EOS), or None.
     """
 
     model: Any
     tokenizer: Any
     prefix: int | None
+    raw: Tokenizer | None = None
 
     @property
     def context(self) -> int | None:
@@ -48,19 +51,22 @@ class LoadedModel:
         Raises:
             InputError: If the tokenizer's settings let transformers stumble, or give ids that have no row.
         """
-        try:
-            ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        except Exception as error:  # whatever is raised at settings that nobody expected
-            where = self.tokenizer.name_or_path
-            raise InputError(f"{where}: transformers cannot cut text ({error_reason(error)})") from error
+        ids = self._by_transformers(text) if self.raw is None else self.raw.encode(text, add_special_tokens=False).ids
         rows = math.inf if self.model is None else len(self.model.get_input_embeddings().weight)
         if (top := max(ids, default=-1)) >= rows:
-            what = self.tokenizer.convert_ids_to_tokens(top)
+            what = (self.raw.id_to_token if self.raw is not None else self.tokenizer.convert_ids_to_tokens)(top)
             raise InputError(
-                f"{self.tokenizer.name_or_path}: text has token {what!r}, id {top}, and the embedding has {rows} rows. "
+                f"{self.model.name_or_path}: text has token {what!r}, id {top}, and the embedding has {rows} rows. "
                 "Mend tokenizer_config.json, or fetch it again"
             )
         return ids
+
+    def _by_transformers(self, text: str) -> list[int]:
+        try:
+            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        except Exception as error:  # whatever is raised at settings that nobody expected
+            where = self.tokenizer.name_or_path
+            raise InputError(f"{where}: transformers cannot cut text ({error_reason(error)})") from error
 
 
 def pick_device(name: str) -> torch.device:
@@ -85,13 +91,16 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return on_arm or precision_for(device, certain=True) is torch.bfloat16
 
 
-def load_model(directory: Path, device: str | torch.device = "cpu", *, fast: bool = False) -> LoadedModel:
+def load_model(
+    directory: Path, device: str | torch.device = "cpu", *, fast: bool = False, files: TokenizerFiles | None = None
+) -> LoadedModel:
     """Load for evaluation.
 
     Args:
         directory: The model.
         device: Where to.
         fast: Whether weights in float32 may become bfloat16, where the device computes in it.
+        files: Its tokenizer, where that is open already: transformers takes seconds for a large one.
 
     Raises:
         InputError: If transformers cannot load the directory, or text has tokens without a row.
@@ -104,12 +113,13 @@ def load_model(directory: Path, device: str | torch.device = "cpu", *, fast: boo
     dtype = torch.bfloat16 if fast else "auto"
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer: Any = None if files else AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # whatever a model class raises at values that it did not expect
         shapes = "ignore_mismatched_sizes" in str(error)
         reason = "its weights have other shapes than config.json asks for" if shapes else error_reason(error)
         raise InputError(f"{directory}: transformers cannot load this model ({reason})") from error
-    rows, tokens = len(model.get_input_embeddings().weight), tokenizer.vocab_size
+    rows = len(model.get_input_embeddings().weight)
+    tokens = files.tokenizer.get_vocab_size(with_added_tokens=False) if files else tokenizer.vocab_size
     if rows < tokens:
         raise InputError(
             f"{directory}: the embedding has {rows} rows, and the tokenizer {tokens} tokens besides added ones. "
@@ -117,12 +127,22 @@ def load_model(directory: Path, device: str | torch.device = "cpu", *, fast: boo
         )
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()
-    return LoadedModel(model.to(device).eval(), tokenizer, prefix_of(directory, tokenizer))
+    special = files.special_ids() if files else _special_ids(tokenizer)
+    raw = files.plain() if files else None
+    return LoadedModel(model.to(device).eval(), tokenizer, _prefix(directory, special), raw)
 
 
 def prefix_of(directory: Path, tokenizer: Any) -> int | None:
     """What every text starts with, by a model directory and its transformers tokenizer; see `LoadedModel`."""
-    config, cls = read_config(directory), getattr(tokenizer, "cls_token_id", None)
+    return _prefix(directory, _special_ids(tokenizer))
+
+
+def _special_ids(tokenizer: Any) -> dict[str, int | None]:
+    return {f"{name}_token": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "cls", "eos")}
+
+
+def _prefix(directory: Path, special: Mapping[str, int | None]) -> int | None:
+    config = read_config(directory)
     own = (config.get("text_config") or config).get("bos_token_id")  # said there, not an architecture's default
-    starts = (tokenizer.bos_token_id, cls, own, tokenizer.eos_token_id)
+    starts = (special.get("bos_token"), special.get("cls_token"), own, special.get("eos_token"))
     return next((token_id for token_id in starts if token_id is not None), None)

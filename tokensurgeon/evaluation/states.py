@@ -80,7 +80,7 @@ def read_states(
     """The base, and what its LM head sees on the ends of the texts, or on text that every Python carries."""
     if progress is not None:
         progress(Stage.STATES, 0, 1)
-    loaded = load_model(base.directory, device, fast=True)
+    loaded = load_model(base.directory, device, fast=True, files=base.tokenizer)
     share = _READ // max(1, len(texts or ()))
     ends = [text.end(share) for text in (texts or {}).values()] or [python_text(_READ)]
     pieces = [piece for text in ends for piece in split_bytes(text)] or split_bytes(python_text(_READ))

@@ -180,7 +180,8 @@ def transplant(
     ruler = None
     if options.score and unrun is None and rank() == 0:
         with clock("scoring the base"):
-            whole = loaded or load_model(left.directory, pick_device(options.device), fast=True)
+            device = pick_device(options.device)
+            whole = loaded or load_model(left.directory, device, fast=True, files=left.tokenizer)
             ruler = Ruler.read(pair, whole, texts if options.text else {})
             del whole
     with clock("choosing the method"):
