@@ -66,6 +66,8 @@ _KINDS: Mapping[str, _Kind] = {
     "not_run": _or_none(_text),
     "linked": _list(_text),
     "beginning": _or_none(_whole),
+    "starts_with": _whole,
+    "start": _text,
     "outliers": _having(ids=_list(_whole)),
     "blends": _blends,
     "numbers": _table(_ANYTHING),

@@ -12,7 +12,8 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.distilling.cache import TopCache
 from tokensurgeon.distilling.top import Top
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.loading import LoadedModel, load_model, prefix_of
+from tokensurgeon.evaluation.loading import LoadedModel, load_model
+from tokensurgeon.evaluation.start import prefix_of
 from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.progress import Progress, Stage
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import torch
 from tokenizers import Tokenizer
 
 from tokensurgeon.checkpoint import Checkpoint, TokenizerFiles
-from tokensurgeon.checkpoint.layout import error_reason, read_config, refuse_missing_body
+from tokensurgeon.checkpoint.layout import error_reason, refuse_missing_body
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
+from tokensurgeon.evaluation.start import prefix_by_files, prefix_of
 from tokensurgeon.solver.scan import cpu_has, precision_for
 
-__all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device", "prefix_of"]
+__all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class LoadedModel:
     Attributes:
         model: The causal language model, in evaluation mode.
         tokenizer: The transformers tokenizer; None where ``raw`` cuts text.
-        prefix: What every text starts with: BOS, or what stands for it (CLS, the config's BOS, EOS), or None.
+        prefix: What every text starts with, see `tokensurgeon.evaluation.start`; None for nothing.
     """
 
     model: Any
@@ -127,22 +127,5 @@ def load_model(
         )
     if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
         model = model.float()
-    special = files.special_ids() if files else _special_ids(tokenizer)
-    raw = files.plain() if files else None
-    return LoadedModel(model.to(device).eval(), tokenizer, _prefix(directory, special), raw)
-
-
-def prefix_of(directory: Path, tokenizer: Any) -> int | None:
-    """What every text starts with, by a model directory and its transformers tokenizer; see `LoadedModel`."""
-    return _prefix(directory, _special_ids(tokenizer))
-
-
-def _special_ids(tokenizer: Any) -> dict[str, int | None]:
-    return {f"{name}_token": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "cls", "eos")}
-
-
-def _prefix(directory: Path, special: Mapping[str, int | None]) -> int | None:
-    config = read_config(directory)
-    own = (config.get("text_config") or config).get("bos_token_id")  # said there, not an architecture's default
-    starts = (special.get("bos_token"), special.get("cls_token"), own, special.get("eos_token"))
-    return next((token_id for token_id in starts if token_id is not None), None)
+    prefix = prefix_by_files(directory, files) if files else prefix_of(directory, tokenizer)
+    return LoadedModel(model.to(device).eval(), tokenizer, prefix, files.plain() if files else None)

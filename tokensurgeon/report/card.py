@@ -189,6 +189,11 @@ def warnings(content: dict[str, Any]) -> list[str]:
             f"{f'{code(start)}, which holds its row,' if start else 'bos_token'} before your prompts, or the body "
             "works without what it was trained with."
         )
+    if start := content.get("start"):
+        found.append(
+            f"The base's texts start with the row of {code(start)}, which the tokenizer does not call BOS: put that "
+            "before plain text. Chats start as the template has them."
+        )
     if content.get("not_run"):
         found.append(
             f"The model was not run ({content['not_run']}): that it works is not checked, and the row of ids that take "

@@ -11,8 +11,9 @@ import torch
 
 from tokensurgeon.checkpoint import VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.header import DTYPES, TensorInfo
-from tokensurgeon.evaluation.loading import LoadedModel, load_model, prefix_of
+from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.start import prefix_of
 from tokensurgeon.merging.mergekit import merged_tensors
 from tokensurgeon.merging.prepare import Prepared
 from tokensurgeon.merging.recipe import Recipe

@@ -1,0 +1,60 @@
+"""Find what every text starts with that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokensurgeon.alignment import Provenance, RowPlan
+from tokensurgeon.checkpoint import TokenizerFiles
+from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.names import MANIFEST
+from tokensurgeon.checkpoint.settings import vocab_size
+from tokensurgeon.checkpoint.text import read_json_if_there
+
+__all__ = ["prefix_by_files", "prefix_of", "standing_for_start"]
+
+
+def prefix_of(directory: Path, tokenizer: Any) -> int | None:
+    """The id, by a model directory and its transformers tokenizer; None where there is none.
+
+    It is what the manifest of a transplant names, or BOS, or what stands for it: CLS, the config's BOS, EOS.
+    """
+    return _prefix(directory, {f"{n}_token": getattr(tokenizer, f"{n}_token_id", None) for n in ("bos", "cls", "eos")})
+
+
+def prefix_by_files(directory: Path, files: TokenizerFiles) -> int | None:
+    """The same by the tokenizer's files."""
+    return _prefix(directory, files.special_ids())
+
+
+def standing_for_start(plan: RowPlan, base: int | None, own: int | None) -> int | None:
+    """What a transplant's texts start with, where that is not its tokenizer's own: the id with the base's row.
+
+    Qwen's texts start with ``<|endoftext|>``. SmolLM2's tokenizer calls ``<|im_start|>`` BOS, which opens a turn on
+    Qwen's body; but it has an ``<|endoftext|>`` too.
+
+    Args:
+        plan: Of the output's rows.
+        base: What the base's texts start with.
+        own: What the output's would by its tokenizer.
+
+    Returns:
+        None where ``own`` is right, or no id is better.
+    """
+    live = np.isin(plan.provenance, (Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE))
+    standing = np.flatnonzero(live & (plan.source == base)).tolist() if base is not None else []
+    return None if own in standing or not standing else int(standing[0])
+
+
+def _prefix(directory: Path, special: Mapping[str, int | None]) -> int | None:
+    said = read_json_if_there(directory / MANIFEST).get("starts_with")
+    if isinstance(said, int) and 0 <= said < (vocab_size(directory) or 0):
+        return said
+    config = read_config(directory)
+    own = (config.get("text_config") or config).get("bos_token_id")  # said there, not an architecture's default
+    starts = (special.get("bos_token"), special.get("cls_token"), own, special.get("eos_token"))
+    return next((token_id for token_id in starts if token_id is not None), None)
