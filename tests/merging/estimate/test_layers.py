@@ -104,10 +104,8 @@ def test_tensors_that_are_the_same_in_all_models_are_not_merged():
     for fitted in (expert, walked):
         assert fitted.coefficients["head"].tolist() == [0.5, 0.5] != fitted.coefficients["layers.0.w"].tolist()
     assert {id(tensor) for tensor in seen} == {id(of["head"]) for of in three}
-    twins = fit_fw([three[0], three[0]], logits, pieces, FrankWolfeOptions(steps=steps))
-    assert float(twins.coefficients["head"].sum()) == pytest.approx(1) and twins.losses[-1] == pytest.approx(
-        0, abs=1e-6
-    )
+    twins = [three[0] | {"vision.w": randn(3, 3, seed=number)} for number in (1, 2)]  # no text uses what differs
+    assert fit_fw(twins, logits, pieces, FrankWolfeOptions(steps=1)).coefficients["head"].tolist() == [0.5, 0.5]
 
 
 def test_expert_gives_each_layer_to_the_model_whose_data_uses_it():

@@ -66,7 +66,7 @@ def fit_fw(
     n, groups = len(sources), {name: group_of(name, options.per) for name in sources[0]}
     device = next(iter(sources[0].values())).device
     weights = {group: torch.full((n,), 1 / n, device=device) for group in groups.values()}
-    losses, differ = [], changed(sources[0], sources[1:]) or set(groups)  # equal models have gradients, too
+    losses, differ = [], changed(sources[0], sources[1:])
     for step, pieces in enumerate(rounds(data, options.steps, options.seed)):
         leaves = {group: found.requires_grad_() for group, found in weights.items()}
         merged = {
@@ -78,7 +78,9 @@ def fit_fw(
             with torch.no_grad():
                 wanted = forward(source, piece)
             total = total + divergence(wanted, forward(merged, piece), options.temperature)
-        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        gradients: Sequence[torch.Tensor | None] = [None] * len(leaves)
+        if total.requires_grad:  # unless models are equal in all that the text uses
+            gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         weights = {
             group: found.detach() if gradient is None else frank_wolfe_step(found.detach(), gradient, 2 / (step + 3))
             for (group, found), gradient in zip(leaves.items(), gradients, strict=True)
