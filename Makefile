@@ -96,10 +96,11 @@ bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give ba
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.experiments.merge benchmarks/experiments/merge.toml
 
-bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes (half an hour)
+bench-merge-methods: $(VENV)/.models $(VENV)/.peers  ## our merge methods beside the plain mean, on two fine-tunes and on three (an hour)
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_methods.toml
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_steps.toml
 	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_interference.toml
+	$(VENV)/bin/python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_three.toml
 
 bench-trim: $(VENV)/.trimmers  ## trim beside other packages (trimbed wants Python 3.12: PYTHON312=...)
 	$(VENV)/bin/python -m benchmarks.experiments.trimming benchmarks/experiments/trimming.toml

@@ -1,11 +1,12 @@
-"""Our merge methods beside plain averaging, on two fine-tunes of SmolLM2.
+"""Our merge methods beside plain averaging, on fine-tunes of SmolLM2: the two, or those of the texts that a file names.
 
     python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_methods.toml
     python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_steps.toml
     python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_interference.toml
+    python -m benchmarks.experiments.merge_methods benchmarks/experiments/merge_three.toml
 
 Every merge goes through mergekit, which lives in an environment of its own. Fisher information and DAM's coefficients
-come from the fine-tunes' training texts, and so do the metrics; bits per byte from text that neither has read.
+come from the fine-tunes' training texts, and so do the metrics; bits per byte from text that none has read.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from safetensors.torch import load_file
 from benchmarks.common import intervals, models
 from benchmarks.common.provenance import provenance
 from benchmarks.common.timing import timed
-from benchmarks.experiments.finetunes import SETTINGS, SHORT, Scores, finetunes, held_out, score, training_text
+from benchmarks.experiments.finetunes import SETTINGS, SHORT, TEXTS, Scores, finetunes, held_out, score, training_text
 from benchmarks.experiments.scale import peer_version
 from tokensurgeon.evaluation.texts import split_bytes
 from tokensurgeon.merging.estimate.pieces import group_of
@@ -42,11 +43,12 @@ def main(path: Path, results: Path = RESULTS) -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # our methods in the peer's environment
     experiment = tomllib.loads(path.read_text())
     trained = SHORT if experiment.get("short") else SETTINGS
-    base, tuned = models.smollm2(), finetunes(trained)
+    texts = experiment.get("texts", TEXTS)
+    base, tuned = models.smollm2(), finetunes(trained, texts)
     result: dict[str, Any] = provenance(path.stem) | {
         "settings": experiment, "finetunes": trained, "mergekit": peer_version(), "sides": {}
     }  # fmt: skip
-    pieces = held_out(experiment["bytes"])
+    pieces = held_out(experiment["bytes"], texts)
     scores = {name: score(of, pieces) for name, of in {"base": base, **tuned}.items()}
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-merge-") as place:
         work = Path(place)
@@ -139,7 +141,7 @@ def at_length(wanted: float, curve: dict[str, tuple[float, Scores]]) -> Scores:
 
 
 def figures(found: Scores, base: Scores) -> dict[str, Any]:
-    """Bits per byte on both texts, and what was gained on the base."""
+    """Bits per byte on every text, and what was gained on the base."""
     bits = intervals.bits_per_byte(found)
     before = intervals.bits_per_byte(base)
     if not all(math.isfinite(bits[name]) for name in found):

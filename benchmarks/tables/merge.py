@@ -84,27 +84,35 @@ def merge_search(result: dict[str, Any]) -> str:
 
 
 def merge_interference(result: dict[str, Any]) -> str:
-    """Each method beside task arithmetic of its length, which stands in the table too."""
+    """Each method beside task arithmetic of its length, which stands in the table too; for two fine-tunes or three."""
+    titles = {"wikitext2": "WikiText-2", "python": "Python's documentation", "gsm8k": "GSM8K"}
+    settings, sides = result["settings"], result["sides"]
+    texts = settings.get("texts", _TEXTS)
     lines = [
-        "| merge | norm of what it adds to the base | WikiText-2 | Python's documentation | mean "
+        f"| merge | norm of what it adds to the base | {' | '.join(titles[text] for text in texts)} | mean "
         "| over task arithmetic of that length, 95% interval |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"|---|{'---:|' * (len(texts) + 3)}",
     ]
-    merges = [item for item in result["sides"].items() if "length" in item[1]]
+    merges = [item for item in sides.items() if "length" in item[1]]
     for name, of in sorted(merges, key=lambda item: item[1]["length"]):
         bits, beside = of["bits_per_byte"], ""
         if over := of.get("over_same_length"):
             low, high = over["interval"]
             beside = f"{over['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
-        cells = " | ".join(f"{bits[text]:.4f}" for text in (*_TEXTS, "mean"))
-        lines.append(f"| {name if ' ' in name else f'`{name}`'} | {of['length']:.1f} | {cells} | {beside} |")
+        cells = " | ".join(f"{bits[text]:.4f}" for text in (*texts, "mean"))
+        method = settings["sides"][name]["merge_method"]
+        shown = f"`{method}`{name.removeprefix(method)}" if name.startswith(method) else name
+        lines.append(f"| {shown} | {of['length']:.1f} | {cells} | {beside} |")
     spent = [f"`{kind}` {of['cpu_s']:.0f}" for kind, of in result["prepared"].items() if "cpu_s" in of]
+    untuned, *tuned = (sides[name]["bits_per_byte"]["mean"] for name in ("base", *texts))
     return "\n".join(
         [
             *lines,
             "",
-            f"Bits per byte of two short fine-tunes' merges, {result['settings']['bytes'] // 1024} kB held out of each "
-            f"text; task arithmetic between its two nearest lengths. CPU seconds for the coefficients: "
-            f"{', '.join(spent)}. Result file: `benchmarks/results/merge_interference.json`.",
+            f"Bits per byte of {'three' if len(texts) == 3 else 'two'} short fine-tunes' merges, "
+            f"{settings['bytes'] // 1024} kB held out of each text; the mean is {untuned:.4f} before any tuning and "
+            f"{min(tuned):.4f} for the best of the fine-tunes by itself. Task "
+            "arithmetic between its two nearest lengths. CPU seconds for the coefficients: "
+            f"{', '.join(spent)}. Result file: `benchmarks/results/{result['experiment']}.json`.",
         ]
     )

@@ -296,6 +296,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "merge_steps": merge_steps,
     "merge_search": merge_search,
     "merge_interference": merge_interference,
+    "merge_three": merge_interference,
     "trimming": trimming,
     "distil": distil,
     "drafts": drafts,

@@ -14,9 +14,11 @@ import torch
 
 from benchmarks.common.problems import load_problem
 from benchmarks.experiments import architectures, compare, growth, merge_methods, numbers, solver
+from benchmarks.experiments import finetunes as finetuning
 from benchmarks.experiments import merge as merging
 from benchmarks.tables import heal_curves
 from benchmarks.tables import results as readme
+from benchmarks.tables.merge import merge_interference
 
 SMALL = """
 device = "{device}"
@@ -201,8 +203,42 @@ def test_task_arithmetic_of_a_length_lies_between_its_neighbours():
     curve = {"near": (2.0, scores(8, 4)), "far": (6.0, scores(4, 8)), "middle": (4.0, scores(6, 6))}
     found = [[piece["nats"] for piece in merge_methods.at_length(of, curve)["a"]] for of in (1, 2, 3, 4, 5.5, 7)]
     assert found == [[8, 4], [8, 4], [7, 5], [6, 6], [4.5, 7.5], [4, 8]]
-    experiment = tomllib.loads((solver.RESULTS.parent / "experiments/merge_interference.toml").read_text())
-    assert set(experiment["curve"]) < set(experiment["sides"])
+    for name in ("merge_interference", "merge_three"):
+        experiment = tomllib.loads((solver.RESULTS.parent / f"experiments/{name}.toml").read_text())
+        assert set(experiment["curve"]) < set(experiment["sides"])
+
+
+def test_an_experiment_says_which_fine_tunes_it_merges(tmp_path, monkeypatch):
+    """The two of older experiments by default; of word problems, those that are held out are not read."""
+    for name in finetuning.texts.CORPORA[1:]:
+        rows = [
+            {"context": f"{name} {i}", "continuation": "?", "text": "", "chain_of_thought": "."} for i in range(103)
+        ]
+        (tmp_path / f"{name}_dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "wikitext2_valid.txt").write_text("Prose. " * 100)
+    monkeypatch.setenv("TOKENSURGEON_EVAL", str(tmp_path))
+    assert list(finetuning.held_out(64)) == ["wikitext2", "python"]
+    three = tomllib.loads((solver.RESULTS.parent / "experiments/merge_three.toml").read_text())
+    held = finetuning.held_out(1 << 16, three["texts"])
+    assert list(held) == ["wikitext2", "python", "gsm8k"] and len(held["gsm8k"]) == 100
+    assert finetuning.training_text("gsm8k") == "\n\n".join(f"Question: gsm8k {i}\nAnswer: ." for i in (100, 101, 102))
+    with pytest.raises(ValueError, match="no fine-tune on 'poems'"):
+        finetuning.finetunes(finetuning.SHORT, ("wikitext2", "poems"))
+
+
+def test_a_table_on_three_fine_tunes_has_a_column_for_each():
+    side = {"bits_per_byte": {"wikitext2": 1.0, "python": 2.0, "gsm8k": 3.0, "mean": 2.0}}
+    singles = dict.fromkeys(("base", "wikitext2", "python", "gsm8k"), side)
+    beside = {"mean": -0.1, "interval": [-0.2, 0.0]}
+    result = {
+        "experiment": "merge_three", "prepared": {"fw": {"cpu_s": 9.0}},
+        "settings": {"bytes": 2048, "texts": list(singles)[1:], "sides": {"tsvm, more": {"merge_method": "tsvm"}}},
+        "sides": {**singles, "tsvm, more": {**side, "length": 1.5, "over_same_length": beside}},
+    }  # fmt: skip
+    title, rule, row, *_, told = merge_interference(result).split("\n")
+    assert title.count("|") == rule.count("|") == row.count("|") and " GSM8K " in title
+    assert row == "| `tsvm`, more | 1.5 | 1.0000 | 2.0000 | 3.0000 | 2.0000 | -0.1000 (-0.2000 to +0.0000) |"
+    assert told.startswith("Bits per byte of three") and told.endswith("`benchmarks/results/merge_three.json`.")
 
 
 def test_the_gain_of_a_merge_is_over_the_base():

@@ -89,6 +89,25 @@ def test_frank_wolfe_leaves_alone_what_the_text_does_not_use():
     assert fitted.coefficients["vision.w"].tolist() == [0.5, 0.5]
 
 
+def test_tensors_that_are_the_same_in_all_models_are_not_merged():
+    """Their coefficients stay, and what runs has the tensor itself, no sum of copies."""
+    three = [weights(number) | {"head": weights(0)["head"]} for number in range(3)]
+    seen = []
+
+    def watched(of, inputs):
+        seen.append(of["head"])
+        return both(of, inputs)
+
+    pieces, steps = data((0, 4), (0, 4)), 3
+    expert = fit_expert(three[0], three[1:], watched, pieces, ExpertOptions(steps=steps))
+    walked = fit_fw(three[1:], lambda *given: watched(*given)[0], pieces, FrankWolfeOptions(steps=steps, per="layer"))
+    for fitted in (expert, walked):
+        assert fitted.coefficients["head"].tolist() == [0.5, 0.5] != fitted.coefficients["layers.0.w"].tolist()
+    assert {id(tensor) for tensor in seen} == {id(of["head"]) for of in three}
+    twins = [three[0] | {"vision.w": randn(3, 3, seed=number)} for number in (1, 2)]  # no text uses what differs
+    assert fit_fw(twins, logits, pieces, FrankWolfeOptions(steps=1)).coefficients["head"].tolist() == [0.5, 0.5]
+
+
 def test_expert_gives_each_layer_to_the_model_whose_data_uses_it():
     options = ExpertOptions(steps=300, learning_rate=0.05, l1=0.0)
     fitted = fit_expert(weights(0), [weights(1), weights(2)], both, data((0, 1), (1, 4)), options)

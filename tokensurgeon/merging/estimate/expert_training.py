@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tokensurgeon.errors import InputError
-from tokensurgeon.merging.estimate.pieces import Per, Tensors, divergence, group_of
+from tokensurgeon.merging.estimate.pieces import Per, Tensors, changed, divergence, group_of
 from tokensurgeon.merging.estimate.training import TrainedCoefficients, descend, refuse_training
 from tokensurgeon.merging.methods.expert import expert_merge
 
@@ -85,10 +85,13 @@ def fit_expert(
     n, groups = len(sources), {name: group_of(name, options.per) for name in base}
     device = next(iter(base.values())).device
     coefficients = {group: torch.full((n,), 1 / n, device=device).requires_grad_() for group in groups.values()}
+    tuned = changed(base, sources)
 
     def loss_of(pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float]:
         merged = {
             name: expert_merge(base[name], [s[name] for s in sources], coefficients[group])
+            if name in tuned
+            else base[name]
             for name, group in groups.items()
         }
         loss = options.l1 * (torch.stack(list(coefficients.values())) - 1 / n).abs().mean()

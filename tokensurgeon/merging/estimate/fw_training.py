@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tokensurgeon.merging.estimate.dam_training import Forward
-from tokensurgeon.merging.estimate.pieces import Per, Tensors, divergence, group_of, rounds
+from tokensurgeon.merging.estimate.pieces import Per, Tensors, changed, divergence, group_of, rounds
 from tokensurgeon.merging.estimate.training import TrainedCoefficients, refuse_training
 from tokensurgeon.merging.methods.fw import frank_wolfe_step, fw_merge
 
@@ -66,16 +66,21 @@ def fit_fw(
     n, groups = len(sources), {name: group_of(name, options.per) for name in sources[0]}
     device = next(iter(sources[0].values())).device
     weights = {group: torch.full((n,), 1 / n, device=device) for group in groups.values()}
-    losses = []
+    losses, differ = [], changed(sources[0], sources[1:])
     for step, pieces in enumerate(rounds(data, options.steps, options.seed)):
         leaves = {group: found.requires_grad_() for group, found in weights.items()}
-        merged = {name: fw_merge([s[name] for s in sources], leaves[group]) for name, group in groups.items()}
+        merged = {
+            name: fw_merge([s[name] for s in sources], leaves[group]) if name in differ else sources[0][name]
+            for name, group in groups.items()
+        }
         total = torch.zeros((), device=device)
         for source, piece in zip(sources, pieces, strict=True):
             with torch.no_grad():
                 wanted = forward(source, piece)
             total = total + divergence(wanted, forward(merged, piece), options.temperature)
-        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        gradients: Sequence[torch.Tensor | None] = [None] * len(leaves)
+        if total.requires_grad:  # unless models are equal in all that the text uses
+            gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         weights = {
             group: found.detach() if gradient is None else frank_wolfe_step(found.detach(), gradient, 2 / (step + 3))
             for (group, found), gradient in zip(leaves.items(), gradients, strict=True)

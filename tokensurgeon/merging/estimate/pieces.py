@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch.nn.functional import log_softmax
 
-__all__ = ["Per", "Tensors", "divergence", "group_of", "rounds"]
+__all__ = ["Per", "Tensors", "changed", "divergence", "group_of", "rounds"]
 
 Tensors = Mapping[str, torch.Tensor]
 Per = Literal["layer", "model"]
@@ -23,6 +23,11 @@ def rounds(data: Sequence[Sequence[torch.Tensor]], steps: int, seed: int) -> Ite
     orders = [torch.randperm(len(pieces), generator=generator).tolist() for pieces in data]
     for step in range(steps):
         yield [pieces[order[step % len(order)]] for pieces, order in zip(data, orders, strict=True)]
+
+
+def changed(first: Tensors, others: Sequence[Tensors]) -> set[str]:
+    """Tensors that are not the same in all models: only these need be merged, and kept for their gradients."""
+    return {name for name, tensor in first.items() if not all(torch.equal(tensor, of[name]) for of in others)}
 
 
 def divergence(wanted: torch.Tensor, found: torch.Tensor, temperature: float) -> torch.Tensor:
