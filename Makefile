@@ -7,7 +7,7 @@ WORKERS := 2
 
 .PHONY: demo install test test-slow test-diloco lint models bench-compare bench-stages bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-pipeline bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
-	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-prediction \
+	bench-extend bench-diloco bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-prediction \
 	bench-drafts bench-serving bench-four-models bench-llama-cpp bench-vllm \
 	authors tools clean
 
@@ -92,6 +92,9 @@ bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give ba
 	$(VENV)/bin/python -m benchmarks.tables.heal_curves
 	$(VENV)/bin/python -m benchmarks.experiments.heal_processes benchmarks/experiments/heal_processes.toml
 	$(VENV)/bin/python -m benchmarks.experiments.heal_memory benchmarks/experiments/heal_memory.toml
+
+bench-diloco: $(VENV)/.models $(VENV)/.qwen  ## healing in two groups, one of which is killed and comes back, and what they send (an hour)
+	unshare -rn $(VENV)/bin/python -m benchmarks.experiments.diloco benchmarks/experiments/diloco.toml
 
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.experiments.merge benchmarks/experiments/merge.toml
