@@ -22,11 +22,11 @@ from tokensurgeon.healing import HealOptions
 from tokensurgeon.healing.diloco import require_diloco
 
 EVERY, STEPS = 4, 40
-needs_torchft = pytest.mark.skipif(find_spec("torchft") is None, reason="needs torchft")
+needs_torchft = pytest.mark.skipif(find_spec("torchft") is None, reason="torchft has no wheel for this machine")
 
 
-@pytest.mark.skipif(find_spec("torchft") is not None, reason="torchft is installed")
-def test_a_missing_torchft_is_named_with_its_extra():
+def test_a_missing_torchft_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchft", None)
     with pytest.raises(MissingDependencyError, match=r"heal --diloco needs torchft: pip install 'tokensurgeon\[diloco"):
         require_diloco(8, 4)
 
@@ -56,18 +56,34 @@ def test_groups_average_by_themselves():
         HealOptions(diloco=4, average=2)
 
 
+class Lighthouse:
+    """Knows which groups live."""
+
+    def __init__(self):
+        """Begin, at a port of its own."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.begin()
+
+    def begin(self):
+        program = Path(sys.executable).with_name("torchft_lighthouse")
+        line = [program, "--bind", f"[::]:{self.port}", "--min_replicas", "1", "--join_timeout_ms", "20000"]
+        line += ["--heartbeat_timeout_ms", "2000"]
+        self.process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
 @pytest.fixture
 def lighthouse():
-    """Its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = Path(sys.executable).with_name("torchft_lighthouse")
-    line = [program, "--bind", f"[::]:{port}", "--min_replicas", "1", "--join_timeout_ms", "20000"]
-    line += ["--heartbeat_timeout_ms", "2000"]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
+    """One that ends with the test."""
+    found = Lighthouse()
+    yield found
+    found.end()
 
 
 class Group:
@@ -76,8 +92,13 @@ class Group:
     def __init__(self, number, lighthouse, line, out, tmp_path, log=None, processes=1):
         """Start it."""
         log = log or f"log{number}"
-        env = os.environ | {"TORCHFT_LIGHTHOUSE": lighthouse, "REPLICA_GROUP_ID": str(number), "OMP_NUM_THREADS": "1"}
+        env = os.environ | {
+            "TORCHFT_LIGHTHOUSE": lighthouse.address,
+            "REPLICA_GROUP_ID": str(number),
+            "OMP_NUM_THREADS": "1",
+        }
         env |= {
+            "OMP_NUM_THREADS": "1",
             "ACCELERATE_USE_CPU": "true",
             "ACCELERATE_MIXED_PRECISION": "no",
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -204,6 +225,25 @@ def test_two_groups_of_two_processes_end_alike_though_one_is_killed(moved, line,
     (tmp_path / "wait").unlink()
     found = [group.ended() for group in groups]
     assert [code for code, _, _ in found] == [0, 0], found
+    assert alike(outs, moved)
+
+
+@pytest.mark.slow
+@needs_torchft
+def test_groups_wait_for_a_lighthouse_that_is_lost_until_it_is_back(moved, line, tmp_path, lighthouse):
+    outs = [tmp_path / f"out{n}" for n in range(2)]
+    groups = started(lighthouse, [line] * 2, outs, tmp_path)
+    for group in groups:
+        group.until(2 * EVERY)
+    lighthouse.end()
+    for group in groups:
+        group.until(-(-(group.steps() + 1) // EVERY) * EVERY - 1)  # the last step before they want to meet
+    time.sleep(3)
+    before = [group.steps() for group in groups]
+    assert max(before) < STEPS
+    lighthouse.begin()
+    assert [group.ended()[0] for group in groups] == [0, 0]
+    assert [group.steps() for group in groups] == [STEPS, STEPS]
     assert alike(outs, moved)
 
 
