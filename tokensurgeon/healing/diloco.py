@@ -28,7 +28,9 @@ _RATE, _MOMENTUM = 0.7, 0.9
 _RETRIES = 100
 """So often is a lighthouse asked that does not answer: it may be started again."""
 _PATIENCE = timedelta(hours=1)
-"""A group waits so long for slower ones, and for what is sent over a slow line."""
+"""A group waits so long for slower ones, and for a state that is sent over a slow line."""
+_LINE = timedelta(minutes=10)
+"""One tensor may take so long to be averaged, and one that is gone without closing its connections is waited for."""
 _FAILURES = 3
 """So many outer steps in a row may come to nothing, each of which takes the group back by its inner steps."""
 
@@ -121,7 +123,7 @@ class Groups:
             device,
             state,
             load,
-            pg=(ProcessGroupNCCL if device.type == "cuda" else ProcessGroupGloo)(),
+            pg=(ProcessGroupNCCL if device.type == "cuda" else ProcessGroupGloo)(_LINE),
             min_replica_size=1,
             use_async_quorum=False,
             timeout=_PATIENCE,
