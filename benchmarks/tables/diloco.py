@@ -31,7 +31,8 @@ def diloco(result: dict[str, Any]) -> str:
         "",
         "Outputs of two groups have one digest. The first group that lost the other made a step in "
         f"{killed['median_gap_s']:.1f} s (median); the longest wait for one was "
-        f"{killed['longest_gap_s']:.0f} s, before step {killed['longest_gap_before_step']}. Groups meet every {result['settings']['every']} steps and send "
+        f"{killed['longest_gap_s']:.0f} s, before step {killed['longest_gap_before_step']}. "
+        f"Groups meet every {result['settings']['every']} steps and send "
         f"{result['times_less_than_ddp']:.1f} times less than DDP, as the loopback counted it; they report "
         f"{groups['reported_bytes_per_token']['bytes']:,.0f} bytes per token, and "
         f"{groups['reported_bytes_per_token']['at_every_step']:,.0f} had they met at every step. "
