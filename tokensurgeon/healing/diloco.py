@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.healing.resume import key_of
@@ -84,7 +85,7 @@ class Groups:
 
     Attributes:
         every: Inner steps before an outer one.
-        sent: Bytes that this group has sent for outer steps.
+        sent: Bytes that this group has sent, for outer steps and to groups that returned.
         plain: Bytes that it would have sent, had gradients been averaged at every step (DDP).
     """
 
@@ -116,12 +117,19 @@ class Groups:
 
         self.every, self.sent, self.plain, self._inner = every, 0, 0, 0
         processes, device = accelerator.num_processes, accelerator.device
-        self._bytes = processes * sum(p.numel() * p.element_size() for p in parameters.values())
+        self._bytes = processes * sum(p.nbytes for p in parameters.values())
+
+        def handed() -> dict[str, Any]:
+            content = state()
+            outer = 2 * self._bytes  # parameters at the last outer step, and momentum, which torchft adds
+            self.sent += processes * sum(t.nbytes for t in tree_leaves(content) if torch.is_tensor(t)) + outer
+            return content
+
         host, port = self._serve(accelerator)
         self._manager = Members(
             {**alike, "processes": key_of(processes), "first values of what is trained": _digest(parameters)},
             device,
-            state,
+            handed,
             load,
             pg=(ProcessGroupNCCL if device.type == "cuda" else ProcessGroupGloo)(_LINE),
             min_replica_size=1,
@@ -169,10 +177,11 @@ class Groups:
     def stepped(self) -> int:
         """Count an inner step that was made; the steps of all groups so far."""
         self._inner = (self._inner + 1) % self.every
-        number = max(self._manager.num_participants(), 1)
-        each = round(2 * (number - 1) / number * self._bytes)  # of a ring that adds up and hands on
-        self.plain += each
-        self.sent += each if self.together else 0
+        if self.together:
+            number = max(self._manager.num_participants(), 1)
+            each = round(2 * (number - 1) / number * self._bytes)  # of a ring that adds up and hands on
+            self.sent += each
+            self.plain += each * self.every
         return int(self._manager.current_step()) * self.every + self._inner
 
     @property
