@@ -26,8 +26,8 @@ LIGHTHOUSE, GROUP = "TORCHFT_LIGHTHOUSE", "REPLICA_GROUP_ID"
 """Environment variables, which torchft's launchers set too."""
 _RATE, _MOMENTUM = 0.7, 0.9
 """Of the outer step, as the paper has them."""
-_RETRIES = 100
-"""So often is a lighthouse asked that does not answer: it may be started again."""
+_RETRIES = 1000
+"""So often, spread over the time below, is a lighthouse asked that does not answer: it may be started again."""
 _PATIENCE = timedelta(hours=1)
 """A group waits so long for slower ones, and for a state that is sent over a slow line."""
 _LINE = timedelta(minutes=10)

@@ -51,6 +51,10 @@ class Members(Manager):  # type: ignore[misc]
             InputError: If groups differ. One that comes later is alone in being refused.
         """
         super().start_quorum(*args, **kwargs)
+        if self.errored() is None and self._pg.size() != self.num_participants():
+            # A lighthouse that was started again numbers quorums from one again, and torchft kept the connections of an
+            # earlier one with that number: groups would wait for each other. With an error it makes new ones next time.
+            self.report_error(RuntimeError("connections are of an earlier quorum"))
         own = torch.tensor([list(digest.encode()) for digest in self._alike.values()], dtype=torch.float32)
         mean = own.clone().to(self._device)  # of small whole numbers that are the same it is exact
         self.allreduce(mean).wait()
