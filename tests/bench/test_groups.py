@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from benchmarks.experiments.diloco import Run, membership, reached, sent, told
+from benchmarks.experiments.diloco import RESULTS, Run, membership, reached, sent, told
+from benchmarks.tables.diloco import diloco
 
 
 def run(path, steps, start=0.0, each=1.0):
@@ -44,3 +45,11 @@ def test_one_that_comes_back_too_late_is_told_apart(tmp_path):
     first, second = (run(tmp_path / name, range(1, 5)) for name in "ab")
     with pytest.raises(RuntimeError, match="more steps are needed"):
         told(first, second, second, {})
+
+
+def test_the_table_has_all_ways_to_train_and_the_log():
+    result = json.loads((RESULTS / "diloco.json").read_text())
+    table = diloco(result)
+    assert all(f"\n| {title} | " in table for title in result["sides"])
+    assert table.count(" SIGKILL ") == 1 and "the second has taken over" in table
+    assert all(of["equal"] for of in result["sides"].values() if "equal" in of)
