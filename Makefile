@@ -5,9 +5,9 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt
 INSTALLED := $(VENV)/.installed
 WORKERS := 2
 
-.PHONY: demo install test test-slow test-diloco lint models bench-compare bench-stages bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
+.PHONY: demo install test test-slow lint models bench-compare bench-stages bench-anchors bench-solver bench-solver-gpu bench-growth bench-full \
 	bench-fidelity bench-lm-eval bench-pipeline bench-numbers bench-scale bench-heal bench-merge bench-merge-methods bench-trim \
-	bench-extend bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-prediction \
+	bench-extend bench-diloco bench-sabotage bench-hostile bench-distil bench-architectures bench-pairs bench-prediction \
 	bench-drafts bench-serving bench-four-models bench-llama-cpp bench-vllm \
 	authors tools clean
 
@@ -22,10 +22,6 @@ test: $(INSTALLED)  ## the default tests, under two minutes on two cores, offlin
 test-slow: $(INSTALLED)  ## the tests left out of `make test` for their time: real launchers, several processes; offline too
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal \
 		-m 'slow and not models and not gpu and not peers and not network'
-
-test-diloco: $(INSTALLED)  ## training in groups, one of which is killed and comes back; installs torchft
-	$(PIP) -e '.[diloco]'
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/healing/test_diloco.py -m 'slow or not slow'
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -92,6 +88,9 @@ bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give ba
 	$(VENV)/bin/python -m benchmarks.tables.heal_curves
 	$(VENV)/bin/python -m benchmarks.experiments.heal_processes benchmarks/experiments/heal_processes.toml
 	$(VENV)/bin/python -m benchmarks.experiments.heal_memory benchmarks/experiments/heal_memory.toml
+
+bench-diloco: $(VENV)/.models $(VENV)/.qwen  ## healing in two groups, one of which is killed and comes back, and what they send (an hour)
+	unshare -rn $(VENV)/bin/python -m benchmarks.experiments.diloco benchmarks/experiments/diloco.toml
 
 bench-merge: $(VENV)/.models  ## merges of models whose tokenizers differ (fine-tunes two first)
 	$(VENV)/bin/python -m benchmarks.experiments.merge benchmarks/experiments/merge.toml

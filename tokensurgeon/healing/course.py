@@ -31,8 +31,8 @@ class HealReport:
         curve: One entry per evaluation: ``step``, ``minutes``, ``held_out`` and ``other`` bits per byte (on text of the
             kind that is trained on, and of another kind), and the means of the losses since the one before.
         best: The entry whose state was kept, by ``held_out``.
-        sent: With groups that meet, bytes that this one sent, and would have sent, had they met at every step; for each
-            token that it read.
+        sent: With groups that meet, bytes that this one sent (states for those that return among them), and would have
+            sent, had they met at every step; for each token that it read.
     """
 
     out: Path | None = None

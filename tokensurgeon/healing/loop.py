@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -90,13 +90,26 @@ class Loop:
         self.report.rows = len(own[0]) if own[0].requires_grad else 0
 
     def train(
-        self, pieces: Sequence[Piece], lesson: Teaching, state: SavedState, progress: HealProgress | None
+        self,
+        pieces: Sequence[Piece],
+        lesson: Teaching,
+        state: SavedState,
+        progress: HealProgress | None,
+        alike: Mapping[str, str] | None = None,
     ) -> None:
-        """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state."""
+        """Go on from a saved state, or begin; to the end of the steps or minutes, and to the best state.
+
+        Args:
+            pieces: What is trained on.
+            lesson: What sets tasks about them.
+            state: Where a training that is interrupted is kept.
+            progress: Called with (share done, report so far, last losses), by the first process.
+            alike: By name, digests of what all groups that train together must have the same.
+        """
         writes, course = self.accelerator.is_main_process, self.course
         course.begin(self._resume(state))
         try:
-            with self._groups() as groups:
+            with self._groups(alike or {}) as groups:
                 self._steps(pieces, state, progress, lesson, groups)
         finally:
             if writes and self.report.steps and self.options.diloco is None:
@@ -126,6 +139,7 @@ class Loop:
             losses = self._update(pieces, share, lesson)
             if groups is not None:
                 self.report.steps = groups.stepped()
+                share = self.course.share(self.report.steps - 1)  # of a state that was taken over meanwhile
                 tokens = max(self.report.tokens, 1)
                 self.report.sent = {"bytes": groups.sent / tokens, "at_every_step": groups.plain / tokens}
             self.course.stepped(losses)
@@ -134,7 +148,7 @@ class Loop:
             if self.course.due(share) and (groups is None or groups.together):
                 self.course.evaluate()
 
-    def _groups(self) -> AbstractContextManager[Groups | None]:
+    def _groups(self, alike: Mapping[str, str]) -> AbstractContextManager[Groups | None]:
         if self.options.diloco is None:
             return nullcontext()
 
@@ -154,7 +168,7 @@ class Loop:
             course.put(content["parameters"])
 
         inner, course = self.optimizer.optimizer, self.course
-        return Groups(dict(course.parameters()), inner, self.options.diloco, state, load)
+        return Groups(self.accelerator, course.parameters(), inner, self.options.diloco, alike, state, load)
 
     def _update(self, pieces: Sequence[Piece], share: float, lesson: Teaching) -> dict[str, float]:
         options, accelerator = self.options, self.accelerator

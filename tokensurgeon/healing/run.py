@@ -78,7 +78,7 @@ def heal(
     texts = divide([Path(name) for name in options.text], options.piece, options.text_weights)
     accelerator = launched(options, "healing")
     if options.diloco is not None:
-        require_diloco(options.steps, options.diloco, accelerator.num_processes)
+        require_diloco(options.steps, options.diloco)
     right, left = OpenModel.open(model, "all"), OpenModel.open(teacher, "all")
     right.checked()
     refuse_no_room(target, right, right.layout.rows, link="copy")
@@ -137,13 +137,24 @@ def _trained(
     lesson = Lesson(student, master, splits, classes.as_read(pieces), WEIGHTS, options.seed)
     lesson.prepare(pieces)
     loop = Loop(accelerator, options, student, trained, (held_out, other), order)
-    identities = [identity_of(side) for side in (right, left)]
-    state = SavedState(target, key_of(options.lasting, asdict(WEIGHTS), digest_of(train), ids.tolist(), *identities))
-    loop.train(pieces, lesson, state, progress)
+    identities, read = [identity_of(side) for side in (right, left)], digest_of(train)
+    state = SavedState(target, key_of(options.lasting, asdict(WEIGHTS), read, ids.tolist(), *identities))
+    alike = {} if options.diloco is None else _alike(options, right, left, key_of(read, held_out))
+    loop.train(pieces, lesson, state, progress, alike)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}
     rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
     found = rows_now, body, options, loop.report, held_out
     return Trained(right, left, ids, *found, kept_manifest(right), lambda out: invariants(out, left.directory)), state
+
+
+def _alike(options: HealOptions, right: OpenModel, left: OpenModel, text: str) -> dict[str, str]:
+    """By name, digests of what must be the same in all groups, which may be on other machines."""
+    asked = options.lasting | {"steps": options.steps}
+    found = {"text": text, "options": key_of(asked, asdict(WEIGHTS))}
+    for name, side in (("model", right), ("teacher", left)):
+        tensors = {tensor: side.checkpoint.digest(tensor) for tensor in side.checkpoint.tensors}
+        found[name] = key_of(side.tokenizer.digest(), tensors)
+    return found
 
 
 def _plan(model: OpenModel, teacher: OpenModel, name: str) -> RowPlan:
