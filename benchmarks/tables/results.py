@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
+from benchmarks.tables.diloco import diloco
 from benchmarks.tables.distil import distil
 from benchmarks.tables.four_models import four_models, serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
@@ -104,7 +105,30 @@ def solver(result: dict[str, Any]) -> str:
         f"of the default and of `--exact` are the same for {_least(result):.2%} of all {count:,}, at every k. Result "
         "file: `benchmarks/results/solver.json`.",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + _bound(result))
+
+
+def _bound(result: dict[str, Any]) -> list[str]:
+    """What scanning for every pick cannot go below, at k=64."""
+    of = [problem["k"]["64"] for problem in result["problems"].values()]
+    if not all("parts_ms_per_target" in sides["default"] for sides in of):
+        return []
+    shares = {
+        part: [sides["default"]["parts_ms_per_target"][part] / sides["default"]["median_ms_per_target"] for sides in of]
+        for part in ("scans", "products")
+    }
+    limits = [s["mergekit"]["median_ms_per_target"] / s["default"]["parts_ms_per_target"]["products"] for s in of]
+    return [
+        "",
+        f"What bounds it: at k=64 {_span(shares['scans'], 100)}% of the default's time are its scans and "
+        f"{_span(shares['products'], 100)}% the {result['precision']['default']} products in them. If all else took no "
+        f"time, it would be {_span(limits, 1)} × as fast as mergekit.",
+    ]
+
+
+def _span(values: list[float], times: float) -> str:
+    low, high = (f"{times * value:.0f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _least(result: dict[str, Any]) -> float:
@@ -297,6 +321,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "merge_search": merge_search,
     "merge_interference": merge_interference,
     "merge_three": merge_interference,
+    "diloco": diloco,
     "trimming": trimming,
     "distil": distil,
     "drafts": drafts,
