@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from sklearn.linear_model import orthogonal_mp
 from benchmarks.common.problems import load_problem
 from benchmarks.common.provenance import provenance
 from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
-from tokensurgeon.solver.scan import Dictionary, precision_for
+from tokensurgeon.solver.scan import Dictionary, full_precision, precision_for
 from tokensurgeon.transfer.combine import transfer
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -95,7 +96,37 @@ def _measure(
             of["mean_residual_over_exact"] = residuals[side] / residuals["exact"]
     for mode in ("default", "exact"):
         row[mode]["settled_in_float32"] = _settled_in_float32(*on_device, k, mode == "exact")
+    if device.type == "cpu":
+        row["default"]["parts_ms_per_target"] = _parts(targets, atoms, k, experiment["repeats"])
     return row
+
+
+def _parts(targets: torch.Tensor, atoms: torch.Tensor, k: int, repeats: int) -> dict[str, float]:
+    """Milliseconds a target of k scans, and of the products in them: what a scan for every pick cannot go below."""
+    unit = torch.nn.functional.normalize(targets, dim=1)
+    with full_precision():
+        dictionary = Dictionary.of(atoms, len(targets), precision_for(targets.device, False), False)
+        residual = dictionary.turned(unit)
+        left, query = residual.norm(dim=1), dictionary._round(residual, residual.norm(dim=1))[0]
+        room = torch.empty(len(query), dictionary.tiles[0].shape[1], dtype=dictionary.scores.dtype)
+        multiply = torch._int_mm if query.dtype is torch.int8 else torch.mm
+
+        def products() -> None:
+            for tile in dictionary.tiles:
+                multiply(query, tile, out=room)
+
+        found = {"scans": lambda: dictionary.shortlist(residual, left), "products": products}
+        return {name: 1e3 * k * _median(one, repeats) / len(targets) for name, one in found.items()}
+
+
+def _median(work: Callable[[], object], repeats: int) -> float:
+    """Seconds, after one call that is not timed."""
+    taken = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
 
 
 def _own(
