@@ -41,7 +41,7 @@ def one(experiment: dict[str, Any], run: dict[str, Any], work: Path) -> tuple[di
     sizes = {name: experiment[name] for name in ("train_bytes", "test_bytes")}
     given = {name: model(of, work / name) for name, of in run["models"].items()}
     for name, corpus in run["texts"].items():
-        given[name], given[f"{name}-test"] = prepared(corpus, work / name, **sizes)
+        given[name], given[f"{name.removesuffix('-text')}-test"] = prepared(corpus, work / name, **sizes)
     recipe = yaml.safe_load((RECIPES / f"{run['recipe']}.yaml").read_text())
     given = {name: value for name, value in (given | run.get("inputs", {})).items() if name in recipe["inputs"]}
     out = work / "out"

@@ -11,8 +11,11 @@ import pytest
 
 CODE = """
 import resource
-from tokensurgeon.cli.memory import keep_freed_memory
+import sys
+from tokensurgeon.cli.memory import give_back_freed_memory, keep_freed_memory
 keep_freed_memory()
+if sys.argv[1:] == ["training"]:
+    give_back_freed_memory()
 def use():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(8): bytearray(2**26)[:: 2**12] = bytes(2**14)
@@ -22,9 +25,22 @@ print(use())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+
+
+@needs_glibc
 @pytest.mark.parametrize(("chosen", "faults"), [({}, range(2**14)), ({"MALLOC_ARENA_MAX": "8"}, range(2**16, 2**18))])
 def test_pages_are_touched_anew_only_where_the_user_decides_of_malloc(chosen, faults):
     clean = {name: text for name, text in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run([sys.executable, "-c", CODE], env=clean | chosen, capture_output=True, text=True, check=True)
-    assert int(done.stdout) in faults
+    assert int(run(clean | chosen)) in faults
+
+
+@needs_glibc
+def test_a_training_gives_memory_back():
+    clean = {name: text for name, text in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    assert int(run(clean, "training")) in range(2**16, 2**18)
+
+
+def run(env, *args):
+    line = [sys.executable, "-c", CODE, *args]
+    return subprocess.run(line, env=env, capture_output=True, text=True, check=True).stdout

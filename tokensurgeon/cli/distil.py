@@ -9,6 +9,7 @@ import typer
 
 from tokensurgeon.cli import options as o
 from tokensurgeon.cli.common import guarded, progress_bar
+from tokensurgeon.cli.memory import give_back_freed_memory
 from tokensurgeon.cli.training import is_first_process, tell_of_training
 from tokensurgeon.progress import Stage
 
@@ -99,6 +100,7 @@ def command(
     with guarded(debug=debug, quiet=quiet or json_out, interrupted=kept):
         from tokensurgeon.distilling import DistilOptions, distil
 
+        give_back_freed_memory()
         options = DistilOptions(
             text=tuple(str(path) for path in text),
             steps=steps,

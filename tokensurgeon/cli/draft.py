@@ -9,6 +9,7 @@ import typer
 
 from tokensurgeon.cli import options as o
 from tokensurgeon.cli.common import console, emit_json, guarded, print_output, progress_bar
+from tokensurgeon.cli.memory import give_back_freed_memory
 
 if TYPE_CHECKING:
     from tokensurgeon.drafting import DraftReport
@@ -61,6 +62,8 @@ def command(
         from tokensurgeon.gguf import export_gguf
         from tokensurgeon.gguf.quantise import export_quantised
 
+        if minutes:
+            give_back_freed_memory()
         options = MakeDraftOptions(
             method=method, text=tuple(map(str, text or ())), minutes=minutes, lora=lora, prompts=prompts,
             prompt_bytes=prompt_bytes, new_tokens=new_tokens, device=device, seed=seed,
