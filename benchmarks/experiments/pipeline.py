@@ -21,7 +21,7 @@ import tokensurgeon.pipelines
 from benchmarks.common import models, texts
 from benchmarks.common.pairs import run_pairs
 from benchmarks.common.timing import timed
-from benchmarks.experiments.finetunes import finetunes
+from benchmarks.experiments.finetunes import SHORT, finetunes
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 
@@ -63,7 +63,7 @@ def model(of: dict[str, str] | str, work: Path) -> Path:
     if isinstance(of, str):
         made: Path = getattr(models, of)()
         return made
-    tuned = finetunes()[of["tuned"]]
+    tuned = finetunes(SHORT)[of["tuned"]]
     if "tokenizer" in of:
         donor = getattr(models, of["tokenizer"])()
         timed([".venv/bin/tokensurgeon", str(tuned), str(donor), "--out", str(work), "--method", "ridge", "--quiet"])
