@@ -30,8 +30,10 @@ from benchmarks.common.measures import CHOICES, COMPLETIONS, lossy, measure, mea
 from benchmarks.common.provenance import provenance
 from benchmarks.common.timing import timed
 from benchmarks.tables.fidelity_page import write_page
+from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.cache import cache_directory
 from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.surgery.pair import align_models
 
@@ -135,9 +137,11 @@ class Bench:
                 made = {"failed": str(error).strip().splitlines()[-1]}
                 self.cached.write(made_as, made)
                 return made, None
+            cut_otherwise = peer and pinned(out)
             own = Manifest.read(out)
             again = {**run, "held_out": own.content["held_out"] if own else None, "model": digest(out)}
             again |= {name: own.content[name] for name in ("choice", "loss", "stages") if own and own.content.get(name)}
+            again |= {"cut_otherwise": True} if cut_otherwise else {}
             if made is None or made["model"] != again["model"]:
                 made = again
                 self.cached.write(made_as, made)
@@ -170,6 +174,17 @@ def figures(scores: dict[str, Any], untouched: dict[str, Any], forced: dict[str,
     if any("dead_mass" in d for d in documents):
         row["dead_mass"] = sum(d["dead_mass"] for d in documents) / sum(d["tokens"] for d in documents)
     return row
+
+
+def pinned(out: Path) -> bool:
+    """Make a peer's output cut text as its tokenizer.json says; whether transformers would have cut it otherwise.
+
+    For some types of body (qwen2) transformers cuts text by a class of its own, whatever the files say: nearer to the
+    base's tokenizer, in which the base reads better, and not by the donor's, which is what is compared.
+    """
+    declared = choose_class(TokenizerFiles.open(out), out, foreign=False)
+    declared.write(out)
+    return declared.settings is not None
 
 
 @cache
