@@ -22,6 +22,7 @@ from benchmarks.tables.four_models import four_models, serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
 from benchmarks.tables.merge import merge, merge_interference, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
+from benchmarks.tables.pipeline import pipeline
 from benchmarks.tables.sabotage import sabotage
 from benchmarks.tables.stages import stages
 from benchmarks.tables.tables import auto, numbers, trimming
@@ -31,7 +32,7 @@ from benchmarks.tables.trojan import trojan
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers", "four_models")
+SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers", "four_models", "pipeline")
 """Experiments with one result file per pair."""
 
 
@@ -322,6 +323,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "merge_interference": merge_interference,
     "merge_three": merge_interference,
     "diloco": diloco,
+    "pipeline": pipeline,
     "trimming": trimming,
     "distil": distil,
     "drafts": drafts,
