@@ -128,7 +128,7 @@ bench-llama-cpp: $(VENV)/.models $(VENV)/.tools  ## exported models in a real ll
 tools: $(VENV)/.tools  ## llama.cpp, TRL and mergekit refuse what `check` says they refuse (compiles llama.cpp: minutes)
 	$(VENV)-tools/bin/python -m pytest -m peers tests/gguf tests/readiness
 
-bench-pipeline: $(VENV)/.models  ## the shipped recipes on real models, general and domain text behind each stage
+bench-pipeline: $(VENV)/.models $(VENV)/.qwen  ## the shipped recipes on real models, general and domain text behind each stage
 	$(VENV)/bin/python -m benchmarks.experiments.pipeline benchmarks/experiments/pipeline.toml
 
 bench-lm-eval: $(VENV)/.models $(VENV)/.authors  ## lm-evaluation-harness beside our own scoring

@@ -34,6 +34,7 @@ from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.cache import cache_directory
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.pinning import choose_class
+from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.texts import python_text
 from tokensurgeon.surgery.pair import align_models
 
@@ -131,17 +132,17 @@ class Bench:
                 program = [".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(out), "--quiet"]
             try:
                 run = timed([*program, *(option.format(text=text) for option in options)])
-            except RuntimeError as error:
+                if peer:
+                    pinned(out)
+            except (RuntimeError, InputError) as error:
                 if not peer:
                     raise
                 made = {"failed": str(error).strip().splitlines()[-1]}
                 self.cached.write(made_as, made)
                 return made, None
-            cut_otherwise = peer and pinned(out)
             own = Manifest.read(out)
             again = {**run, "held_out": own.content["held_out"] if own else None, "model": digest(out)}
             again |= {name: own.content[name] for name in ("choice", "loss", "stages") if own and own.content.get(name)}
-            again |= {"cut_otherwise": True} if cut_otherwise else {}
             if made is None or made["model"] != again["model"]:
                 made = again
                 self.cached.write(made_as, made)
@@ -176,15 +177,13 @@ def figures(scores: dict[str, Any], untouched: dict[str, Any], forced: dict[str,
     return row
 
 
-def pinned(out: Path) -> bool:
-    """Make a peer's output cut text as its tokenizer.json says; whether transformers would have cut it otherwise.
+def pinned(out: Path) -> None:
+    """Make a peer's output cut text as its tokenizer.json says.
 
     For some types of body (qwen2) transformers cuts text by a class of its own, whatever the files say: nearer to the
     base's tokenizer, in which the base reads better, and not by the donor's, which is what is compared.
     """
-    declared = choose_class(TokenizerFiles.open(out), out, foreign=False)
-    declared.write(out)
-    return declared.settings is not None
+    choose_class(TokenizerFiles.open(out), out, foreign=False).write(out)
 
 
 @cache

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 from tiny import CHATML, byte_level, fast, llama, save
 
-from tokensurgeon import TransplantOptions, revert, transplant, trim, verify
+from tokensurgeon import InputError, TransplantOptions, merge, revert, transplant, trim, verify
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.start import prefix_by_files
@@ -59,11 +60,47 @@ def test_what_is_cut_out_of_it_starts_alike(models, tmp_path):
     assert "starts_with" not in json.loads((tmp_path / "back/tokensurgeon.json").read_text())
 
 
-@pytest.mark.parametrize("said", [1, 10**6])
-def test_another_start_is_seen_by_verify(models, tmp_path, said):
-    shutil.copytree(models / "out", tmp_path / "out")
-    place = tmp_path / "out/tokensurgeon.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"starts_with": said}))
-    assert load_model(tmp_path / "out").prefix == 1  # what has no row counts for nothing
-    plan = next(c for c in verify(tmp_path / "out", models / "base", models / "donor") if c.name == "plan")
+@pytest.mark.parametrize(
+    ("change", "start"),
+    [({"starts_with": 1}, 1), ({"starts_with": 1, "start": "<|im_start|>"}, 1), ({"start": "<|evil|>"}, 1)],
+)
+def test_another_start_is_seen_by_verify(models, tmp_path, change, start):
+    """And an id whose token is another one counts for nothing."""
+    out = changed(models, tmp_path, change)
+    assert load_model(out).prefix == start
+    plan = next(c for c in verify(out, models / "base", models / "donor") if c.name == "plan")
     assert not plan.ok and "texts start otherwise" in plan.detail
+
+
+def test_a_manifest_that_says_nothing_of_the_start_is_noted(models, tmp_path):
+    out = changed(models, tmp_path, {}, without=("starts_with", "start"))
+    plan = next(c for c in verify(out, models / "base", models / "donor") if c.name == "plan")
+    assert plan.ok and plan.note and "does not say what texts start with" in plan.detail
+
+
+@pytest.mark.parametrize("said", [-1, -(10**30), 10**6, True, "0"])
+def test_a_start_that_is_no_row_is_refused(models, tmp_path, said):
+    out = changed(models, tmp_path, {"starts_with": said})
+    assert prefix_by_files(out, TokenizerFiles.open(out)) == 1
+    with pytest.raises(InputError, match="starts_with"):
+        verify(out, models / "base", models / "donor")
+
+
+def changed(models, place, change, without=()):
+    """A copy of the output with another manifest."""
+    shutil.copytree(models / "out", place / "out")
+    path = place / "out/tokensurgeon.json"
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name not in without}
+    path.write_text(json.dumps(content | change))
+    return place / "out"
+
+
+@pytest.mark.skipif(find_spec("mergekit") is None, reason="needs mergekit")
+def test_a_merge_starts_texts_as_its_first_model_does(models, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    other = tmp_path / "other"
+    transplant(str(models / "base"), str(models / "donor"), other, TransplantOptions(method="mean"))
+    sides = [{"model": str(model), "parameters": {"weight": 0.5}} for model in (models / "out", other)]
+    recipe.write_text(json.dumps({"merge_method": "linear", "models": sides, "dtype": "float32"}))  # JSON is YAML
+    merge(recipe, tmp_path / "merged")
+    assert start_of(tmp_path / "merged") == "<|endoftext|>"

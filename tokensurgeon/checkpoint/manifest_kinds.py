@@ -75,7 +75,7 @@ _KINDS: Mapping[str, _Kind] = {
     "sha256": _having(tensors=_table(_text), files=_table(_text)),
     "healed": _having(runs=_list(_run), rows=_list(_whole), tensors=_list(_text)),
 }
-_OF_MERGES = {"tokenizer_sha256", "beginning", "sha256", "inherited"}
+_OF_MERGES = {"tokenizer_sha256", "beginning", "starts_with", "start", "sha256", "inherited"}
 _INHERITED = (Provenance.RECONSTRUCTED.label, Provenance.UNREACHABLE.label, Provenance.TRAINED.label)
 
 
@@ -100,6 +100,8 @@ def wrongs(content: Mapping[str, Any], plan: RowPlan) -> Iterator[str]:
     healed, options = content.get("healed"), content.get("options")
     if isinstance(healed, dict) and any(not 0 <= i < plan.n_rows for i in healed.get("rows", ())):
         yield f"healed names a row that is none of {plan.n_rows}"
+    if isinstance(start := content.get("starts_with"), int) and not 0 <= start < plan.n_rows:
+        yield f"starts_with names a row that is none of {plan.n_rows}"
     carried = content.get("inherited")
     if isinstance(carried, dict) and any(name not in _INHERITED for name in carried):
         yield "inherited names what is not inherited"

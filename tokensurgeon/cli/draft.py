@@ -62,7 +62,7 @@ def command(
         from tokensurgeon.gguf import export_gguf
         from tokensurgeon.gguf.quantise import export_quantised
 
-        if minutes:
+        if minutes:  # or it only transplants, which keeps what it frees
             give_back_freed_memory()
         options = MakeDraftOptions(
             method=method, text=tuple(map(str, text or ())), minutes=minutes, lora=lora, prompts=prompts,

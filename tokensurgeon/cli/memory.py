@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT, _OWN_MAPPING = 2**30, 2**31 - 1
 """In bytes: what lies free at the end of memory is given back beyond this; and a block beyond this is mapped alone."""
 _USUAL_KEPT, _USUAL_MAPPING = 2**17, 2**25
-"""The most that glibc chooses by itself."""
+"""glibc's own: the least for the first, the most for the second."""
 _PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 _MOST_PRIMITIVES = 128
 """What one text needs. oneDNN keeps 1,024, which fill up with those of texts of other lengths."""

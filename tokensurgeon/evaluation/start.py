@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokensurgeon.checkpoint.names import MANIFEST
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.checkpoint.text import read_json_if_there
 
-__all__ = ["prefix_by_files", "prefix_of", "standing_for_start"]
+__all__ = ["prefix_by_files", "prefix_of", "said_start", "standing_for_start"]
 
 
 def prefix_of(directory: Path, tokenizer: Any) -> int | None:
@@ -23,12 +23,24 @@ def prefix_of(directory: Path, tokenizer: Any) -> int | None:
 
     It is what the manifest of a transplant names, or BOS, or what stands for it: CLS, the config's BOS, EOS.
     """
-    return _prefix(directory, {f"{n}_token": getattr(tokenizer, f"{n}_token_id", None) for n in ("bos", "cls", "eos")})
+    said = said_start(directory, tokenizer.convert_ids_to_tokens)
+    special = {f"{n}_token": getattr(tokenizer, f"{n}_token_id", None) for n in ("bos", "cls", "eos")}
+    return _declared(directory, special) if said is None else said
 
 
-def prefix_by_files(directory: Path, files: TokenizerFiles) -> int | None:
-    """The same by the tokenizer's files."""
-    return _prefix(directory, files.special_ids())
+def prefix_by_files(directory: Path, files: TokenizerFiles, *, manifest: bool = True) -> int | None:
+    """The same by the tokenizer's files, or by these alone."""
+    said = said_start(directory, files.tokenizer.id_to_token) if manifest else None
+    return _declared(directory, files.special_ids()) if said is None else said
+
+
+def said_start(directory: Path, token: Callable[[int], str | None]) -> int | None:
+    """The id that a manifest names, where the tokenizer has that token under it."""
+    content = read_json_if_there(directory / MANIFEST)
+    said = content.get("starts_with")
+    if not isinstance(said, int) or isinstance(said, bool) or not 0 <= said < (vocab_size(directory) or 0):
+        return None
+    return said if token(said) == content.get("start") else None
 
 
 def standing_for_start(plan: RowPlan, base: int | None, own: int | None) -> int | None:
@@ -50,10 +62,7 @@ def standing_for_start(plan: RowPlan, base: int | None, own: int | None) -> int 
     return None if own in standing or not standing else int(standing[0])
 
 
-def _prefix(directory: Path, special: Mapping[str, int | None]) -> int | None:
-    said = read_json_if_there(directory / MANIFEST).get("starts_with")
-    if isinstance(said, int) and 0 <= said < (vocab_size(directory) or 0):
-        return said
+def _declared(directory: Path, special: Mapping[str, int | None]) -> int | None:
     config = read_config(directory)
     own = (config.get("text_config") or config).get("bos_token_id")  # said there, not an architecture's default
     starts = (special.get("bos_token"), special.get("cls_token"), own, special.get("eos_token"))

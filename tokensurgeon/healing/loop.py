@@ -139,7 +139,7 @@ class Loop:
             losses = self._update(pieces, share, lesson)
             if groups is not None:
                 self.report.steps = groups.stepped()
-                share = self.course.share(self.report.steps - 1)  # of a state that was taken over meanwhile
+                share = self.course.share(max(self.report.steps - 1, 0))  # of a state that was taken over meanwhile
                 tokens = max(self.report.tokens, 1)
                 self.report.sent = {"bytes": groups.sent / tokens, "at_every_step": groups.plain / tokens}
             self.course.stepped(losses)

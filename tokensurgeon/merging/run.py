@@ -26,6 +26,7 @@ from tokensurgeon.merging.write import (
     Part,
     fill_rows,
     manifest_of,
+    start_of,
     state_dtype,
     verify_merge,
     write_config,
@@ -130,7 +131,7 @@ def write_merge(
         fill_rows(raw, work, parts)
         state_dtype(work)
         content["tokenizer_sha256"] = write_others(work, first, owner, ready.template, list(ready.given.values()))
-        content |= describe_files(first.model, owner.model, work)
+        content |= describe_files(first.model, owner.model, work) | start_of(first, owner)
         files = Checkpoint.open(work)
         unrun = why_not_run(work, files, find_vocabulary_tensors(work, files.tensors), read.options.forward)
         manifest = manifest_of(parts[0].choice, content)

@@ -19,6 +19,7 @@ from tokensurgeon.checkpoint.pinning import choose_class
 from tokensurgeon.checkpoint.settings import write_settings
 from tokensurgeon.checkpoint.side_files import copy_side_files, fit_body
 from tokensurgeon.checkpoint.text import write_json, write_text
+from tokensurgeon.evaluation.start import said_start
 from tokensurgeon.merging.align import Aligned, Owner
 from tokensurgeon.merging.models import Model, is_buffer
 from tokensurgeon.merging.rows import Kind, RowChoice, filled
@@ -34,6 +35,7 @@ __all__ = [
     "chosen_rows",
     "fill_rows",
     "manifest_of",
+    "start_of",
     "state_dtype",
     "verify_merge",
     "write_config",
@@ -129,6 +131,13 @@ def beginning_of(first: Aligned) -> int | None:
     """What texts begin with, where the owner's tokenizer declares no BOS: as the first model's transplant has it."""
     found: int | None = first.transplant.content.get("beginning") if first.transplant else None
     return found
+
+
+def start_of(first: Aligned, owner: Owner) -> dict[str, Any]:
+    """What texts start with, for the manifest, where the first model's says so."""
+    token = owner.model.tokenizer.tokenizer.id_to_token
+    said = said_start(first.model.directory, token)
+    return {} if said is None else {"starts_with": said, "start": token(said)}
 
 
 def state_dtype(out: Path) -> None:

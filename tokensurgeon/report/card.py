@@ -183,13 +183,13 @@ def warnings(content: dict[str, Any]) -> list[str]:
             f"(padding, placeholders): {shown}{', …' if len(content['silenced']) > 4 else ''}."
         )
     if content.get("bos") == {"base": True, "donor": False}:
-        start = content.get("beginning_token")
+        start = content.get("start") or content.get("beginning_token")
         found.append(
             "The base's tokenizer puts BOS before every text, the donor's does not: put "
             f"{f'{code(start)}, which holds its row,' if start else 'bos_token'} before your prompts, or the body "
             "works without what it was trained with."
         )
-    if start := content.get("start"):
+    elif start := content.get("start"):
         found.append(
             f"The base's texts start with the row of {code(start)}, which the tokenizer does not call BOS: put that "
             "before plain text. Chats start as the template has them."

@@ -79,7 +79,7 @@ def write_output(
     shared = base.checkpoint.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
     content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
     content["removed_settings"] = small.write_settings(work)
-    starts = prefix_by_files(directory, base.tokenizer), prefix_by_files(work, donor.tokenizer)
+    starts = prefix_by_files(directory, base.tokenizer), prefix_by_files(work, donor.tokenizer, manifest=False)
     if (better := standing_for_start(plan, *starts)) is not None:
         content |= {"starts_with": better, "start": donor.vocabulary.pieces[better]}
     content |= describe_files(base, donor, work)

@@ -19,7 +19,7 @@ from tokensurgeon.merging.prepare import Prepared
 from tokensurgeon.merging.recipe import Recipe
 from tokensurgeon.merging.search.items import Item, score_item
 from tokensurgeon.merging.search.objective import Pieces
-from tokensurgeon.merging.write import chosen_rows, write_config, write_others
+from tokensurgeon.merging.write import chosen_rows, start_of, write_config, write_others
 
 __all__ = ["Trials", "score_model", "score_pieces"]
 
@@ -41,6 +41,8 @@ class Trials:
         write_config(place, ready.first, ready.owner, ready.layers)
         write_others(place, ready.first, ready.owner, ready.template, [])
         self.tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        said = start_of(ready.first, ready.owner).get("starts_with")
+        self._start = prefix_of(place, self.tokenizer) if said is None else said
         self._config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         with torch.device("meta"):
             self._class: Any = type(AutoModelForCausalLM.from_config(self._config, trust_remote_code=False))
@@ -64,7 +66,7 @@ class Trials:
         model = self._class.from_pretrained(None, config=deepcopy(self._config), state_dict=tensors, dtype=dtype)
         if dtype == torch.float16 and self.ready.device == "cpu":
             model = model.float()
-        return LoadedModel(model.to(self.ready.device).eval(), self.tokenizer, prefix_of(self.place, self.tokenizer))
+        return LoadedModel(model.to(self.ready.device).eval(), self.tokenizer, self._start)
 
 
 def score_pieces(loaded: LoadedModel, texts: Mapping[str, Sequence[str | Item]]) -> dict[str, list[list[float]]]:
