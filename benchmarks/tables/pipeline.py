@@ -51,6 +51,6 @@ def _cell(of: dict[str, Any], text: str) -> str:
 
 def _trained(result: dict[str, Any]) -> str:
     """How many updates the stages of a run made, and whether its gates held."""
-    steps = [f"{name} {of['steps']}" for name, of in result["training"].items() if of]
-    gates = "" if result["gates_kept"] else "; a gate was not kept to"
-    return f"{result['title']}: updates {', '.join(steps)}{gates}." if steps else ""
+    steps = [f"{of['steps']} updates in `{name}`" for name, of in result["training"].items() if of]
+    found = steps if result["gates_kept"] else [*steps, "a gate was not kept to"]
+    return f"*{result['title']}*: {', '.join(found)}." if found else ""
