@@ -44,11 +44,22 @@ def test_the_solver_experiment(tmp_path):
     for row in small["k"].values():
         assert row["scikit-learn"]["same_supports"] == {"default": 1.0, "exact": 1.0}
         assert row["default"]["mean_residual_over_exact"] == pytest.approx(1.0, abs=1e-6)
+        assert all(row["default"]["parts_ms_per_target"][part] > 0 for part in ("scans", "products"))
         assert len(row["exact"]["seconds"]) == 2 and 0 <= row["default"]["settled_in_float32"] < 0.1
     assert set(result["precision"]) == {"default", "exact"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_what_bounds_the_solver_is_said():
+    sides = {
+        "default": {"median_ms_per_target": 4.0, "parts_ms_per_target": {"scans": 3.0, "products": 2.0}},
+        "mergekit": {"median_ms_per_target": 32.0},
+    }
+    (_, said) = readme._bound({"problems": {"A": {"k": {"64": sides}}}, "precision": {"default": "int8"}})
+    assert "75% of the default's time are its scans and 50% the int8 products" in said and "16 × as fast" in said
+    assert readme._bound({"problems": {"A": {"k": {"64": {"default": {}}}}}}) == []
+
+
 def test_the_gpu_experiment_says_what_it_needs(tmp_path):
     (tmp_path / "gpu.toml").write_text(SMALL.format(device="cuda"))
     with pytest.raises(SystemExit, match="needs a CUDA device"):

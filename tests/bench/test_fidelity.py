@@ -7,11 +7,13 @@ import math
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from benchmarks.common import intervals, measures, texts
 from benchmarks.experiments import fidelity
 from benchmarks.tables import fidelity_page
 from tokensurgeon import TransplantOptions, transplant
+from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
@@ -128,3 +130,18 @@ def test_the_page(tmp_path):
         and "it broke" in page
     )
     assert "src=" not in page
+
+
+def test_a_peers_output_is_made_to_cut_as_its_file_says(copy_of):
+    out = copy_of("gpt")
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+    text, raw = "one\n\n\ntwo 3x", TokenizerFiles.open(out).tokenizer.encode
+
+    def loaded():
+        return AutoTokenizer.from_pretrained(out)(text, add_special_tokens=False)["input_ids"]
+
+    wanted = raw(text, add_special_tokens=False).ids
+    assert loaded() != wanted
+    fidelity.pinned(out)
+    assert loaded() == wanted

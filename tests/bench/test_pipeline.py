@@ -5,12 +5,13 @@ from __future__ import annotations
 from benchmarks.experiments.pipeline import measuring, prepared
 from benchmarks.tables.pipeline import pipeline
 
+BEFORE, AFTER = {"first-text-test": 1.25, "second-text-test": 0.5}, {"first-text-test": 1.0, "second-text-test": 1.0}
 RESULT = {
     "title": "balanced: A",
     "settings": {"texts": {"first-text": "arxiv", "second-text": "python"}, "test_bytes": 2048, "train_bytes": 4000},
     "stages": {
-        "before": {"model": {"first-text-test": 1.25, "second-text-test": 0.5}},
-        "after": {"model": {"first-text-test": 1.0, "second-text-test": 1.0}, "against": {"first-text-test": 1.25, "second-text-test": 0.5}},
+        "before": {"model": BEFORE},
+        "after": {"model": AFTER, "against": BEFORE},
         "last": None,
     },
     "training": {"trained": {"steps": 7}, "merged": None},
