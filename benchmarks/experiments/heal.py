@@ -2,7 +2,8 @@
 
     python -m benchmarks.experiments.heal benchmarks/experiments/heal.toml [PAIR ...]
 
-Sides are trained on ``other`` text (WikiText-2 and Python's documentation: only the first is of a kind that is
+Sides go by updates, so that other work on the machine changes nothing but the time; the time of a processor is counted.
+They are trained on ``other`` text (WikiText-2 and Python's documentation: only the first is of a kind that is
 measured) or on text ``alike`` (other documents of the four corpora that are measured). A part of Python's documentation
 is measured beside; with text alike it is of a kind that was not trained on. The control is the untouched base, trained
 in the same way on the same text: what it gains is no healing.
@@ -18,8 +19,9 @@ from typing import Any
 from benchmarks.common import models, texts
 from benchmarks.common.measures import measure
 from benchmarks.common.pairs import run_pairs
+from benchmarks.common.splits import Splits
 from benchmarks.common.timing import timed
-from benchmarks.experiments.fidelity import figures
+from benchmarks.experiments.fidelity import figures, measures_of
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
@@ -38,7 +40,11 @@ def main(path: Path, only: Iterable[str] = ()) -> None:
 
 def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and figures of a pair."""
-    settings = {key: experiment[key] for key in ("measures", "transplant")} | {"sides": pair["sides"]}
+    settings = {
+        "transplant": experiment["transplant"],
+        "sides": pair["sides"],
+        "measures": measures_of(experiment, pair),
+    }
     return settings, {"pair": run(experiment, pair, work)}
 
 
@@ -48,12 +54,14 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
     start = work / "start"
     timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *experiment["transplant"], "--quiet"])
     manifest = Manifest.read(start)
-    untouched = measure(base, experiment["measures"], None, None)
+    measures = measures_of(experiment, pair)
+    untouched, splits = measure(base, measures, None, None), Splits(base, start, measures["bytes"])
     found: dict[str, Any] = {
         "untouched": {**figures(untouched, untouched, None), "python": python_bits(base)},
         "transplant": {
-            **figures(measure(start, experiment["measures"], manifest, None), untouched, None),
+            **figures(measure(start, measures, manifest, None), untouched, None),
             "python": python_bits(start),
+            "splits": splits.of(start),
         },
         "sides": {},
     }
@@ -64,11 +72,12 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
         command = [".venv/bin/tokensurgeon", "heal", str(model), "--teacher", str(base), "--out", str(out), "--quiet"]
         text = training_text(work, how["text"])
         timing = timed([*command, *(part for file in text for part in ("--text", str(file))), *how["options"]])
-        scores = measure(out, experiment["measures"], None if control else manifest, None)
+        scores = measure(out, measures, None if control else manifest, None)
         row = {**timing, **figures(scores, untouched, None), "python": python_bits(out)}
         healed = Manifest.read(out)
         if healed is not None:
             row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
+            row["splits"] = splits.of(out)
         found["sides"][side] = row
         print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
     return found
