@@ -247,7 +247,30 @@ def heal(results: list[dict[str, Any]]) -> str:
             own = [*(of["bits_per_byte"][name] for name in (*corpora, "mean")), of["python"]]
             cells = " | ".join(f"{value - before:+.3f}" for value, before in zip(own, bits, strict=True))
             lines.append(f"| {side} | {cells} | {_tasks(of)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(_where(result) for result in results if "splits" in result["pair"]["transplant"])])
+
+
+def _where(result: dict[str, Any]) -> str:
+    """What tokens cost by how they stand to the base's, before and after."""
+    before, items = result["pair"]["transplant"]["splits"], result["settings"]["measures"]["items"]
+    told = []
+    for side, of in result["pair"]["sides"].items():
+        now, run = of["splits"], of["healed"]
+        pieces = ", ".join(
+            f"{name} pieces {before['split'][f'{name}_nats']:.2f} to {now['split'][f'{name}_nats']:.2f}"
+            for name in ("inside", "first")
+        )
+        whole = [before["whole"]["transplant"], now["whole"]["transplant"], now["whole"]["base"]]
+        told.append(
+            f"{side} ({of['cpu_s']:.0f} s of processor time, {of['peak_mib'] / 1024:.1f} GiB, "
+            f"{run['tokens']:,} tokens), nats: {pieces}, "
+            f"the base's whole tokens {whole[0]:.2f} to {whole[1]:.2f} (base {whole[2]:.2f})"
+        )
+    counts = ", ".join(f"{items[task]}" for task in ("lambada", "arc_easy", "piqa"))
+    return (
+        f"{result['title']}: {'; '.join(told)}. Accuracies of {counts} items. {result['date']}. Result file: "
+        f"`benchmarks/results/heal_*.json`."
+    )
 
 
 def merge_methods(result: dict[str, Any]) -> str:
