@@ -24,7 +24,8 @@ def pipeline(results: Sequence[dict[str, Any]]) -> str:
         shown = [name for name in result["stages"].values() if name is not None]
         tested = list(dict.fromkeys(text for stage in shown for text in stage["model"]))
         heads = [_NAMES[_corpus(texts, text.removesuffix("-test"))] for text in tested]
-        lines.append(f"| **{result['title']}** | {' | '.join(f'*{head}*' for head in [*heads, ''][:2])} |")
+        first, second = [*(f"*{head}*" for head in heads), ""][:2]
+        lines.append(f"| **{result['title']}** | {first} | {second} |")
         for stage, of in result["stages"].items():
             cells = ["not come to", ""] if of is None else [*(_cell(of, text) for text in tested), ""]
             lines.append(f"| {stage} | {' | '.join(cells[:2])} |")
