@@ -83,7 +83,7 @@ bench-numbers: $(VENV)/.models  ## what differing number schemes cost, and what 
 bench-scale: $(VENV)/.models $(VENV)/.peers  ## time, memory and bytes on large models made for the purpose (17 GB of disk)
 	$(VENV)/bin/python -m benchmarks.experiments.scale benchmarks/experiments/scale.toml
 
-bench-heal: $(VENV)/.models  ## what ten minutes and an hour of training give back (three hours)
+bench-heal: $(VENV)/.models $(VENV)/.qwen  ## what some minutes of training give back (three hours)
 	$(VENV)/bin/python -m benchmarks.experiments.heal benchmarks/experiments/heal.toml
 	$(VENV)/bin/python -m benchmarks.tables.heal_curves
 	$(VENV)/bin/python -m benchmarks.experiments.heal_processes benchmarks/experiments/heal_processes.toml

@@ -1,4 +1,4 @@
-"""What ten minutes of healing give back, or more, on text of the kind that was trained on and of others.
+"""What some minutes of healing give back, on text of the kind that was trained on and of others.
 
     python -m benchmarks.experiments.heal benchmarks/experiments/heal.toml [PAIR ...]
 

@@ -255,6 +255,8 @@ def _where(result: dict[str, Any]) -> str:
     before, items = result["pair"]["transplant"]["splits"], result["settings"]["measures"]["items"]
     told = []
     for side, of in result["pair"]["sides"].items():
+        if "splits" not in of:
+            continue  # a control, which has the base's tokenizer
         now, run = of["splits"], of["healed"]
         pieces = ", ".join(
             f"{name} pieces {before['split'][f'{name}_nats']:.2f} to {now['split'][f'{name}_nats']:.2f}"

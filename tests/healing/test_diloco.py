@@ -100,7 +100,6 @@ class Group:
         env = os.environ | {
             "TORCHFT_LIGHTHOUSE": lighthouse.address,
             "REPLICA_GROUP_ID": str(number),
-            "OMP_NUM_THREADS": "1",
         }
         env |= {
             "OMP_NUM_THREADS": "1",
@@ -190,6 +189,18 @@ def alike(outs, moved):
     return len(digests) == 1 and digest(moved) not in digests
 
 
+def killed_and_back(groups, lighthouse, line, outs, tmp_path, **more):
+    """Kill the second of two that have met, let the first go on by itself, start it again; what the first had made."""
+    groups[1].kill()
+    alone = groups[0].steps()
+    groups[0].until(alone + EVERY)
+    (tmp_path / "wait").touch()  # or it would be over before the other has loaded its models
+    groups[1] = Group(1, lighthouse, line, outs[1], tmp_path, "log-again", **more)
+    groups[1].until(1)
+    (tmp_path / "wait").unlink()
+    return alone
+
+
 @pytest.mark.slow
 @needs_torchft
 def test_a_group_that_is_killed_and_comes_back_is_like_the_others(moved, line, tmp_path, lighthouse):
@@ -197,13 +208,7 @@ def test_a_group_that_is_killed_and_comes_back_is_like_the_others(moved, line, t
     groups = started(lighthouse, [line] * 2, outs, tmp_path)
     for group in groups:
         group.until(EVERY)
-    groups[1].kill()
-    alone = groups[0].steps()
-    groups[0].until(alone + EVERY)  # it goes on by itself
-    (tmp_path / "wait").touch()  # or it would be over before the other has loaded its models
-    groups[1] = Group(1, lighthouse, line, outs[1], tmp_path, "log-again")
-    groups[1].until(1)
-    (tmp_path / "wait").unlink()
+    alone = killed_and_back(groups, lighthouse, line, outs, tmp_path)
     found = [group.ended() for group in groups]
     assert [code for code, _, _ in found] == [0, 0], found
     assert groups[1].steps() <= STEPS - alone < groups[0].steps() == STEPS  # it took over what it did not train itself
@@ -224,12 +229,7 @@ def test_two_groups_of_two_processes_end_alike_though_one_is_killed(moved, line,
     outs = [tmp_path / f"out{n}" for n in range(2)]
     groups = started(lighthouse, [line] * 2, outs, tmp_path, processes=2)
     groups[0].until(EVERY)
-    groups[1].kill()
-    groups[0].until(groups[0].steps() + EVERY)
-    (tmp_path / "wait").touch()
-    groups[1] = Group(1, lighthouse, line, outs[1], tmp_path, "log-again", processes=2)
-    groups[1].until(1)
-    (tmp_path / "wait").unlink()
+    killed_and_back(groups, lighthouse, line, outs, tmp_path, processes=2)
     found = [group.ended() for group in groups]
     assert [code for code, _, _ in found] == [0, 0], found
     assert alike(outs, moved)

@@ -11,11 +11,12 @@ import numpy as np
 from tokensurgeon.alignment import Provenance, RowPlan
 from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.layout import read_config
+from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.names import MANIFEST
 from tokensurgeon.checkpoint.settings import vocab_size
 from tokensurgeon.checkpoint.text import read_json_if_there
 
-__all__ = ["prefix_by_files", "prefix_of", "said_start", "standing_for_start"]
+__all__ = ["described_start", "prefix_by_files", "prefix_of", "said_start", "standing_for_start"]
 
 
 def prefix_of(directory: Path, tokenizer: Any) -> int | None:
@@ -28,9 +29,9 @@ def prefix_of(directory: Path, tokenizer: Any) -> int | None:
     return _declared(directory, special) if said is None else said
 
 
-def prefix_by_files(directory: Path, files: TokenizerFiles, *, manifest: bool = True) -> int | None:
-    """The same by the tokenizer's files, or by these alone."""
-    said = said_start(directory, files.tokenizer.id_to_token) if manifest else None
+def prefix_by_files(directory: Path, files: TokenizerFiles) -> int | None:
+    """The same by the tokenizer's files."""
+    said = said_start(directory, files.tokenizer.id_to_token)
     return _declared(directory, files.special_ids()) if said is None else said
 
 
@@ -60,6 +61,20 @@ def standing_for_start(plan: RowPlan, base: int | None, own: int | None) -> int 
     live = np.isin(plan.provenance, (Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE))
     standing = np.flatnonzero(live & (plan.source == base)).tolist() if base is not None else []
     return None if own in standing or not standing else int(standing[0])
+
+
+def described_start(plan: RowPlan, base: OpenModel, out: Path, files: TokenizerFiles) -> dict[str, Any]:
+    """What the manifest of an output says of that, as `said_start` reads it; nothing where its tokenizer is right.
+
+    Args:
+        plan: Of the output's rows.
+        base: Whose body it has.
+        out: The output, of which the config is read.
+        files: Its tokenizer.
+    """
+    own = _declared(out, files.special_ids())
+    better = standing_for_start(plan, prefix_by_files(base.directory, base.tokenizer), own)
+    return {} if better is None else {"starts_with": better, "start": files.tokenizer.id_to_token(better)}
 
 
 def _declared(directory: Path, special: Mapping[str, int | None]) -> int | None:

@@ -22,6 +22,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import inputs_of
 from tokensurgeon.evaluation.loading import LoadedModel, pick_device
 from tokensurgeon.evaluation.score import score_text
+from tokensurgeon.evaluation.start import standing_for_start
 from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.surgery.body import Asked
@@ -183,7 +184,8 @@ def choose(
         )
     encoded = {piece: tokenizer.encode(piece) for piece in pieces}
     small = _smaller(pair.alignment, donor, {i for ids in encoded.values() for i in ids}, options.seed)
-    prefix = next(iter(np.flatnonzero(small.alignment.plan.source == loaded.prefix).tolist()), pair.alignment.beginning)
+    standing = standing_for_start(small.alignment.plan, loaded.prefix, None)
+    prefix = pair.alignment.beginning if standing is None else standing
     # what has no row here, such as control tokens of the user's own mapping, is left out of the text for everybody
     known = np.isfinite(small.log_weights.numpy())
     alive = _Alive.of(small, donor, asked.prior, prefix)

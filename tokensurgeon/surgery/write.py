@@ -15,7 +15,7 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.side_files import describe_files
 from tokensurgeon.checkpoint.small_files import SmallFiles
-from tokensurgeon.evaluation.start import prefix_by_files, standing_for_start
+from tokensurgeon.evaluation.start import described_start
 from tokensurgeon.progress import Clock, Progress, Stage
 from tokensurgeon.surgery.loss import Ruler
 from tokensurgeon.transfer.rows import VocabularyMatrices
@@ -45,8 +45,8 @@ def write_output(
         donor: Whose tokenizer it is; the base itself where only the number of rows changes, and settings stay.
         matrices: The output's vocabulary-sized tensors.
         plan: Provenance of every row.
-        content: The manifest's; ``tokenizer_sha256``, ``removed_settings``, ``linked``, ``starts_with`` (see
-            `standing_for_start`) and what `describe_files` and `inherited` give are added.
+        content: The manifest's; ``tokenizer_sha256``, ``removed_settings``, ``linked`` and what
+            `describe_files`, `described_start` and `inherited` give are added.
         dtype: Convert all floating tensors.
         link: How shards of which nothing changes get there.
         alignment: Of both vocabularies, where the tokenizer is another body's: it says which ids of settings no row
@@ -79,10 +79,7 @@ def write_output(
     shared = base.checkpoint.write(work, replaced, dropped, getattr(torch, dtype) if dtype else None, link)
     content["linked"] = sorted(name for name in shared if (work / name).samefile(directory / name))
     content["removed_settings"] = small.write_settings(work)
-    starts = prefix_by_files(directory, base.tokenizer), prefix_by_files(work, donor.tokenizer, manifest=False)
-    if (better := standing_for_start(plan, *starts)) is not None:
-        content |= {"starts_with": better, "start": donor.vocabulary.pieces[better]}
-    content |= describe_files(base, donor, work)
+    content |= describe_files(base, donor, work) | described_start(plan, base, work, donor.tokenizer)
     restored = len(plan.ids(Provenance.RESTORED))
     if carried := inherited(plan, base.nature, donor.nature if restored else None):
         content["inherited"] = carried

@@ -14,7 +14,7 @@ from tokensurgeon.checkpoint.inherited import inherited
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.start import prefix_by_files, standing_for_start
+from tokensurgeon.evaluation.start import described_start
 from tokensurgeon.transfer.rows import drop_rowless
 from tokensurgeon.transfer.untrained import untrained_ids
 from tokensurgeon.verification.evidence import Evidence
@@ -120,12 +120,7 @@ def plan_checks(evidence: Evidence) -> Iterator[tuple[Check, Alignment | None]]:
         blends = {str(i): [[*blend.input], [*blend.head], [*blend.tied]] for i, blend in alignment.blends.items()}
         what += ["other rows are means"] if blends != content["blends"] else []
         what += ["texts begin otherwise"] if content.get("beginning") != alignment.beginning else []
-    out, base = evidence.out, evidence.base
-    starts = (
-        prefix_by_files(base.directory, base.tokenizer), prefix_by_files(out.directory, out.tokenizer, manifest=False)
-    )  # fmt: skip
-    better = standing_for_start(plan, *starts)
-    expected = {} if better is None else {"starts_with": better, "start": out.vocabulary.pieces[better]}
+    expected = described_start(plan, evidence.base, evidence.out.directory, evidence.out.tokenizer)
     if expected and not content.keys() & expected.keys():
         dropped += ". It does not say what texts start with, as older versions did not"
     elif expected != {name: content[name] for name in ("starts_with", "start") if name in content}:
