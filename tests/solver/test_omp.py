@@ -213,6 +213,8 @@ def test_the_mode_decides_the_precision(monkeypatch):
     cpu = torch.device("cpu")
     assert scan_module.precision_for(cpu, certain=False) is torch.int8
     assert scan_module.precision_for(cpu, certain=True) is torch.bfloat16
+    monkeypatch.setattr(scan_module, "cpu_has", lambda feature: feature in ("avx512_vnni", "avx512_bf16", "amx_bf16"))
+    assert {scan_module.precision_for(cpu, exact) for exact in (False, True)} == {torch.bfloat16}
     monkeypatch.setattr(scan_module, "cpu_has", lambda _: False)
     assert {scan_module.precision_for(cpu, exact) for exact in (False, True)} == {torch.float32}
     monkeypatch.undo()

@@ -51,7 +51,7 @@ def _loaded(path: Path, *_state: int) -> Tokenizer:
     with naming(path):
         tokenizer = Tokenizer.from_buffer(data)
         if _LONG_NUMBER.search(data):
-            refuse_far_ids(tokenizer)
+            refuse_far_ids(tokenizer.get_vocab().items())
         for part in ("normalizer", "decoder"):
             _refuse_growth(part, getattr(tokenizer, part))
         _refuse_long_affixes(tokenizer.model)

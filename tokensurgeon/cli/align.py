@@ -22,7 +22,7 @@ def command(
 
     Needs tokenizers only, no weights.
     """
-    with guarded(debug=debug, quiet=quiet or json_out):
+    with guarded(debug=debug, quiet=quiet or json_out, models=False):
         from tokensurgeon.alignment.summary import CountedText
         from tokensurgeon.cli.tables import print_alignment
         from tokensurgeon.evaluation.texts import open_texts

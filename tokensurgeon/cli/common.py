@@ -34,15 +34,25 @@ _LONGEST_LINE = 4000
 
 
 @contextmanager
-def guarded(*, debug: bool, quiet: bool, interrupted: str = "nothing was written") -> Iterator[None]:
-    """Turn what goes wrong into one line on stderr and exit code 2 (130 after Ctrl-C)."""
+def guarded(
+    *, debug: bool, quiet: bool, interrupted: str = "nothing was written", models: bool = True
+) -> Iterator[None]:
+    """Turn what goes wrong into one line on stderr and exit code 2 (130 after Ctrl-C).
+
+    Args:
+        debug: Let it go on, with its traceback, and what other libraries say.
+        quiet: Errors alone.
+        interrupted: What Ctrl-C leaves.
+        models: Whether models are loaded; transformers takes a good half second only to be told what not to say.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     lines = logging.StreamHandler()
     lines.setFormatter(_Line())
     level = logging.DEBUG if debug else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, handlers=[lines])
     logging.captureWarnings(True)
-    if not debug:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning" if debug else "error")
+    if models and not debug:
         import transformers
 
         transformers.logging.set_verbosity_error()

@@ -22,7 +22,7 @@ def command(
 
     Needs tokenizers only, no weights. The loss is predicted from what other pairs lost; a transplant measures it.
     """
-    with guarded(debug=debug, quiet=quiet or json_out):
+    with guarded(debug=debug, quiet=quiet or json_out, models=False):
         from tokensurgeon.cli.tables import print_comparison
         from tokensurgeon.surgery.compare import compare
 

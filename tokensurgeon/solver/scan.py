@@ -10,7 +10,7 @@ most |a - ã|·|r| + |ã|·|r - r̃| (Cauchy-Schwarz); both errors are measured.
 whose picks must be *certain*. Otherwise all vectors are first turned by one random rotation, which changes
 no correlation but spreads outlier dimensions evenly and makes the rounding errors point anywhere. Such an
 error e moves a correlation by |e|/√dim in the mean, and `SIGMAS` times that is taken for the bound. It is
-so much smaller that int8 will do, which is twice as fast as bfloat16 on CPUs that have both.
+so much smaller that int8 will do, which is twice as fast as bfloat16 on CPUs that have both and no AMX.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def precision_for(device: torch.device, certain: bool) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     if device.type != "cpu":
         return torch.float32
+    if cpu_has("amx_bf16"):
+        return torch.bfloat16  # int8 has sums of twice the bytes, and what is left of its lead is lost on them
     if not certain and (cpu_has("avx512_vnni") or cpu_has("avx_vnni")):
         return torch.int8
     return torch.bfloat16 if cpu_has("avx512_bf16") else torch.float32

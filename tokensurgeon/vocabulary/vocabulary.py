@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,12 @@ class Vocabulary:
             InputError: If the tokenizer's layout is not one that can be read as bytes.
         """
         tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        refuse_far_ids(tokenizer)
         written = tokenizer.to_str()
         spec = json.loads(written)
         read = piece_reader(spec)
         plain = plain_tokenizer(tokenizer)
         in_model = list(_own_entries(spec["model"]))
+        refuse_far_ids([*in_model, *((str(t["content"]), int(t["id"])) for t in spec.get("added_tokens", []))])
         _refuse_shared_ids(plain, spec["model"]["vocab"])
         added = {int(t["id"]): t for t in spec.get("added_tokens", [])}
         pieces = _by_id([*in_model, *((str(t["content"]), i) for i, t in added.items())])
@@ -173,15 +174,13 @@ class Vocabulary:
         return spelled + ("…" if len(text) > _SHOWN else "")
 
 
-def refuse_far_ids(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer with an id so high that tables by id would take all memory.
+def refuse_far_ids(entries: Iterable[tuple[str, int]]) -> None:
+    """Refuse tokens and ids of which one is so high that tables by id would take all memory.
 
     Raises:
         InputError: With the token and its id.
     """
-    token, token_id = max(
-        tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1], default=("", -1)
-    )
+    token, token_id = max(entries, key=itemgetter(1), default=("", -1))
     if token_id >= MOST_IDS:
         raise InputError(
             f"its token {token[:40]!r} has id {token_id}, and no honest vocabulary has {MOST_IDS:,} ids. Correct its "
