@@ -6,11 +6,13 @@ Sides go by updates, so that other work on the machine changes nothing but the t
 They are trained on ``other`` text (WikiText-2 and Python's documentation: only the first is of a kind that is
 measured) or on text ``alike`` (other documents of the four corpora that are measured). A part of Python's documentation
 is measured beside; with text alike it is of a kind that was not trained on. The control is the untouched base, trained
-in the same way on the same text: what it gains is no healing.
+in the same way on the same text: what it gains is no healing. What a transplant may be for besides is measured before and
+after: drafts for its donor, and merging with its base.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +24,9 @@ from benchmarks.common.pairs import run_pairs
 from benchmarks.common.splits import Splits
 from benchmarks.common.timing import timed
 from benchmarks.experiments.fidelity import figures, measures_of
+from benchmarks.experiments.merge import merge, recipe
 from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.evaluation.drafts import DraftOptions, bench_drafts
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
@@ -31,6 +35,8 @@ _BEHIND = {"lambada": 300, "arxiv": 8, "gsm8k": 60}
 """Documents of each corpus from which on nothing is measured."""
 _EACH = 200_000
 _PYTHON = 12_288
+_DRAFTS = DraftOptions(prompts=8, prompt_bytes=400, new_tokens=32, draft_tokens=4)
+_LINEAR = {"method": "linear", "parameters": {"weight": 0.5}}
 
 
 def main(path: Path, only: Iterable[str] = ()) -> None:
@@ -62,6 +68,7 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
             **figures(measure(start, measures, manifest, None), untouched, None),
             "python": python_bits(start),
             "splits": splits.of(start),
+            **of_use(start, base, donor, work, measures["bytes"]),
         },
         "sides": {},
     }
@@ -77,10 +84,23 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
         healed = Manifest.read(out)
         if healed is not None:
             row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
-            row["splits"] = splits.of(out)
+            row |= {"splits": splits.of(out), **of_use(out, base, donor, work, measures["bytes"])}
         found["sides"][side] = row
         print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
     return found
+
+
+def of_use(model: Path, base: Path, donor: Path, work: Path, n_bytes: int) -> dict[str, Any]:
+    """Drafts that the donor accepts, and the loss of a merge with the base, half and half, into the base's ids."""
+    texts = [work / "drafted.txt"]
+    texts[0].write_text(python_text(_PYTHON, 3))
+    drafts = bench_drafts(str(model), str(donor), texts, options=_DRAFTS)["draft"]
+    merge(recipe(_LINEAR, model, base, base), work, {"tokenizer": str(base), "method": "omp", "k": 64})
+    measures = {"bytes": n_bytes, "items": {}}
+    merged, before = (measure(directory, measures, None, None) for directory in (work / "out", base))
+    shutil.rmtree(work / "out")
+    found = {mode: of["acceptance"] for mode, of in drafts.items()}
+    return {"accepted": found, "merged": figures(merged, before, None)["loss"]}
 
 
 def python_bits(directory: Path) -> float:

@@ -266,13 +266,25 @@ def _where(result: dict[str, Any]) -> str:
         told.append(
             f"{side} ({of['cpu_s']:.0f} s of processor time, {of['peak_mib'] / 1024:.1f} GiB, "
             f"{run['tokens']:,} tokens), nats: {pieces}, "
-            f"the base's whole tokens {whole[0]:.2f} to {whole[1]:.2f} (base {whole[2]:.2f})"
+            f"the base's whole tokens {whole[0]:.2f} to {whole[1]:.2f} (base {whole[2]:.2f})" + _use(result["pair"], of)
         )
     counts = ", ".join(f"{items[task]}" for task in ("lambada", "arc_easy", "piqa"))
     return (
         f"{result['title']}: {'; '.join(told)}. Accuracies of {counts} items. {result['date']}. Result file: "
         f"`benchmarks/results/heal_*.json`."
     )
+
+
+def _use(pair: dict[str, Any], healed: dict[str, Any]) -> str:
+    """Drafts and merges, before and after."""
+    if "merged" not in healed:
+        return ""
+    start = pair["transplant"]
+    accepted = [
+        f"{start['accepted'][mode]:.0%} to {healed['accepted'][mode]:.0%} {mode}" for mode in healed["accepted"]
+    ]
+    merged = f"{start['merged']['mean']:+.4f} to {healed['merged']['mean']:+.4f}"
+    return f"; drafts for the donor accepted {', '.join(accepted)}; merged half and half with the base {merged}"
 
 
 def merge_methods(result: dict[str, Any]) -> str:
