@@ -6,8 +6,8 @@ Sides go by updates, so that other work on the machine changes nothing but the t
 They are trained on ``other`` text (WikiText-2 and Python's documentation: only the first is of a kind that is
 measured) or on text ``alike`` (other documents of the four corpora that are measured). A part of Python's documentation
 is measured beside; with text alike it is of a kind that was not trained on. The control is the untouched base, trained
-in the same way on the same text: what it gains is no healing. What a transplant may be for besides is measured before and
-after: drafts for its donor, and merging with its base.
+in the same way on the same text: what it gains is no healing. What a transplant may be for besides is measured before
+and after: drafts for its donor, and merging with its base.
 """
 
 from __future__ import annotations
