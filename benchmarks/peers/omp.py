@@ -11,7 +11,7 @@ import time
 from importlib.metadata import version
 
 import torch
-from mergekit.tokensurgeon.solver.omp import batch_omp
+from mergekit.tokensurgeon.omp import batch_omp
 from safetensors.torch import load_file, save_file
 
 
