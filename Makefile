@@ -57,6 +57,7 @@ bench-compare: $(VENV)/.models $(VENV)/.peers  ## tokensurgeon beside mergekit-t
 
 bench-stages: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## where the time of whole commands goes, four pairs of real models (an hour, alone)
 	$(VENV)/bin/python -m benchmarks.experiments.stages benchmarks/experiments/stages.toml
+	$(VENV)/bin/python -m benchmarks.experiments.stages benchmarks/experiments/stages_before.toml
 
 bench-anchors: $(VENV)/.models  ## anchors by bytes beside anchors by string, real tokenizers
 	$(VENV)/bin/python -m benchmarks.experiments.anchors benchmarks/experiments/anchors.toml

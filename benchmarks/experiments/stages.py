@@ -3,7 +3,8 @@
     python -m benchmarks.experiments.stages benchmarks/experiments/stages.toml
 
 All commands of a pair run in turn, each into a directory of its own. Wall time, processor time and peak memory are the
-operating system's own; a command that writes no manifest, such as a peer's, has no stages.
+operating system's own; a command that writes no manifest, such as a peer's, has no stages. With ``revision`` an earlier
+state of this repository lies in ``{before}``, and needs nothing that is not installed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -32,16 +34,20 @@ def main(path: Path, results: Path = RESULTS) -> None:
     experiment = tomllib.loads(path.read_text())
     result: dict[str, Any] = provenance(path.stem) | {"settings": experiment, "pairs": {}}
     for pair in experiment["pairs"]:
-        result["pairs"][pair["title"]] = _measured(pair, experiment["commands"], experiment["repeats"])
+        result["pairs"][pair["title"]] = _measured(pair, experiment)
         results.mkdir(exist_ok=True)
         (results / f"{path.stem}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _measured(pair: Mapping[str, Any], commands: Mapping[str, Sequence[str]], repeats: int) -> dict[str, Any]:
+def _measured(pair: Mapping[str, Any], experiment: Mapping[str, Any]) -> dict[str, Any]:
     sides = {name: _directory(pair[name]) for name in ("base", "donor")}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in pair["commands"]}
+    commands: Mapping[str, Sequence[str]] = experiment["commands"]
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-stages-") as work:
-        for _ in range(repeats):
+        if revision := experiment.get("revision"):
+            sides["before"] = str(Path(work) / "before")
+            subprocess.run(["git", "worktree", "add", "--quiet", "--detach", sides["before"], revision], check=True)
+        for _ in range(experiment["repeats"]):
             for name in pair["commands"]:
                 out = Path(work) / "out"
                 run: dict[str, Any] = timed([part.format(**sides, out=out) for part in commands[name]])
@@ -50,6 +56,8 @@ def _measured(pair: Mapping[str, Any], commands: Mapping[str, Sequence[str]], re
                 runs[name].append(run | {"stages": content.get("stages", []), "loss": content.get("loss")})
                 print(pair["title"], name, {measure: run[measure] for measure in _MEASURES}, flush=True)
                 shutil.rmtree(out)
+    if "before" in sides:
+        subprocess.run(["git", "worktree", "prune"], check=True)
     return {name: _summary(of) for name, of in runs.items()}
 
 

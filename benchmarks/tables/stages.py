@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["stages"]
+__all__ = ["stages", "stages_before"]
 
 _TITLES = {"ridge": "ridge", "omp": "OMP, k=64", "mergekit-tokensurgeon": "mergekit-tokensurgeon, k=64"}
 
@@ -40,3 +40,20 @@ def stages(result: dict[str, Any]) -> str:
         "file: `benchmarks/results/stages.json`.",
     ]
     return "\n".join(lines)
+
+
+def stages_before(result: dict[str, Any]) -> str:
+    """Whole commands before and now."""
+    lines = ["| pair, ridge | wall time | processor time | peak memory | times less |", "|---|---:|---:|---:|---:|"]
+    for title, of in result["pairs"].items():
+        old, new = of["before"], of["now"]
+        cells = (
+            f"{old['median_wall_s']:.0f} s, now {new['median_wall_s']:.0f} s",
+            f"{old['median_cpu_s']:.0f} s, now {new['median_cpu_s']:.0f} s",
+            f"{old['median_peak_mib'] / 1024:.1f} GiB, now {new['median_peak_mib'] / 1024:.1f} GiB",
+            f"{old['median_wall_s'] / new['median_wall_s']:.1f}",
+        )
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    where = f"{result['hardware']['cores']} cores of {result['hardware']['cpu']}, {result['date']}"
+    file = "Result file: `benchmarks/results/stages_before.json`."
+    return "\n".join([*lines, "", f"The code of {result['settings']['revision']}, once each, {where}. {file}"])
