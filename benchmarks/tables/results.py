@@ -24,7 +24,7 @@ from benchmarks.tables.merge import merge, merge_interference, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
 from benchmarks.tables.pipeline import pipeline
 from benchmarks.tables.sabotage import sabotage
-from benchmarks.tables.stages import stages
+from benchmarks.tables.stages import stages, stages_before
 from benchmarks.tables.tables import auto, numbers, trimming
 from benchmarks.tables.tools import drafts, llama_cpp
 from benchmarks.tables.trojan import trojan
@@ -339,6 +339,7 @@ def lm_eval(result: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[Any], str]] = {
     "compare_mergekit": compare_mergekit,
     "stages": stages,
+    "stages_before": stages_before,
     "anchors": anchors,
     "solver": solver,
     "full_job": full_job,

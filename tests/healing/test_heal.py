@@ -314,6 +314,9 @@ def test_what_was_interrupted_goes_on(made, zoo, tmp_path, caplog):
     assert seen == [5, 6] and not (tmp_path / ".out.healing").exists() and "going on from step 4" in caplog.text
     whole = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "whole", options)
     assert [c["held_out"] for c in resumed.curve[1:]][-1] == pytest.approx(whole.curve[-1]["held_out"])
+    assert resumed.positions == whole.positions and resumed.positions["next"] > 6 > 0 < resumed.positions["branch"]
+    told = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["healed"]["runs"][0]
+    assert told["positions"] == whole.positions
     for name, tensor in load_file(tmp_path / "out/model.safetensors").items():
         torch.testing.assert_close(tensor, load_file(tmp_path / "whole/model.safetensors")[name])
 
@@ -402,7 +405,7 @@ def launched(number, env, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("launch", [forked, launched])
 def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path, launch):
-    curves = []
+    curves, counts = [], []
     own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
     for number, batch in ((1, 4), (2, 2)):
         done = launch(
@@ -412,8 +415,13 @@ def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path, launch)
         assert not any(result.returncode for result in done), [result.stderr for result in done]
         report = json.loads("".join(result.stdout for result in done))
         curves.append([entry["held_out"] for entry in report["curve"]])
+        counts.append((report["tokens"], report["positions"]["next"]))
         assert report["steps"] == 4
-    assert curves[0] == pytest.approx(curves[1], abs=1e-4) and curves[0][0] - curves[0][-1] > 0.01
+    assert (
+        counts[0] == counts[1]
+        and curves[0] == pytest.approx(curves[1], abs=1e-4)
+        and curves[0][0] - curves[0][-1] > 0.01
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
-__all__ = ["log_normaliser"]
+__all__ = ["in_parts", "log_normaliser"]
 
-_ENTRIES = 1 << 24
-"""In float32 at a time."""
+_CACHED, _ENTRIES = 1 << 20, 1 << 24
+"""In float32 at a time: what stays in a processor's cache between two steps, and elsewhere."""
 
 
 def log_normaliser(logits: torch.Tensor) -> torch.Tensor:
@@ -18,8 +20,17 @@ def log_normaliser(logits: torch.Tensor) -> torch.Tensor:
     tensor([0.6931])
     """
     found = []
-    for some in torch.split(logits, max(1, _ENTRIES // logits.shape[1])):
+    for part in in_parts(logits):
+        some = logits[part]
         top = some.amax(dim=1, keepdim=True).float()
         top = torch.where(top.isfinite(), top, 0.0)  # all of them may be minus infinity
         found.append(top[:, 0] + (some.float() - top).exp_().sum(dim=1).log_())
     return torch.cat(found) if found else logits.new_zeros(0, dtype=torch.float32)
+
+
+def in_parts(logits: torch.Tensor) -> Iterator[slice]:
+    """Rows of (n, vocab) logits that are worked on at a time."""
+    entries = _CACHED if logits.device.type == "cpu" else _ENTRIES
+    rows = max(1, entries // max(1, logits.shape[1]))
+    for start in range(0, len(logits), rows):
+        yield slice(start, min(start + rows, len(logits)))

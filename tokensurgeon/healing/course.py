@@ -26,6 +26,7 @@ class HealReport:
         out: The written model; None on processes that do not write.
         steps: Updates made.
         tokens: Tokens of the new tokenization read for them, those of branches among them.
+        positions: By name of what is wanted, the positions that it was wanted at.
         seconds: Training and evaluating.
         rows: Rows that were trained.
         curve: One entry per evaluation: ``step``, ``minutes``, ``held_out`` and ``other`` bits per byte (on text of the
@@ -38,6 +39,7 @@ class HealReport:
     out: Path | None = None
     steps: int = 0
     tokens: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     rows: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)

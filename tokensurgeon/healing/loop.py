@@ -177,10 +177,11 @@ class Loop:
             group["lr"] = rate * factor
         start = (self.report.steps * accelerator.num_processes + accelerator.process_index) * options.batch
         sums: dict[str, torch.Tensor] = {}
-        tokens = 0
+        seen: dict[str, int] = {"tokens": 0}
         for number in range(start, start + options.batch):
             task = lesson.task(pieces[self.order(number)], number)
-            tokens += task.ids.shape[1]
+            read = {"tokens": task.ids.shape[1]} | {name: len(wanted.place) for name, wanted in task.targets.items()}
+            seen = {name: seen.get(name, 0) + n for name, n in read.items()}
             last = number == start + options.batch - 1
             with nullcontext() if last else accelerator.no_sync(self.module):
                 terms = lesson.losses(task, self.module(task))
@@ -189,12 +190,14 @@ class Loop:
         accelerator.clip_grad_norm_([p for p in self.module.parameters() if p.requires_grad], 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        counts = torch.tensor([float(tokens)], device=accelerator.device)
+        counts = torch.tensor([float(n) for n in seen.values()], device=accelerator.device)
         values = torch.stack(list(sums.values()))
         if accelerator.num_processes > 1:
             counts, values = accelerator.reduce(counts), accelerator.reduce(values, "mean")
         self.report.steps += 1
-        self.report.tokens += int(counts)
+        own = {name: int(n) for name, n in zip(seen, counts.tolist(), strict=True)}
+        self.report.tokens += own.pop("tokens")
+        self.report.positions = {name: self.report.positions.get(name, 0) + n for name, n in own.items()}
         return dict(zip(sums, values.tolist(), strict=True))
 
     def _share(self) -> float:
@@ -210,7 +213,7 @@ class Loop:
         report = self.report
         state.save(
             {
-                "report": {n: getattr(report, n) for n in ("steps", "tokens", "seconds", "curve", "best")},
+                "report": {n: getattr(report, n) for n in ("steps", "tokens", "positions", "seconds", "curve", "best")},
                 "sums": self.course.sums,
                 "best": self.course.best,
                 "last": self.last.state(),

@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.evaluation.logits import in_parts, log_normaliser
 from tokensurgeon.healing.targets import Targets
 
 __all__ = ["WEIGHTS", "Asked", "TermWeights", "losses"]
-
-_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Asked(torch.autograd.Function):
             row: (asked,) int64.
             token: (asked,) int64.
         """
-        total = torch.cat([part.float().logsumexp(dim=-1) for part in torch.split(logits, _BLOCK)])
+        total = log_normaliser(logits)
         ctx.save_for_backward(logits, total, row, token)
         return logits[row, token].float() - total[row]
 
@@ -75,9 +74,16 @@ class Asked(torch.autograd.Function):
         logits, total, row, token = ctx.saved_tensors
         (own,) = grads
         by_row = torch.zeros_like(total).index_add_(0, row, own)
-        found = (logits.float() - total[:, None]).exp_().mul_(-by_row[:, None])
-        found.index_put_((row, token), own, accumulate=True)
-        return found.to(logits.dtype), None, None
+        found = torch.empty_like(logits)
+        order = torch.argsort(row, stable=True)
+        row, token, own = row[order], token[order], own[order]
+        bounds = torch.searchsorted(row, torch.arange(len(logits) + 1, device=row.device)).tolist()
+        for part in in_parts(logits):
+            some = (logits[part].float() - total[part, None]).exp_().mul_(-by_row[part, None])
+            asked = slice(bounds[part.start], bounds[part.stop])
+            some.index_put_((row[asked] - part.start, token[asked]), own[asked], accumulate=True)
+            found[part] = some
+        return found, None, None
 
 
 def losses(

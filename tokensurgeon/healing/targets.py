@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import torch
 
+from tokensurgeon.evaluation.logits import log_normaliser
 from tokensurgeon.healing.meeting import Classes
 from tokensurgeon.healing.splits import Inside, Path, Splits
 
@@ -28,8 +29,6 @@ _LEAST = 1e-12
 """Probability of ways to read what was read below which nothing can be said about what follows."""
 _KEPT = 1e-4
 """Share of an id among what may follow below which it is left to the rest."""
-_ROWS = 32
-"""Distributions that are summed up at once."""
 _TIMES = 80.0
 """Logarithm of the ratio of two probabilities above which float32 has no room for more of them."""
 _FLAT = 1e-6
@@ -141,7 +140,7 @@ class Beliefs:
             logits: (positions, rows) of the base, from the first meeting to the last.
         """
         first = meet[0][1]
-        total = torch.cat([part.float().logsumexp(dim=-1) for part in torch.split(logits, _ROWS)])
+        total = log_normaliser(logits)
         gold = torch.tensor(ids[first + 1 : first + len(logits)], device=logits.device)
         each = logits[:-1].gather(1, gold[:, None])[:, 0].float() - total[:-1]
         along = [0.0, *each.cpu().double().cumsum(0).tolist()]

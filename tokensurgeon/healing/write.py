@@ -72,8 +72,8 @@ class Trained:
         report = self.report
         return self.options.as_dict() | {
             "command": self.command, "teacher": self.teacher.name, "steps": report.steps, "tokens": report.tokens,
-            "seconds": round(report.seconds, 1), "trained_rows": report.rows, "curve": report.curve,
-            "best": report.best,
+            "positions": report.positions, "seconds": round(report.seconds, 1), "trained_rows": report.rows,
+            "curve": report.curve, "best": report.best,
         }  # fmt: skip
 
 
