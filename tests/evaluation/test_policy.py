@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
+from tokensurgeon.checkpoint.model import OpenModel
+from tokensurgeon.evaluation import policy
 from tokensurgeon.report.card import warnings
 from tokensurgeon.transfer.silence import estimated_suppressing_row
 from tokensurgeon.verification.verify import verify
@@ -36,9 +38,13 @@ def change(directory, **entries):
 
 @pytest.mark.usefixtures("unloadable")
 def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr("tokensurgeon.evaluation.policy.FORWARD_LIMIT", 1000)
+    for limit in ("FORWARD_LIMIT", "CPU_LIMIT"):
+        monkeypatch.setattr(f"tokensurgeon.evaluation.policy.{limit}", 1000)
     report = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", K8)
-    assert "more than" in report.content["not_run"] and "not run" in report.content["verified"]["forward pass"]
+    assert (
+        "more than cpu runs unasked" in report.content["not_run"]
+        and "not run" in report.content["verified"]["forward pass"]
+    )
     assert any("was not run (its body has" in warning for warning in warnings(report.content))
     assert "was not run" in (tmp_path / "out/README.md").read_text()
     rows = load_file(tmp_path / "out/model.safetensors")["model.embed_tokens.weight"]
@@ -48,8 +54,29 @@ def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
     assert len(dead) > 20 and torch.equal(rows[dead], estimated_suppressing_row(base, known).expand(len(dead), -1))
 
 
+@pytest.mark.parametrize(
+    ("device", "free", "fast", "limit", "run"),
+    [
+        ("cpu", 1.01, True, 0.51, True), ("cpu", 0.99, True, 0.51, False), ("cpu", 1.01, True, 0.49, False),
+        ("cpu", 9.0, False, 9.0, False), ("cuda", 1.01, True, 0.0, True), ("cuda", 1.01, False, 0.0, False),
+        ("cuda", 2.01, False, 0.0, True),
+    ],
+)  # fmt: skip
+def test_a_large_body_is_run_where_there_is_room(zoo, monkeypatch, device, free, fast, limit, run):
+    """In bfloat16 the model takes half of its files, and twice as much must be free."""
+    files, layout = Checkpoint.open(zoo["gpt"]), OpenModel.open(str(zoo["gpt"])).layout
+    size = sum(info.nbytes for info in files.tensors.values())
+    monkeypatch.setattr(policy, "FORWARD_LIMIT", 0)
+    monkeypatch.setattr(policy, "CPU_LIMIT", int(limit * size))
+    monkeypatch.setattr(policy, "free_memory", lambda _: int(free * size))
+    monkeypatch.setattr(policy, "computes_in_bfloat16", lambda _: fast)
+    why = policy.why_not_run(zoo["gpt"], files, layout, None, torch.device(device))
+    assert (why is None) == run and (run or f"more than {device} runs unasked" in str(why))
+
+
 def test_forward_can_be_asked_for_and_refused(zoo, tmp_path, monkeypatch):
-    monkeypatch.setattr("tokensurgeon.evaluation.policy.FORWARD_LIMIT", 1000)
+    for limit in ("FORWARD_LIMIT", "CPU_LIMIT"):
+        monkeypatch.setattr(f"tokensurgeon.evaluation.policy.{limit}", 1000)
     asked = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "a", TransplantOptions(k=8, forward=True))
     assert asked.content["not_run"] is None and "finite" in asked.content["verified"]["forward pass"]
     also = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "b", TransplantOptions(k=8, calibrate=True))

@@ -98,7 +98,7 @@ Forward = Annotated[
     typer.Option(
         "--forward/--no-forward",
         help="Run the model on some text: to fit the row that takes no probability, and to see that the output works.  "
-        "[default: if its body has at most 2 GiB]",
+        "[default: if its body has at most 2 GiB, or where there is a GPU or memory for more]",
     ),
 ]
 PadTo = Annotated[
