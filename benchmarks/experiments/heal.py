@@ -68,7 +68,7 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
             **figures(measure(start, measures, manifest, None), untouched, None),
             "python": python_bits(start),
             "splits": splits.of(start),
-            **of_use(start, base, donor, work, measures["bytes"]),
+            **of_use(start, base, donor, work, untouched, measures["bytes"]),
         },
         "sides": {},
     }
@@ -84,23 +84,23 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
         healed = Manifest.read(out)
         if healed is not None:
             row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
-            row |= {"splits": splits.of(out), **of_use(out, base, donor, work, measures["bytes"])}
+            row |= {"splits": splits.of(out), **of_use(out, base, donor, work, untouched, measures["bytes"])}
         found["sides"][side] = row
         print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
     return found
 
 
-def of_use(model: Path, base: Path, donor: Path, work: Path, n_bytes: int) -> dict[str, Any]:
+def of_use(model: Path, base: Path, donor: Path, work: Path, untouched: dict[str, Any], n_bytes: int) -> dict[str, Any]:
     """Drafts that the donor accepts, and the loss of a merge with the base, half and half, into the base's ids."""
     texts = [work / "drafted.txt"]
     texts[0].write_text(python_text(_PYTHON, 3))
     drafts = bench_drafts(str(model), str(donor), texts, options=_DRAFTS)["draft"]
     merge(recipe(_LINEAR, model, base, base), work, {"tokenizer": str(base), "method": "omp", "k": 64})
-    measures = {"bytes": n_bytes, "items": {}}
-    merged, before = (measure(directory, measures, None, None) for directory in (work / "out", base))
+    measures = {"bytes": n_bytes, "items": {}, "dtype": "bfloat16"}
+    merged = measure(work / "out", measures, None, None)
     shutil.rmtree(work / "out")
     found = {mode: of["acceptance"] for mode, of in drafts.items()}
-    return {"accepted": found, "merged": figures(merged, before, None)["loss"]}
+    return {"accepted": found, "merged": figures(merged, untouched, None)["loss"]}
 
 
 def python_bits(directory: Path) -> float:

@@ -46,7 +46,8 @@ def _measured(pair: Mapping[str, Any], experiment: Mapping[str, Any]) -> dict[st
     with tempfile.TemporaryDirectory(prefix="tokensurgeon-stages-") as work:
         if revision := experiment.get("revision"):
             sides["before"] = str(Path(work) / "before")
-            subprocess.run(["git", "worktree", "add", "--quiet", "--detach", sides["before"], revision], check=True)
+            subprocess.run(["git", "clone", "--quiet", "--shared", ".", sides["before"]], check=True)
+            subprocess.run(["git", "-C", sides["before"], "checkout", "--quiet", revision], check=True)
         for _ in range(experiment["repeats"]):
             for name in pair["commands"]:
                 out = Path(work) / "out"
@@ -56,8 +57,6 @@ def _measured(pair: Mapping[str, Any], experiment: Mapping[str, Any]) -> dict[st
                 runs[name].append(run | {"stages": content.get("stages", []), "loss": content.get("loss")})
                 print(pair["title"], name, {measure: run[measure] for measure in _MEASURES}, flush=True)
                 shutil.rmtree(out)
-    if "before" in sides:
-        subprocess.run(["git", "worktree", "prune"], check=True)
     return {name: _summary(of) for name, of in runs.items()}
 
 

@@ -97,13 +97,12 @@ def solver(result: dict[str, Any]) -> str:
             faster = sides["default"]["times_faster_than_mergekit"]
             lines.append(f"| {title} | {k} | {cells} | {faster:.1f} × | {same:.1%} |")
     settings = result["settings"]
-    count = sum(p["targets"] for p in result["problems"].values())
     lines += [
         "",
         f"Time per target; {settings['targets']:,} targets a problem, preparation included, median of "
         f"{settings['repeats']}, {result['hardware']['cores']} cores of {result['hardware']['cpu']}, {result['date']}. "
         f"The last column: the share of {settings['sklearn_targets']} targets with scikit-learn's supports; those "
-        f"of the default and of `--exact` are the same for {_least(result):.2%} of all {count:,}, at every k. Result "
+        f"of the default and of `--exact` are the same for {_least(result):.2%} at least of a problem's. Result "
         "file: `benchmarks/results/solver.json`.",
     ]
     return "\n".join(lines + _bound(result))
@@ -143,7 +142,8 @@ def full_job(result: dict[str, Any]) -> str:
     return (
         f"The whole command for Gemma-3's tokenizer onto SmolLM2, {result['counts']['reconstructed']:,} tokens to "
         f"reconstruct from {result['anchors']:,} anchors with k=64, takes {ours['median_wall_s'] / 60:.0f} minutes and "
-        f"{ours['median_peak_mib'] / 1024:.1f} GiB there; the model scores {ours['scores'][size]['mean']:.3f} bits per "
+        f"{ours['median_peak_mib'] / 1024:.1f} GiB on {result['hardware']['cores']} cores of "
+        f"{result['hardware']['cpu']} ({result['date']}); the model scores {ours['scores'][size]['mean']:.3f} bits per "
         f"byte, the untouched one {base['scores'][size]['mean']:.3f} (`benchmarks/results/full_job.json`)."
     )
 

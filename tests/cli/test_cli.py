@@ -200,6 +200,21 @@ def test_help_and_version_do_not_load_torch():
     assert "transplant" in subprocess.run(module, capture_output=True, text=True, check=True).stdout
 
 
+def test_two_tokenizers_are_compared_without_what_loads_models(zoo):
+    """It takes a second to import."""
+    code = (
+        "import sys\n"
+        "from tokensurgeon.cli import main\n"
+        f"sys.argv = ['tokensurgeon', 'align', {str(zoo['gpt'])!r}, {str(zoo['spm'])!r}]\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code and 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_methods_and_their_options(zoo, tmp_path):
     out = ("--out", tmp_path / "out", "--json")
     done = run(zoo["gpt"], zoo["spm"], "--method", "subtoken", "--method-option", "head=first", *out)

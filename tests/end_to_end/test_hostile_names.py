@@ -125,11 +125,13 @@ def test_stderr_of_a_process_has_warnings_and_progress_in_plain_lines(hostile, z
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_libraries_say_is_one_plain_line_each():
+@pytest.mark.parametrize("models", [True, False])
+def test_what_libraries_say_is_one_plain_line_each(models):
     code = (
         "import logging, warnings\n"
         "from tokensurgeon.cli.common import guarded\n"
-        "with guarded(debug=False, quiet=False):\n"
+        f"with guarded(debug=False, quiet=False, models={models}):\n"
+        "    import transformers, huggingface_hub.utils\n"
         "    for name in ('transformers.x', 'huggingface_hub.x', 'x'):\n"
         f"        logging.getLogger(name).error(name + {NAME!r})\n"
         f"    warnings.warn({NAME!r})\n"

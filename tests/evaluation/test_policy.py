@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,7 +44,7 @@ def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
         monkeypatch.setattr(f"tokensurgeon.evaluation.policy.{limit}", 1000)
     report = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", K8)
     assert (
-        "more than cpu runs unasked" in report.content["not_run"]
+        "unasked; --forward runs it" in report.content["not_run"]
         and "not run" in report.content["verified"]["forward pass"]
     )
     assert any("was not run (its body has" in warning for warning in warnings(report.content))
@@ -54,24 +56,37 @@ def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
     assert len(dead) > 20 and torch.equal(rows[dead], estimated_suppressing_row(base, known).expand(len(dead), -1))
 
 
+ROOMY = {"free": 2.0, "host": 9.0, "fast": True, "limit": 9.0}
+
+
 @pytest.mark.parametrize(
-    ("device", "free", "fast", "limit", "run"),
+    ("device", "given", "why"),
     [
-        ("cpu", 1.01, True, 0.51, True), ("cpu", 0.99, True, 0.51, False), ("cpu", 1.01, True, 0.49, False),
-        ("cpu", 9.0, False, 9.0, False), ("cuda", 1.01, True, 0.0, True), ("cuda", 1.01, False, 0.0, False),
-        ("cuda", 2.01, False, 0.0, True),
+        ("cpu", {}, None), ("cpu", {"free": 1.99}, "where cpu has"), ("cpu", {"limit": 0.99}, "unasked; --forward"),
+        ("cpu", {"fast": False}, "would take long"), ("cpu", {"kind": "F16"}, "would take long"),
+        ("cpu", {"kind": "BF16"}, None), ("cpu", {"kind": "BF16", "declared": "float32"}, "where cpu has"),
+        ("cuda", {"limit": 0.0}, None), ("cuda", {"free": 1.99}, "where cuda"), ("cuda", {"fast": False}, "where cuda"),
+        ("cuda", {"fast": False, "free": 4.0}, None), ("cuda", {"host": 0.99}, "where cpu has"),
     ],
 )  # fmt: skip
-def test_a_large_body_is_run_where_there_is_room(zoo, monkeypatch, device, free, fast, limit, run):
-    """In bfloat16 the model takes half of its files, and twice as much must be free."""
+def test_a_large_body_is_run_where_there_is_room(zoo, monkeypatch, device, given, why):
+    """Measured by the model in numbers of 16 bits, twice as much as which must be free."""
+    how = ROOMY | given
     files, layout = Checkpoint.open(zoo["gpt"]), OpenModel.open(str(zoo["gpt"])).layout
-    size = sum(info.nbytes for info in files.tensors.values())
+    size = 2 * sum(math.prod(info.shape) for info in files.tensors.values())
+    if "kind" in how:
+        first = next(iter(files.tensors))
+        other = {first: replace(files.tensors[first], dtype=how["kind"])}
+        files = replace(files, tensors=dict(files.tensors) | other)
     monkeypatch.setattr(policy, "FORWARD_LIMIT", 0)
-    monkeypatch.setattr(policy, "CPU_LIMIT", int(limit * size))
-    monkeypatch.setattr(policy, "free_memory", lambda _: int(free * size))
-    monkeypatch.setattr(policy, "computes_in_bfloat16", lambda _: fast)
-    why = policy.why_not_run(zoo["gpt"], files, layout, None, torch.device(device))
-    assert (why is None) == run and (run or f"more than {device} runs unasked" in str(why))
+    monkeypatch.setattr(policy, "CPU_LIMIT", int(how["limit"] * size))
+    free = {device: how["free"], "cpu": how["host"] if device != "cpu" else how["free"]}
+    monkeypatch.setattr(policy, "free_memory", lambda place: int(free[place.type] * size) + 1)
+    monkeypatch.setattr(policy, "computes_in_bfloat16", lambda _: how["fast"])
+    monkeypatch.setattr(policy, "pick_device", torch.device)
+    monkeypatch.setattr(policy, "read_config", lambda _: {"dtype": how.get("declared", "bfloat16")})
+    found = policy.why_not_run(zoo["gpt"], files, layout, None, device)
+    assert (found is None) == (why is None) and (why is None or why in str(found))
 
 
 def test_forward_can_be_asked_for_and_refused(zoo, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,7 @@ __all__ = ["LINE_EVERY_S", "Tell", "console", "emit_json", "guarded", "print_out
 
 LINE_EVERY_S = 30.0
 """Where nobody sees a bar, a plain line comes this often."""
+_FOREIGN = ("transformers", "huggingface_hub")
 _LONGEST_LINE = 4000
 """In characters: names in foreign files may be of any length."""
 
@@ -57,9 +58,9 @@ def guarded(
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        for library in ("transformers", "huggingface_hub"):  # they have handlers of their own
-            for handler in logging.getLogger(library).handlers:
-                handler.setFormatter(_Line())
+    records = logging.getLogRecordFactory()
+    if not debug:
+        logging.setLogRecordFactory(_plainly(records))
     if quiet:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -80,6 +81,7 @@ def guarded(
         raise typer.Exit(2) from None
     finally:
         logging.captureWarnings(False)
+        logging.setLogRecordFactory(records)
         for number, before in former.items():
             signal.signal(number, before)
 
@@ -122,6 +124,20 @@ class _Line(logging.Formatter):
         from tokensurgeon.vocabulary.visible import visible
 
         return visible(_joined(record.message))
+
+
+def _plainly(records: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    """Records of libraries that have handlers of their own, perhaps not yet: what they say in one line each."""
+
+    def made(*given: Any, **more: Any) -> logging.LogRecord:
+        record = records(*given, **more)
+        if record.name.partition(".")[0] in _FOREIGN:
+            from tokensurgeon.vocabulary.visible import visible
+
+            record.msg, record.args = visible(_joined(record.getMessage())), ()
+        return record
+
+    return made
 
 
 def console() -> Console:

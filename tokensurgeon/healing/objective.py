@@ -74,11 +74,14 @@ class Asked(torch.autograd.Function):
         logits, total, row, token = ctx.saved_tensors
         (own,) = grads
         by_row = torch.zeros_like(total).index_add_(0, row, own)
-        found = torch.empty_like(logits)
-        order = torch.argsort(row, stable=True)
-        row, token, own = row[order], token[order], own[order]
-        bounds = torch.searchsorted(row, torch.arange(len(logits) + 1, device=row.device)).tolist()
-        for part in in_parts(logits):
+        parts, found = list(in_parts(logits)), torch.empty_like(logits)
+        bounds = {0: 0, len(logits): len(row)}
+        if len(parts) > 1:  # the bounds are waited for
+            row, order = row.sort(stable=True)
+            token, own = token[order], own[order]
+            starts = [part.start for part in parts]
+            bounds |= dict(zip(starts, torch.searchsorted(row, row.new_tensor(starts)).tolist(), strict=True))
+        for part in parts:
             some = (logits[part].float() - total[part, None]).exp_().mul_(-by_row[part, None])
             asked = slice(bounds[part.start], bounds[part.stop])
             some.index_put_((row[asked] - part.start, token[asked]), own[asked], accumulate=True)

@@ -172,7 +172,7 @@ def grow(
         dead = new[~right.vocabulary.canonical[new]]
         plan, new = plan.changed(Provenance.UNREACHABLE, dead), np.setdiff1d(new, dead)
         special = {literal: i for literal, i in special.items() if right.vocabulary.canonical[i]}
-        old, unrun = left.matrices(), why_not_run(left.directory, left.checkpoint, layout, None)
+        old, unrun = left.matrices(), why_not_run(left.directory, left.checkpoint, layout, None, options.device)
         made = learn_rows(left, old, right, new, special, options, progress)
         quiet = None
         if n_silent := silent_rows(plan, old):
@@ -197,7 +197,7 @@ def grow(
             },
         } | summary  # fmt: skip
         shared = write_output(work, left, right, matrices, plan, content)
-        finish(work, left, right, plan, content, shared, clock, progress)
+        finish(work, left, right, plan, content, shared, clock, progress, None, pick_device(options.device))
         what = _sentences(left.name, added, options.method, before, after)
         what += "".join(f" {sentence}" for sentence in outliers_in_words(content["outliers"]))
         became = [{"token": t["token"], "roles": "", "became": t["row"]} for t in content["extended"]["special"]]

@@ -102,7 +102,7 @@ def resize(
     n_rows = _wanted(left, rows, pad_to_multiple_of)
     refuse_no_room(target, left, n_rows)
     plan, old = RowPlan.kept(range(min(layout.rows, n_rows)), n_rows), left.matrices()
-    unrun = why_not_run(left.directory, left.checkpoint, layout, None)
+    unrun = why_not_run(left.directory, left.checkpoint, layout, None, device)
     quiet = None
     if n_silent := silent_rows(plan, old):
         states = read_states(left, pick_device(device), progress)[1] if unrun is None else None
@@ -116,7 +116,7 @@ def resize(
     } | summary  # fmt: skip
     with staged(target, overwrite) as work:
         shared = write_output(work, left, left, matrices, plan, content)
-        finish(work, left, left, plan, content, shared, clock, progress)
+        finish(work, left, left, plan, content, shared, clock, progress, None, pick_device(device))
         write_pages(work, content, summary, f"{left.name}, {n_rows:,} rows", _sentences(left.name, layout.rows, n_rows))
     return ResizeReport(target, layout.rows, n_rows, tokens, content)
 

@@ -136,7 +136,7 @@ def transplant(
         raise InputError(
             f"{base} is an encoder-decoder model, which is not run. Drop --calibrate, --forward, method auto"
         )
-    unrun = why_not_run(left.directory, left.checkpoint, left.layout, run, pick_device(options.device))
+    unrun = why_not_run(left.directory, left.checkpoint, left.layout, run, options.device)
     if options.untie and left.layout.head_name is None:
         raise InputError(f"{base}: this architecture has no LM head that could be untied")
     rows = right.output_rows(options.pad_to_multiple_of)
