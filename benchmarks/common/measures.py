@@ -43,7 +43,7 @@ def measure(
         through: A donor's tokenizer that loses something (case, newlines). All sides of its pair are scored on what
             it leaves of the texts, and on no tasks.
     """
-    loaded = _load(directory, settings)
+    loaded = load(directory, settings)
     result: dict[str, Any] = {"texts": _texts(loaded, loaded.encode, settings["bytes"], rows, through)}
     if through is not None or not settings["items"]:
         return result
@@ -57,7 +57,8 @@ def measure(
     return result
 
 
-def _load(directory: Path, settings: dict[str, Any]) -> LoadedModel:
+def load(directory: Path, settings: dict[str, Any]) -> LoadedModel:
+    """A model in the precision that is asked for."""
     loaded = load_model(directory)
     if "dtype" in settings:
         loaded.model.to(getattr(torch, settings["dtype"]))
@@ -93,7 +94,7 @@ def measure_forced(base: Path, donor: Path, settings: dict[str, Any], through: T
     Each donor token becomes the equal base token, or the base's pieces where there is none. It is a reference for
     what rows can do, and no limit: one good row may do better than the pieces that it stands for.
     """
-    loaded, left, right = _load(base, settings), OpenModel.open(str(base), "all"), OpenModel.open(str(donor), "none")
+    loaded, left, right = load(base, settings), OpenModel.open(str(base), "all"), OpenModel.open(str(donor), "none")
     ids = base_pieces(left.vocabulary, right.vocabulary, range(len(right.vocabulary)), len(left.vocabulary))
     known = left.vocabulary.text_ids()
     for token_id, key in enumerate(right.vocabulary.keys):

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.common import texts
+from benchmarks.common.measures import load
 from tokensurgeon.alignment import RowPlan
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
-from tokensurgeon.evaluation.loading import LoadedModel, load_model
 from tokensurgeon.evaluation.loss import Unit, describe_loss, read_base, score_ids, units_of
 from tokensurgeon.vocabulary.meeting import token_bytes
-from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["Splits"]
+
+_HOW = {"dtype": "bfloat16"}
 
 
 class Splits:
@@ -29,20 +27,15 @@ class Splits:
         if manifest is None:
             raise ValueError(f"{transplant} has no manifest")
         left, right = OpenModel.open(str(base), "all"), OpenModel.open(str(transplant), "none")
-        plan, sides, loaded = manifest.plan, (left.vocabulary, right.vocabulary), _fast(base)
-
-        def spelled(ids: Sequence[int]) -> list[list[int]]:
-            others = iter(base_pieces(*sides, [i for i in ids if plan.source[i] < 0], left.layout.rows))
-            return [[int(plan.source[i])] if plan.source[i] >= 0 else next(others) for i in ids]
-
+        plan, sides = manifest.plan, (left.vocabulary, right.vocabulary)
         pieces = [piece for of in texts.corpora(n_bytes).values() for piece in of]
-        self.pieces = read_base(loaded, sides, spelled, pieces)
+        self.pieces = read_base(load(base, _HOW), sides, plan.source, left.layout.rows, pieces)
         self.plan: RowPlan = plan
         self.vocabulary = right.vocabulary
 
     def of(self, directory: Path) -> dict[str, Any]:
         """Nats a token and bits per byte lost, by kind, of a model with the tokenizer."""
-        loaded, spelled = _fast(directory), token_bytes(self.vocabulary)
+        loaded, spelled = load(directory, _HOW), token_bytes(self.vocabulary)
         units: list[Unit] = []
         for piece in self.pieces:
             units += units_of(piece, score_ids(loaded.model, loaded.prefix, piece.donor)[0], spelled)
@@ -52,9 +45,3 @@ class Splits:
         nats = {"base": sum(u.base for u in whole), "transplant": sum(sum(u.transplant) for u in whole)}
         found["whole"] = {side: total / max(1, len(whole)) for side, total in nats.items()}
         return {name: found[name] for name in ("bytes", "loss", "interval", "units", "split", "whole", "costliest")}
-
-
-def _fast(directory: Path) -> LoadedModel:
-    loaded = load_model(directory)
-    loaded.model.to(torch.bfloat16)
-    return loaded

@@ -110,6 +110,13 @@ def _joined(text: str) -> str:
     return line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "…"
 
 
+def _plain(text: str) -> str:
+    """What is logged, as one line that shows what it holds."""
+    from tokensurgeon.vocabulary.visible import visible
+
+    return visible(_joined(text))
+
+
 def _say(line: str) -> None:
     """One line on stderr."""
     from tokensurgeon.vocabulary.visible import visible
@@ -121,9 +128,7 @@ class _Line(logging.Formatter):
     """What is logged, in one line each."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (as logging calls it)
-        from tokensurgeon.vocabulary.visible import visible
-
-        return visible(_joined(record.message))
+        return _plain(record.message)
 
 
 def _plainly(records: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
@@ -132,9 +137,7 @@ def _plainly(records: Callable[..., logging.LogRecord]) -> Callable[..., logging
     def made(*given: Any, **more: Any) -> logging.LogRecord:
         record = records(*given, **more)
         if record.name.partition(".")[0] in _FOREIGN:
-            from tokensurgeon.vocabulary.visible import visible
-
-            record.msg, record.args = visible(_joined(record.getMessage())), ()
+            record.msg, record.args = _plain(record.getMessage()), ()
         return record
 
     return made

@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from tokensurgeon.alignment import Ids
 from tokensurgeon.evaluation.context import context_of
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.logits import log_normaliser
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.meeting import KINDS, between_meetings, meeting_points, token_bytes
+from tokensurgeon.vocabulary.segmentation import base_pieces
 from tokensurgeon.vocabulary.writing import Writing, writing_of
 
 __all__ = ["BasePiece", "Unit", "describe_loss", "read_base", "score_ids", "units_of"]
@@ -107,7 +109,8 @@ def score_ids(
 def read_base(
     loaded: LoadedModel,
     sides: tuple[Vocabulary, Vocabulary],
-    spelled: Callable[[Sequence[int]], list[list[int]]],
+    known: Ids,
+    rows: int,
     pieces: Sequence[str],
 ) -> list[BasePiece]:
     """Let the base read text twice. Pieces beyond its context, or that it cannot spell, are left out.
@@ -115,7 +118,8 @@ def read_base(
     Args:
         loaded: The base.
         sides: Its vocabulary and the donor's.
-        spelled: Gives the base's ids for each of some of the donor's.
+        known: (donor ids,) int64, the base's id of each; -1 for those that are cut into the base's pieces.
+        rows: Of the base's embedding.
         pieces: Text.
     """
     left, right = (token_bytes(side) for side in sides)
@@ -123,7 +127,8 @@ def read_base(
     found = []
     for piece in pieces:
         ids, theirs = loaded.encode(piece), sides[1].encode(piece)
-        cut = spelled(theirs)
+        others = iter(base_pieces(*sides, [i for i in theirs if known[i] < 0], rows))
+        cut = [[int(known[i])] if known[i] >= 0 else next(others) for i in theirs]
         forced = [i for token in cut for i in token]
         if not ids or not theirs or not all(cut) or (context is not None and max(len(ids), len(forced)) >= context):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -177,11 +178,10 @@ class Loop:
             group["lr"] = rate * factor
         start = (self.report.steps * accelerator.num_processes + accelerator.process_index) * options.batch
         sums: dict[str, torch.Tensor] = {}
-        seen: dict[str, int] = {"tokens": 0}
+        seen = Counter[str]()
         for number in range(start, start + options.batch):
             task = lesson.task(pieces[self.order(number)], number)
-            read = {"tokens": task.ids.shape[1]} | {name: len(wanted.place) for name, wanted in task.targets.items()}
-            seen = {name: seen.get(name, 0) + n for name, n in read.items()}
+            seen.update({name: len(wanted.place) for name, wanted in task.targets.items()}, tokens=task.ids.shape[1])
             last = number == start + options.batch - 1
             with nullcontext() if last else accelerator.no_sync(self.module):
                 terms = lesson.losses(task, self.module(task))
@@ -197,7 +197,8 @@ class Loop:
         self.report.steps += 1
         own = {name: int(n) for name, n in zip(seen, counts.tolist(), strict=True)}
         self.report.tokens += own.pop("tokens")
-        self.report.positions = {name: self.report.positions.get(name, 0) + n for name, n in own.items()}
+        for name, n in own.items():
+            self.report.positions[name] = self.report.positions.get(name, 0) + n
         return dict(zip(sums, values.tolist(), strict=True))
 
     def _share(self) -> float:

@@ -74,17 +74,11 @@ class Asked(torch.autograd.Function):
         logits, total, row, token = ctx.saved_tensors
         (own,) = grads
         by_row = torch.zeros_like(total).index_add_(0, row, own)
-        parts, found = list(in_parts(logits)), torch.empty_like(logits)
-        bounds = {0: 0, len(logits): len(row)}
-        if len(parts) > 1:  # the bounds are waited for
-            row, order = row.sort(stable=True)
-            token, own = token[order], own[order]
-            starts = [part.start for part in parts]
-            bounds |= dict(zip(starts, torch.searchsorted(row, row.new_tensor(starts)).tolist(), strict=True))
-        for part in parts:
+        found = torch.empty_like(logits)
+        for part in in_parts(logits):
             some = (logits[part].float() - total[part, None]).exp_().mul_(-by_row[part, None])
-            asked = slice(bounds[part.start], bounds[part.stop])
-            some.index_put_((row[asked] - part.start, token[asked]), own[asked], accumulate=True)
+            here = torch.nonzero((row >= part.start) & (row < part.stop))[:, 0]
+            some.index_put_((row[here] - part.start, token[here]), own[here], accumulate=True)
             found[part] = some
         return found, None, None
 

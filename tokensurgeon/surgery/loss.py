@@ -17,7 +17,6 @@ from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.emitted import Flags
 from tokensurgeon.vocabulary.meeting import token_bytes
-from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["Ruler"]
 
@@ -58,13 +57,9 @@ class Ruler:
         }
         sides = pair.base.vocabulary, pair.donor.vocabulary
         plan, rows = pair.alignment.plan, len(pair.base_matrices.embedding)
-        known = np.isin(plan.provenance, [Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE]) & (plan.source >= 0)
-
-        def spelled(ids: Sequence[int]) -> list[list[int]]:
-            others = iter(base_pieces(*sides, [i for i in ids if not known[i]], rows))
-            return [[int(plan.source[i])] if known[i] else next(others) for i in ids]
-
-        pieces = read_base(loaded, sides, spelled, [piece for text in begun.values() for piece in split_bytes(text)])
+        copied = np.isin(plan.provenance, [Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE])
+        cut = [piece for text in begun.values() for piece in split_bytes(text)]
+        pieces = read_base(loaded, sides, np.where(copied, plan.source, -1), rows, cut)
         new = plan.provenance == Provenance.RECONSTRUCTED
         return cls(", ".join(begun), pieces, sides[1], new) if pieces else None
 

@@ -144,7 +144,7 @@ class TransplantOptions(MethodOptions):
             ``auto``: cloned where the file system can, otherwise linked, otherwise copied.
         forward: Whether the models are run: the base for the row that takes no probability, the output to see that
             it works. None runs those with a body of up to 2 GiB, and larger ones where a GPU has room for them or a
-            processor takes some two minutes (`tokensurgeon.evaluation.policy`); the others' bodies are not read.
+            processor takes minutes (`tokensurgeon.evaluation.policy`); the others' bodies are not read.
         calibrate: Shift the logits of reconstructed tokens so that their mean probability on text is
             the one that their donor rows suggest. None does so where the base is run and the method goes by the donor's
             rows; with method auto, where it helps.

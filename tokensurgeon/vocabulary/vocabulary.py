@@ -85,10 +85,11 @@ class Vocabulary:
         read = piece_reader(spec)
         plain = plain_tokenizer(tokenizer)
         in_model = list(_own_entries(spec["model"]))
-        refuse_far_ids([*in_model, *((str(t["content"]), int(t["id"])) for t in spec.get("added_tokens", []))])
-        _refuse_shared_ids(plain, spec["model"]["vocab"])
         added = {int(t["id"]): t for t in spec.get("added_tokens", [])}
-        pieces = _by_id([*in_model, *((str(t["content"]), i) for i, t in added.items())])
+        entries = [*in_model, *((str(t["content"]), i) for i, t in added.items())]
+        refuse_far_ids(entries)
+        _refuse_shared_ids(plain, spec["model"]["vocab"])
+        pieces = _by_id(entries)
         roles = _with_unknown(find_roles(plain, declared or {}, chat_template), spec["model"])
         special = {i for i, t in added.items() if t["special"]}
         inserted = {*roles.of(*STRUCTURE, *NEVER_PREDICTED), *_inserted(spec.get("post_processor"))}
