@@ -46,7 +46,7 @@ bench-pairs: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## every tokenizer on
 	$(VENV)/bin/python -m benchmarks.experiments.pairs benchmarks/experiments/pairs.toml
 	$(VENV)/bin/python -m benchmarks.experiments.real_pairs benchmarks/experiments/real_pairs.toml
 
-bench-prediction: $(VENV)/.models $(VENV)/.qwen  ## what tokenizers alone say of the loss, beside what is lost (an hour)
+bench-prediction: $(VENV)/.models $(VENV)/.qwen  ## what tokenizers alone say of the loss, beside what bench-four-models found
 	$(VENV)/bin/python -m benchmarks.experiments.prediction benchmarks/experiments/prediction.toml
 
 authors: $(VENV)/.authors $(VENV)/.peers  ## WECHSEL, FOCUS (compiles fastText: minutes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["numbers", "trimming"]
+__all__ = ["auto", "numbers", "took", "trimming"]
 
 
 def trimming(result: dict[str, Any]) -> str:
@@ -60,15 +60,19 @@ def auto(results: list[dict[str, Any]]) -> str:
     lines = ["| | loss | 95% interval | wall, trials included |", "|---|---:|---:|---:|"]
     for result in results:
         sides = result["pair"]["sides"]
-        best = sides["auto"]["choice"]["best"]
-        k = f", k={best['options']['k']}" if "k" in best["options"] else ""
-        took = f"auto: took {best['method']}{k}{', calibrated' if best['calibrated'] else ''}"
+        choice = f"auto: took {took(sides['auto']['choice']['best'])}"
         lines.append(f"| **{result['title']}** | | | |")
         for side, of in sorted(sides.items(), key=lambda item: (item[0] != "auto", item[1]["loss"]["mean"])):
             low, high = of["loss"]["interval"]
-            title, wall = (took, f"{of['wall_s'] / 60:.0f} min") if side == "auto" else (side, "")
+            title, wall = (choice, f"{of['wall_s'] / 60:.0f} min") if side == "auto" else (side, "")
             lines.append(f"| {title} | {of['loss']['mean']:+.3f} | {low:.3f} to {high:.3f} | {wall} |")
     return "\n".join([*lines, "", "Result files: `benchmarks/results/auto_*.json`."])
+
+
+def took(best: dict[str, Any]) -> str:
+    """A method that `auto` chose."""
+    k = f", k={best['options']['k']}" if "k" in best["options"] else ""
+    return f"{best['method']}{k}{', calibrated' if best['calibrated'] else ''}"
 
 
 def numbers(results: list[dict[str, Any]]) -> str:

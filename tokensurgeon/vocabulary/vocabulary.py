@@ -260,6 +260,7 @@ def _refuse_other_text(tokenizer: Tokenizer, keys: Sequence[TokenKey | None]) ->
 def _digest(written: str, texts: Mapping[int, bytes]) -> str:
     """Of a tokenizer and the bytes of its ids."""
     found = hashlib.sha256(written.encode())
-    found.update(np.array([(i, len(data)) for i, data in texts.items()], dtype=np.int64).tobytes())
+    ids, lengths = (np.fromiter(values, np.int64, len(texts)) for values in (texts, map(len, texts.values())))
+    found.update(np.stack([ids, lengths], axis=1).tobytes())
     found.update(b"".join(texts.values()))
     return found.hexdigest()
