@@ -117,7 +117,7 @@ bench-drafts: $(VENV)/.models  ## each real model as a draft for the other, with
 bench-serving: $(VENV)/.models $(VENV)/.qwen  ## drafts for a target of 1.5B in llama.cpp's server (hours; LLAMA_CPP: its programs)
 	$(VENV)/bin/python -m benchmarks.experiments.serving benchmarks/experiments/serving.toml
 
-bench-four-models: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## methods and mergekit on four models in all pairs (hours)
+bench-four-models: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## methods, auto and mergekit on four models in all pairs (hours)
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/four_models.toml
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/four_models_auto.toml
 

@@ -34,10 +34,11 @@ Form = Callable[[Cuts], tuple[float, ...]]
 
 
 class Point(NamedTuple):
-    """A pair, a text as it cuts it, and bits per byte lost there."""
+    """A pair, by title and by both tokenizers; a text as it cuts it; and bits per byte lost there."""
 
+    title: str
     base: str
-    donor: str
+    tokenizers: tuple[str, str]
     text: str
     cuts: Cuts
     lost: float
@@ -72,7 +73,20 @@ def points_of(base: str, donor: str, found: dict[str, Any], side: str) -> list[P
     """What a pair lost on each text by one method."""
     pair, read = found["pair"], texts.corpora(found["settings"]["measures"]["bytes"])
     after, before = (of["bits_per_byte"] for of in (pair["sides"][side], pair["untouched"]))
-    return [Point(base, donor, name, cuts, after[name] - before[name]) for name, cuts in cut(base, donor, read).items()]
+    left, right = opened(base), opened(donor)
+    plan = align_sides(left, right)[0].plan
+    tokenizers = left.tokenizer.digest(), right.tokenizer.digest()
+    return [
+        Point(
+            title=found["title"],
+            base=base,
+            tokenizers=tokenizers,
+            text=name,
+            cuts=Cuts.of(left.vocabulary, right.vocabulary, plan, parts),
+            lost=after[name] - before[name],
+        )
+        for name, parts in read.items()
+    ]
 
 
 @cache
@@ -81,15 +95,10 @@ def opened(name: str) -> OpenModel:
     return OpenModel.open(str(getattr(models, name)()), "none")
 
 
-def cut(base: str, donor: str, read: dict[str, list[str]]) -> dict[str, Cuts]:
-    """Each text as a pair cuts it."""
-    left, right = opened(base), opened(donor)
-    aligned, _ = align_sides(left, right)
-    return {name: Cuts.of(left.vocabulary, right.vocabulary, aligned.plan, parts) for name, parts in read.items()}
-
-
 def fitted(form: Form, points: Sequence[Point]) -> dict[str, Any]:
     """Nats for each unit of what a form counts, and how far its predictions are from what was lost.
+
+    Pairs of the same two tokenizers are left out together: they are predicted alike.
 
     Returns:
         ``nats``; ``rms`` error in bits per byte, of what it was ``fit`` to and of pairs ``left_out``; ``relative``, the
@@ -101,10 +110,10 @@ def fitted(form: Form, points: Sequence[Point]) -> dict[str, Any]:
     def counts(of: Sequence[Point]) -> Any:
         return np.array([form(one.cuts) for one in of]) / np.array([[one.cuts.n_bytes * math.log(2)] for one in of])
 
-    sides, lost = [(one.base, one.donor) for one in points], np.array([one.lost for one in points])
+    lost = np.array([one.lost for one in points])
     x, left_out = counts(points), np.empty(len(points))
-    for pair in set(sides):
-        inside = np.array([other == pair for other in sides])
+    for pair in {one.tokenizers for one in points}:
+        inside = np.array([one.tokenizers == pair for one in points])
         left_out[inside] = x[inside] @ _fit(x[~inside], lost[~inside])
     nats = _fit(x, lost)
     off = np.abs(left_out - lost)
@@ -113,7 +122,7 @@ def fitted(form: Form, points: Sequence[Point]) -> dict[str, Any]:
         "rms": {"fit": _rms(x @ nats - lost), "left_out": _rms(off)},
         "relative": float(np.median(off / np.abs(lost))),
         "spread": float(np.quantile(off / np.sqrt(left_out), 0.9)),
-        "order": order(points, left_out),
+        "order": order(points, x @ nats),
         "left_out": listed(points, left_out),
     }
 
@@ -121,19 +130,22 @@ def fitted(form: Form, points: Sequence[Point]) -> dict[str, Any]:
 def order(points: Sequence[Point], guessed: Any) -> list[int]:
     """How often the donor that should lose less than another on a base's text does so, and of how many.
 
-    Two that cut the text alike are not compared.
+    Of donors with one tokenizer the first counts.
     """
+    known = {}
+    for one, guess in zip(points, guessed, strict=True):
+        known.setdefault((one.base, one.text, one.tokenizers), (one, guess))
     right = [
         (guess < other) == (one.lost < another.lost)
-        for (one, guess), (another, other) in itertools.combinations(zip(points, guessed, strict=True), 2)
-        if (one.base, one.text) == (another.base, another.text) and one.cuts != another.cuts
+        for (one, guess), (another, other) in itertools.combinations(known.values(), 2)
+        if (one.base, one.text) == (another.base, another.text)
     ]
     return [sum(map(bool, right)), len(right)]
 
 
 def listed(points: Sequence[Point], guessed: Any) -> list[list[Any]]:
-    """Base, donor, text, what was lost, and what was predicted."""
-    return [[one.base, one.donor, one.text, one.lost, float(guess)] for one, guess in zip(points, guessed, strict=True)]
+    """Title, text, what was lost, and what was predicted."""
+    return [[one.title, one.text, one.lost, float(guess)] for one, guess in zip(points, guessed, strict=True)]
 
 
 def _fit(x: Any, lost: Any) -> Any:

@@ -72,7 +72,7 @@ def auto(results: list[dict[str, Any]]) -> str:
 def took(best: dict[str, Any]) -> str:
     """A method that `auto` chose."""
     k = f", k={best['options']['k']}" if "k" in best["options"] else ""
-    return f"{best['method']}{k}{', calibrated' if best['calibrated'] else ''}"
+    return f"{best['method']}{k}{', calibrated' if best['calibrated'] else ', not calibrated'}"
 
 
 def numbers(results: list[dict[str, Any]]) -> str:

@@ -7,14 +7,19 @@ import math
 
 import pytest
 
+from benchmarks.experiments import prediction
 from benchmarks.experiments.prediction import FORMS, RESULTS, Point, fitted
+from benchmarks.tables.four_models import four_models_auto
+from benchmarks.tables.four_models import prediction as prediction_table
 from tokensurgeon.alignment.cuts import Cuts
 from tokensurgeon.alignment.prediction import NATS_A_PLACE, SPREAD
+from tokensurgeon.checkpoint.model import OpenModel
 
 
-def point(base, donor, text, places, nats):
+def point(base, donor, text, places, nats, tokenizer=None):
     cuts = Cuts(1000, 300, 300, 0, 0, {"whole": 200, "split": places, "joined": 0, "mixed": 0}, {})
-    return Point(base, donor, text, cuts, nats * places / 1000 / math.log(2))
+    lost = nats * places / 1000 / math.log(2)
+    return Point(f"{base} ← {donor}", base, (base, tokenizer or donor), text, cuts, lost)
 
 
 def test_the_constants_are_those_of_the_result():
@@ -34,11 +39,46 @@ def test_a_pair_left_out_is_predicted_from_the_others():
     assert found["relative"] < 1 and found["nats"][0] < 6
 
 
+def test_pairs_of_the_same_tokenizers_are_left_out_together():
+    points = [point("a", "b", "t", 10, 6.0), point("a", "d", "t", 40, 3.0), point("a", "e", "t", 40, 3.0, "d")]
+    found = fitted(FORMS["places"], points)
+    assert [guess / lost for *_, lost, guess in found["left_out"]] == pytest.approx([0.5, 2, 2])
+
+
 def test_donors_that_are_put_in_the_right_order_are_counted():
     points = [point("a", "b", "t", 10, 6.0), point("a", "c", "t", 20, 6.0), point("a", "d", "t", 30, 1.0)]
     assert fitted(FORMS["places"], points)["order"] == [1, 3]
+    points.append(point("a", "e", "t", 20, 9.0, "c"))  # a tokenizer counts once
+    assert fitted(FORMS["places"], points)["order"] == [1, 3]
 
 
-def test_donors_that_cut_a_text_alike_are_not_compared():
-    points = [point("a", "b", "t", 10, 6.0), point("a", "c", "t", 10, 5.0), point("a", "d", "t", 30, 6.0)]
-    assert fitted(FORMS["places"], points)["order"] == [2, 2]
+def test_points_are_what_a_side_lost_where_the_tokenizers_cut_apart(zoo, monkeypatch):
+    monkeypatch.setattr(prediction, "opened", lambda name: OpenModel.open(str(zoo[name]), "none"))
+    monkeypatch.setattr(prediction.texts, "corpora", lambda n: {"t": ["the house of the men"][:n]})
+    bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": {"ridge": {"bits_per_byte": {"t": 1.25}}}}
+    found = {"title": "T", "pair": bits, "settings": {"measures": {"bytes": 1}}}
+    (one,) = prediction.points_of("gpt", "spm", found, "ridge")
+    assert (one.title, one.base, one.text, one.lost) == ("T", "gpt", "t", 0.25)
+    assert one.tokenizers[0] != one.tokenizers[1] and one.cuts.n_bytes == 20 and one.cuts.changed > 0
+    (same,) = prediction.points_of("gpt", "gpt", found, "ridge")
+    assert same.tokenizers[0] == same.tokenizers[1] and same.cuts.changed == 0
+
+
+def test_the_table_of_predictions_counts_pairs_within_a_quarter():
+    left_out = [["A", "t", 0.1, 0.1], ["A", "u", 0.3, 0.2], ["B", "t", 0.1, 0.2], ["B", "u", 0.1, 0.1]]
+    form = {"left_out": left_out, "nats": [6.0], "relative": 0.5, "order": [2, 3]}
+    lines = prediction_table({"forms": {"places": form}}).splitlines()
+    assert lines[2:4] == ["| A | +0.200 | +0.150 | -25% |", "| B | +0.100 | +0.150 | +50% |"]
+    assert "1 of 2 pairs within 25%" in lines[-1] and "2 of 3" in lines[-1]
+
+
+def test_the_table_of_auto_has_the_best_that_was_measured_beside_it():
+    def side(mean):
+        return {"loss": {"mean": mean, "interval": [mean - 0.02, mean + 0.02]}}
+
+    choice = {"best": {"method": "omp", "options": {"k": 8}, "calibrated": False}}
+    auto = {"title": "A", "pair": {"sides": {"auto": side(0.25) | {"choice": choice, "cpu_s": 60.4}}}}
+    sides = {"ridge": side(0.2), "omp, k=8": side(0.3), "mergekit omp, k=64": side(0.1)}
+    measured = [{"title": "A", "pair": {"sides": sides}}]
+    lines = four_models_auto([auto], measured).splitlines()
+    assert lines[2] == "| A | omp, k=8, not calibrated | +0.250 | 60 s | ridge | +0.200 | +0.050 |"

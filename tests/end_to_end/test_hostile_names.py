@@ -137,7 +137,7 @@ def test_what_libraries_say_is_one_plain_line_each(models):
         f"    warnings.warn({NAME!r})\n"
     )
     done = processes.run(code)
-    said = {line.removeprefix("[transformers] ") for line in done.stderr.splitlines()}  # where CI is set, both ways
+    said = {line.removeprefix("[transformers] ") for line in done.stderr.splitlines()}  # where CI is set, twice
     assert done.returncode == 0 and len(said) == 4
     refuse_raw(done.stderr)
     assert all("\\u202e" in line for line in done.stderr.splitlines())
