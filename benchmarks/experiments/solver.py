@@ -145,17 +145,19 @@ def _own(
 def _settled_in_float32(targets: torch.Tensor, atoms: torch.Tensor, k: int, exact: bool) -> float:
     """Share of picks that low precision could not settle. Not timed."""
     counted = [0]
-    full = Dictionary.full
+    settles = "settled" if targets.device.type == "cpu" else "full"
+    original = getattr(Dictionary, settles)
 
-    def counting(self: Dictionary, residual: torch.Tensor) -> torch.Tensor:
-        counted[0] += len(residual)
-        return full(self, residual)
+    def counting(self: Dictionary, *given: Any) -> torch.Tensor:
+        counted[0] += len(given[-1])
+        found: torch.Tensor = original(self, *given)
+        return found
 
-    Dictionary.full = counting  # type: ignore[method-assign]
+    setattr(Dictionary, settles, counting)
     try:
         solve_omp(targets, atoms, k, exact=exact)
     finally:
-        Dictionary.full = full  # type: ignore[method-assign]
+        setattr(Dictionary, settles, original)
     return counted[0] / (k * len(targets))
 
 

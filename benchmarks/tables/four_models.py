@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from statistics import median
 from typing import Any
 
 from benchmarks.tables.tables import took
@@ -47,19 +48,26 @@ def four_models(results: list[dict[str, Any]]) -> str:
 def four_models_auto(results: list[dict[str, Any]], measured: list[dict[str, Any]]) -> str:
     """What `--method auto` took on each pair, beside the best of our methods that were measured there."""
     lines = [
-        "| base ← tokenizer | auto took | loss | processor time | best measured | loss | auto loses more by |",
-        "|---|---|---:|---:|---|---:|---:|",
+        "| base ← tokenizer | auto took | loss | best measured | loss | auto loses more by | seconds | trials |",
+        "|---|---|---:|---|---:|---:|---:|---:|",
     ]
-    methods = {result["title"]: result["pair"]["sides"] for result in measured}
+    methods, within, slower = {result["title"]: result["pair"]["sides"] for result in measured}, 0, []
     for result in results:
         own, others = result["pair"]["sides"]["auto"], methods[result["title"]]
         losses = {side: of["loss"]["mean"] for side, of in others.items() if "mergekit" not in side}
         best, loss = min(losses, key=losses.__getitem__), own["loss"]["mean"]
+        trials = next(stage["seconds"] for stage in own["stages"] if stage["stage"] == "choosing the method")
+        slower.append(own["wall_s"] / (own["wall_s"] - trials))
+        within += loss <= others[best]["loss"]["interval"][1]
         lines.append(
-            f"| {result['title']} | {took(own['choice']['best'])} | {loss:+.3f} | {own['cpu_s']:.0f} s "
-            f"| {best} | {losses[best]:+.3f} | {loss - losses[best]:+.3f} |"
+            f"| {result['title']} | {took(own['choice']['best'])} | {loss:+.3f} | {best} | {losses[best]:+.3f} "
+            f"| {loss - losses[best]:+.3f} | {own['wall_s']:.0f} | {trials:.0f} |"
         )
-    return "\n".join([*lines, "", "Result files: `benchmarks/results/four_models_auto_*.json`."])
+    told = (
+        f"Within the 95% interval of the best on {within} of {len(slower)}. With its trials the command takes "
+        f"{min(slower):.1f} to {max(slower):.1f} times as long as without (median {median(slower):.1f})."
+    )
+    return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/four_models_auto_*.json`."])
 
 
 def prediction(result: dict[str, Any]) -> str:

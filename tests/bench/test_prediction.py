@@ -77,8 +77,11 @@ def test_the_table_of_auto_has_the_best_that_was_measured_beside_it():
         return {"loss": {"mean": mean, "interval": [mean - 0.02, mean + 0.02]}}
 
     choice = {"best": {"method": "omp", "options": {"k": 8}, "calibrated": False}}
-    auto = {"title": "A", "pair": {"sides": {"auto": side(0.25) | {"choice": choice, "cpu_s": 60.4}}}}
+    stages = [{"stage": "making rows", "seconds": 5.0}, {"stage": "choosing the method", "seconds": 20.2}]
+    own = side(0.25) | {"choice": choice, "wall_s": 60.2, "stages": stages}
+    auto = {"title": "A", "pair": {"sides": {"auto": own}}}
     sides = {"ridge": side(0.2), "omp, k=8": side(0.3), "mergekit omp, k=64": side(0.1)}
     measured = [{"title": "A", "pair": {"sides": sides}}]
     lines = four_models_auto([auto], measured).splitlines()
-    assert lines[2] == "| A | omp, k=8, not calibrated | +0.250 | 60 s | ridge | +0.200 | +0.050 |"
+    assert lines[2] == "| A | omp, k=8, not calibrated | +0.250 | ridge | +0.200 | +0.050 | 60 | 20 |"
+    assert "best on 0 of 1" in lines[-1] and "(median 1.5)" in lines[-1]

@@ -62,6 +62,12 @@ def test_agrees_with_scikit_learn(monkeypatch, m, k, scan, exact):
     assert (solution.n_active == k).all()
 
 
+def cosines(targets: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
+    """(n_targets, n_atoms) float64."""
+    unit = [rows.double() / rows.double().norm(dim=1, keepdim=True) for rows in (targets, atoms)]
+    return unit[0] @ unit[1].T
+
+
 def test_scans_are_certified(monkeypatch):
     """Atoms so alike that low precision cannot tell them apart: the float32 winner must still be picked."""
     generator = torch.Generator().manual_seed(3)
@@ -72,11 +78,10 @@ def test_scans_are_certified(monkeypatch):
     for scan, exact in MODES:
         monkeypatch.setattr(omp, "precision_for", lambda *_, scan=scan: scan)
         solutions.append(solve_omp(targets, atoms, 1, exact=exact))
-    correlation = (targets / targets.norm(dim=1, keepdim=True)) @ (atoms / atoms.norm(dim=1, keepdim=True)).T
-    for (_, exact), solution in zip(MODES, solutions, strict=True):
+    correlation = cosines(targets, atoms)
+    for solution in solutions:
         picked = correlation.gather(1, solution.indices)[:, 0]
-        # Turning all vectors is a rounding of its own, of float32's size.
-        torch.testing.assert_close(picked, correlation.amax(dim=1), rtol=0, atol=5e-7 if exact else 1e-6)
+        torch.testing.assert_close(picked, correlation.amax(dim=1), rtol=0, atol=1e-6)  # float32's own rounding
 
 
 def test_rounding_that_misleads_the_scan_is_noticed(monkeypatch):
@@ -246,13 +251,49 @@ def test_the_bound_holds_for_every_atom_left_out(scan, exact, d, m, n):
     dictionary = scan_module.Dictionary.of(atoms, n, scan, exact)
     residual = dictionary.turned(residual)
     left = residual.norm(dim=1)
-    shortlist, bound = dictionary.shortlist(residual, left)
+    found = dictionary.shortlist(residual, left)
+    shortlist, bound = found.atoms, found.bound
     scores = (residual.double() @ dictionary.unit.double().T).abs()
     best = scores.amax(dim=1)
     scores.scatter_(1, shortlist, 0.0)
     assert (scores.amax(dim=1) <= bound.double()).all()
     assert (bound.double() < best + 0.05 * left).all()  # and is worth something
     assert len(shortlist[0].unique()) == scan_module.SHORTLIST
+
+
+@pytest.mark.parametrize(("scan", "exact"), MODES)
+def test_residuals_that_no_atom_correlates_with_are_settled_among_atoms(scan, exact):
+    """Not by the zeros that fill up a tile."""
+    dictionary = scan_module.Dictionary.of(torch.eye(64)[:50], 3, scan, exact)
+    residual = dictionary.turned(torch.eye(64)[60:63])
+    found = dictionary.shortlist(residual, residual.norm(dim=1))
+    index = dictionary.settled(found, residual, torch.arange(3), torch.zeros(3))
+    assert index.max() < 50
+
+
+@pytest.mark.parametrize(("scan", "exact"), MODES)
+@pytest.mark.parametrize("rivals", [3000, 0])
+def test_what_is_settled_is_what_a_float32_scan_finds(monkeypatch, scan, exact, rivals):
+    """Atoms in bunches of a hundred, more than a shortlist holds; rivals are looked at one by one, or are too many."""
+    generator = torch.Generator().manual_seed(6)
+    centres = torch.randn(30, 1, 64, generator=generator)
+    atoms = (centres + 1e-4 * torch.randn(30, 100, 64, generator=generator)).flatten(0, 1)
+    atoms = atoms[torch.randperm(3000, generator=generator)]
+    residual = torch.randn(50, 64, generator=generator)
+    dictionary = scan_module.Dictionary.of(atoms, 50, scan, exact)
+    residual = dictionary.turned(residual)
+    found = dictionary.shortlist(residual, residual.norm(dim=1))
+    scores = (residual.double() @ dictionary.unit.double().T).abs()
+    reached = scores.gather(1, found.atoms).amax(dim=1).float()
+    rows = torch.arange(1, 50, 2)
+    full, scanned = scan_module.Dictionary.full, []
+    monkeypatch.setattr(scan_module.Dictionary, "full", lambda own, some: scanned.append(len(some)) or full(own, some))
+    monkeypatch.setattr(scan_module, "_RIVALS", rivals)
+    index = dictionary.settled(found, residual, rows, reached[rows])
+    best = scores[rows].amax(dim=1)
+    assert (scores[rows].gather(1, index[:, None])[:, 0] >= best * (1 - 1e-6)).all()
+    assert (reached[rows] < best * (1 - 1e-6)).any() or scan is torch.float32  # the shortlist alone was wrong
+    assert sum(scanned) == (0 if rivals else len(rows))
 
 
 def test_reduced_precision_elsewhere_in_the_program_is_not_ours():
@@ -269,8 +310,8 @@ def test_reduced_precision_elsewhere_in_the_program_is_not_ours():
 
 
 @pytest.mark.parametrize(("scan", "exact"), MODES)
-def test_many_equal_atoms_go_to_the_float32_scan(monkeypatch, scan, exact):
-    """More copies of the best atom than a shortlist holds: the lowest index still wins."""
+def test_of_many_equal_atoms_the_lowest_index_wins(monkeypatch, scan, exact):
+    """More copies of the best atom than a shortlist holds."""
     monkeypatch.setattr(omp, "precision_for", lambda *_: scan)
     targets, atoms = problem(m=200)
     many = torch.cat([atoms] * 40)

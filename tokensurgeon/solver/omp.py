@@ -6,15 +6,16 @@ Fernandes Neto (arXiv 2506.06607). For every target y, until k atoms are picked:
 1. *Scan.* Correlate the residual r with all m unit atoms. This is one matrix product per batch, and
    where most of the time goes, so it runs in int8 or bfloat16 and yields a shortlist, with a bound on
    what any other atom can reach (see `tokensurgeon.solver.scan`).
-2. *Re-score.* The shortlist is correlated again in float32. If its best atom does not reach the bound,
-   all atoms are correlated in float32. So the pick is a float32 scan's: for certain with ``exact``, and
-   otherwise unless rounding conspires to an error of six standard deviations.
+2. *Re-score.* The shortlist is correlated again in float32. If its best atom does not reach the bound, so are all
+   atoms whose scores say that they may be better (all that there are, on GPUs and where these are many). So the
+   pick is a float32 scan's: for certain with ``exact``, and otherwise unless rounding conspires to an error of
+   six standard deviations.
 3. *Orthogonalise.* The picked atom, made orthogonal to those before it (Gram-Schmidt, twice where
    the first pass cancels), is removed from the residual.
 
-At the end a triangular solve gives the coefficients. With s = `SHORTLIST` and a share p of picks that
-float32 has to settle (1 in 5,000 on real embeddings), a target costs ``2·k·m·d`` operations of scan in low
-precision, ``2·k·s·d`` flops of re-scoring, ``2·p·k·m·d`` of settling and ``2·k²·d`` of orthogonalisation.
+At the end a triangular solve gives the coefficients. With s = `SHORTLIST`, a target costs ``2·k·m·d`` operations of
+scan in low precision, ``2·k·s·d`` flops of re-scoring and ``2·k²·d`` of orthogonalisation. float32 has to settle 1 in
+5,000 picks on real embeddings; 1 in 90 where they are to be certain and rows have a length of 1,536.
 
 No step mixes rows, and products whose bits depend on their shape have one shape: on a CPU a target's
 result does not depend, to the last bit, on the targets that are solved beside it.
@@ -34,7 +35,7 @@ import torch
 from tokensurgeon.errors import InputError
 from tokensurgeon.solver.memory import free_memory
 from tokensurgeon.solver.problem import check_problem
-from tokensurgeon.solver.scan import SHORTLIST, Dictionary, full_precision, precision_for, scan_bytes
+from tokensurgeon.solver.scan import SHORTLIST, Dictionary, dots, full_precision, nearly, precision_for, scan_bytes
 
 __all__ = ["SparseCoefficients", "solve_omp"]
 
@@ -255,13 +256,16 @@ def _best_atom(
 
     The last are the rows of which that is not settled.
     """
-    shortlist, bound = atoms.shortlist(residual, left)
-    torch.index_select(atoms.unit, 0, shortlist.flatten(), out=near)
-    best, index = _lowest_of_the_best(_dots(residual, near.view(*shortlist.shape, -1)).abs(), shortlist)
-    some, others = _some_of(active & (bound > best), None if waits else _SETTLED)
+    found = atoms.shortlist(residual, left)
+    torch.index_select(atoms.unit, 0, found.atoms.flatten(), out=near)
+    best, index = _lowest_of_the_best(dots(residual, near.view(*found.atoms.shape, -1)).abs(), found.atoms)
+    some, others = _some_of(active & (found.bound > best), None if waits else _SETTLED)
     if len(some):
-        index[some] = atoms.full(residual[some])
-        best[some] = _dots(residual[some], atoms.unit[index[some]][:, None])[:, 0].abs()
+        if residual.device.type == "cpu":  # elsewhere to find the few atoms that may be better takes longer
+            index[some] = atoms.settled(found, residual, some, best[some])
+        else:
+            index[some] = atoms.full(residual[some])
+        best[some] = dots(residual[some], atoms.unit[index[some]][:, None])[:, 0].abs()
     return index, best, others
 
 
@@ -279,13 +283,8 @@ def _some_of(wanted: torch.Tensor, room: int | None) -> tuple[torch.Tensor, torc
 def _lowest_of_the_best(score: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Row maximum, and the lowest index that reaches it within float32 rounding."""
     best = score.amax(dim=1)
-    near = score >= best[:, None] * (1 - 4 * torch.finfo(torch.float32).eps)
+    near = score >= nearly(best)[:, None]
     return best, torch.where(near, index, torch.iinfo(torch.int64).max).amin(dim=1)
-
-
-def _dots(vector: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """(n, d) with (n, s, d) to (n, s). This form is much faster on CPUs than ``matrix @ vector``."""
-    return torch.bmm(vector[:, None], matrix.transpose(1, 2))[:, 0]
 
 
 def _combined(weights: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
@@ -300,7 +299,7 @@ def _orthogonalise(
 
     The last are the rows where it was not repeated, and should be.
     """
-    overlaps = _dots(atom, basis)
+    overlaps = dots(atom, basis)
     rest = atom - _combined(overlaps, basis)
     length = torch.linalg.vector_norm(rest, dim=1)
     few = -(-len(atom) // _REPEATED)  # their basis is copied
@@ -308,7 +307,7 @@ def _orthogonalise(
     for start in range(0, len(again), few):
         some = again[start : start + few]
         own, chosen = rest[some], basis[some]
-        correction = _dots(own, chosen)
+        correction = dots(own, chosen)
         overlaps[some] += correction
         rest[some] = own - _combined(correction, chosen)
     if len(again):

@@ -24,7 +24,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["SHORTLIST", "Dictionary", "cpu_has", "full_precision", "precision_for", "scan_bytes"]
+__all__ = [
+    "SHORTLIST",
+    "Dictionary",
+    "Shortlist",
+    "cpu_has",
+    "dots",
+    "full_precision",
+    "nearly",
+    "precision_for",
+    "scan_bytes",
+]
 
 BLOCK = 32
 SHORTLIST = 16
@@ -32,6 +42,8 @@ SIGMAS = 6.0
 _TILE = 2048
 _FULL = 16
 """Rows of a float32 scan. Always as many, since the bits of a product depend on its shape."""
+_RIVALS = 2048
+"""Atoms of one row that are looked at one by one; beyond, a float32 scan is faster. Untrained ones may be that many."""
 _TURNED = 64
 """Rows turned together, for the same reason."""
 _LEAST = BLOCK * (SHORTLIST + 1)
@@ -76,6 +88,25 @@ def full_precision() -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(places, before, strict=True):
             setattr(place, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """What one scan found; good until the next.
+
+    Attributes:
+        atoms: (n, `SHORTLIST`) int64, the best of every residual, in no order.
+        bound: (n,) float32, what |correlation| with any other atom is at most.
+        magnitudes: (tiles, n, atoms of a tile), all scores without signs; ordered as integers are.
+        unit: (n,), what 1 stands for in a score.
+        margin: (n,) float32, what rounding took from a correlation at most.
+    """
+
+    atoms: torch.Tensor
+    bound: torch.Tensor
+    magnitudes: torch.Tensor
+    unit: torch.Tensor
+    margin: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +167,12 @@ class Dictionary:
         padded = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % _TURNED)).view(-1, _TURNED, rows.shape[1])
         return torch.cat([part @ self.rotation for part in padded])[: len(rows)]
 
-    def shortlist(self, residual: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def shortlist(self, residual: torch.Tensor, left: torch.Tensor) -> Shortlist:
         """The best atoms of every residual, by the scan.
 
         Args:
             residual: (n, dim) float32, turned; n at most ``rows``.
             left: (n,) its norms.
-
-        Returns:
-            (n, `SHORTLIST`) int64 atoms, in no order, and (n,) float32: what |correlation| with any other
-            atom is at most.
         """
         query, unit, margin = self._round(residual, left)
         magnitudes, peaks = self._scan(query)
@@ -165,7 +192,40 @@ class Dictionary:
         outside = torch.maximum(best[:, SHORTLIST], top[:, SHORTLIST])
         if self.scores.dtype in _SIGNLESS:
             outside = outside.view(self.scores.dtype).float() / (1 - torch.finfo(self.scores.dtype).eps / 2)
-        return atom.clamp(max=len(self.unit) - 1), outside * unit + margin
+        atoms = atom.clamp(max=len(self.unit) - 1)
+        return Shortlist(atoms, outside * unit + margin, magnitudes, unit, margin)
+
+    def settled(
+        self, found: Shortlist, residual: torch.Tensor, rows: torch.Tensor, reached: torch.Tensor
+    ) -> torch.Tensor:
+        """The best atom of some rows as in float32, of equals the lowest, whatever the scan's rounding did.
+
+        Args:
+            found: By the last scan, of ``residual``.
+            residual: (n, dim) float32, turned.
+            rows: (s,) int64.
+            reached: (s,) float32, the |correlation| that some atom of theirs has.
+
+        Returns:
+            (s,) int64.
+        """
+        floor = ((nearly(reached) - found.margin[rows]) / found.unit[rows]).clamp(min=0.0)
+        floor = floor.to(self.scores.dtype).view(found.magnitudes.dtype)  # rounded as scores are: none is left out
+        index = torch.full_like(rows, len(self.unit))
+        for i, row in enumerate(rows.tolist()):
+            rivals = torch.nonzero((found.magnitudes[:, row] >= floor[i]).flatten()[: len(self.unit)]).flatten()
+            if 0 < len(rivals) <= _RIVALS:
+                index[i] = self._best_of(residual[row], rivals)
+        many = index == len(self.unit)
+        if many.any():
+            index[many] = self.full(residual[rows[many]])
+        return index
+
+    def _best_of(self, residual: torch.Tensor, rivals: torch.Tensor) -> torch.Tensor:
+        """The best of some atoms for one residual; in lines of as many, since bits depend on a product's shape."""
+        lines = torch.cat([rivals, rivals[:1].expand(-len(rivals) % SHORTLIST)]).view(-1, SHORTLIST)
+        score = dots(residual.expand(len(lines), -1), self.unit[lines]).abs()
+        return lines[score >= nearly(score.max())].min()
 
     def full(self, residual: torch.Tensor) -> torch.Tensor:
         """(n,) int64, the best atom of every residual by a scan in float32; of equals the lowest."""
@@ -175,16 +235,14 @@ class Dictionary:
             part = residual[start : start + _FULL]
             padded = torch.nn.functional.pad(part, (0, 0, 0, _FULL - len(part)))
             scores = torch.mm(padded, self.unit.T, out=room).abs_()
-            near = scores >= scores.amax(dim=1, keepdim=True) * (1 - 4 * torch.finfo(torch.float32).eps)
+            near = scores >= nearly(scores.amax(dim=1, keepdim=True))
             found.append(near.view(torch.uint8).argmax(dim=1)[: len(part)])
         return torch.cat(found)
 
-    def _round(
-        self, residual: torch.Tensor, left: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | float, torch.Tensor]:
+    def _round(self, residual: torch.Tensor, left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Residuals in the scan's precision, the value of one unit of score, and the bound on its error."""
         precision, dim = self.tiles[0].dtype, residual.shape[1]
-        unit: torch.Tensor | float = 1.0
+        unit = torch.ones_like(left)
         if precision is torch.int8:
             scale = residual.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
             whole = (residual / scale).round_()
@@ -219,6 +277,16 @@ class Dictionary:
         return magnitudes, self.peaks[:n]
 
 
+def dots(vector: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """(n, d) with (n, s, d) to (n, s). This form is much faster on CPUs than ``matrix @ vector``."""
+    return torch.bmm(vector[:, None], matrix.transpose(1, 2))[:, 0]
+
+
+def nearly(best: torch.Tensor) -> torch.Tensor:
+    """What is the best too, within float32 rounding."""
+    return best * (1 - 4 * torch.finfo(torch.float32).eps)
+
+
 def scan_bytes(n_atoms: int, dim: int, precision: torch.dtype, device: torch.device) -> tuple[int, int]:
     """What a `Dictionary` takes: bytes in any case, and bytes per row of a batch."""
     width = _tile_width(n_atoms, device)
@@ -227,7 +295,7 @@ def scan_bytes(n_atoms: int, dim: int, precision: torch.dtype, device: torch.dev
     prepared = 4 * n_atoms * dim + padded * dim * precision.itemsize + 4 * dim * dim
     # The atoms before they are turned, the rotation's making, chunks and a tile twice; a float32 scan later.
     preparing = 4 * n_atoms * dim + 24 * dim * dim + 12 * _TILE * dim + width * dim * precision.itemsize
-    later = _FULL * n_atoms * 5
+    later = _FULL * 5 * n_atoms + 15 * padded + _RIVALS * (4 * dim + 56)
     opened = SHORTLIST * BLOCK * (8 + score)
     return prepared + max(preparing, later), padded * score * (BLOCK + 1) // BLOCK + opened
 
