@@ -41,8 +41,8 @@ def test_what_is_written_is_what_the_best_trial_makes(zoo, tmp_path, base):
     choice, method = report.content["choice"], report.content["method"]
     best = choice["trials"][0]
     scores = [trial["bits_per_byte"] for trial in choice["trials"]]
-    assert len(scores) == 2 * len(choose.CANDIDATES) and scores == sorted(scores) and len(set(scores)) > 4
-    assert method["name"] == best["method"] and report.content["calibrated"] == best["calibrated"]
+    assert len(scores) == len(choose.CANDIDATES) and scores == sorted(scores) and len(set(scores)) > 2
+    assert method["name"] == best["method"] and report.content["calibrated"] is best["calibrated"] is True
     assert choice["held_out"] >= 64 and choice["n_bytes"] > 6_000
     assert report.content["options"]["method"] == "auto"
     same = TransplantOptions(method=best["method"], method_options=best["options"], calibrate=best["calibrated"])
@@ -58,7 +58,7 @@ def test_a_donor_that_is_the_base_loses_nothing(zoo, tmp_path):
 
     By this seed, none of them is likelier than all other tokens: such a row would be replaced.
     """
-    report = transplant(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", replace(AUTO, seed=1))
+    report = transplant(str(zoo["gpt"]), str(zoo["gpt"]), tmp_path / "out", replace(AUTO, seed=1, calibrate=False))
     loaded = load_model(zoo["gpt"], fast=True)  # as candidates are scored
     silent = torch.zeros(report.alignment.plan.n_rows)
     silent[torch.from_numpy(report.alignment.plan.ids(Provenance.UNREACHABLE, Provenance.PADDING))] = -math.inf

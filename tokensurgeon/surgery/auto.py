@@ -157,7 +157,7 @@ def choose(
     texts: Mapping[str, Text],
     progress: Progress | None = None,
 ) -> Choice:
-    """Try `CANDIDATES`, each plain and calibrated unless ``options.calibrate`` says which.
+    """Try `CANDIDATES`, calibrated unless ``options.calibrate`` forbids it.
 
     Args:
         pair: The models; every reconstructed token has a donor row.
@@ -207,7 +207,7 @@ def choose(
         )
         return made, (time.perf_counter() - started) / 60
 
-    fixed = made_by(make_method("zero"))[1]  # whatever the method
+    fixed, calibrated = made_by(make_method("zero"))[1], options.calibrate is not False
     for done, (name, given) in enumerate(CANDIDATES):
         if progress is not None:
             progress(Stage.TRIALS, done, len(CANDIDATES))
@@ -220,14 +220,13 @@ def choose(
         if minutes > auto.minutes:
             trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))
             continue
-        for moved in (False, True) if options.calibrate is None else (options.calibrate,):
-            if moved:
-                calibrate(made.matrices, base, alive.donor, plan, asked.states, alive.prior)
-            replace_vocabulary(loaded.model, made.matrices)
-            score = score_text(loaded.model, encoded.__getitem__, begins, pieces, log_weights=alive.log_weights)
-            bits = score.bits_per_byte
-            finite = math.isfinite(bits)
-            trials.append(Trial(name, given, moved, bits if finite else None, minutes, "" if finite else "not finite"))
+        if calibrated:
+            calibrate(made.matrices, base, alive.donor, plan, asked.states, alive.prior)
+        replace_vocabulary(loaded.model, made.matrices)
+        score = score_text(loaded.model, encoded.__getitem__, begins, pieces, log_weights=alive.log_weights)
+        bits = score.bits_per_byte
+        finite = math.isfinite(bits)
+        trials.append(Trial(name, given, calibrated, bits if finite else None, minutes, "" if finite else "not finite"))
     trials.sort(key=lambda trial: math.inf if trial.bits_per_byte is None else trial.bits_per_byte)
     if trials[0].bits_per_byte is None:
         raise InputError(

@@ -32,7 +32,7 @@ class Auto:
         minutes: Candidates whose rows would take longer are left out. The trials come on top.
     """
 
-    minutes: float = 10.0
+    minutes: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
