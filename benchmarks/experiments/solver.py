@@ -29,7 +29,7 @@ from sklearn.linear_model import orthogonal_mp
 from benchmarks.common.problems import load_problem
 from benchmarks.common.provenance import provenance
 from tokensurgeon.solver.omp import SparseCoefficients, solve_omp
-from tokensurgeon.solver.scan import Dictionary, full_precision, precision_for
+from tokensurgeon.solver.scan import Dictionary, Shortlist, full_precision, precision_for
 from tokensurgeon.transfer.combine import transfer
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -145,19 +145,19 @@ def _own(
 def _settled_in_float32(targets: torch.Tensor, atoms: torch.Tensor, k: int, exact: bool) -> float:
     """Share of picks that low precision could not settle. Not timed."""
     counted = [0]
-    settles = "settled" if targets.device.type == "cpu" else "full"
-    original = getattr(Dictionary, settles)
+    settled = Dictionary.settled
 
-    def counting(self: Dictionary, *given: Any) -> torch.Tensor:
-        counted[0] += len(given[-1])
-        found: torch.Tensor = original(self, *given)
-        return found
+    def counting(
+        self: Dictionary, found: Shortlist, residual: torch.Tensor, rows: torch.Tensor, reached: torch.Tensor
+    ) -> torch.Tensor:
+        counted[0] += len(rows)
+        return settled(self, found, residual, rows, reached)
 
-    setattr(Dictionary, settles, counting)
+    Dictionary.settled = counting  # type: ignore[method-assign]
     try:
         solve_omp(targets, atoms, k, exact=exact)
     finally:
-        setattr(Dictionary, settles, original)
+        Dictionary.settled = settled  # type: ignore[method-assign]
     return counted[0] / (k * len(targets))
 
 

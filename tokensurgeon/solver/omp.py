@@ -35,7 +35,15 @@ import torch
 from tokensurgeon.errors import InputError
 from tokensurgeon.solver.memory import free_memory
 from tokensurgeon.solver.problem import check_problem
-from tokensurgeon.solver.scan import SHORTLIST, Dictionary, dots, full_precision, nearly, precision_for, scan_bytes
+from tokensurgeon.solver.scan import (
+    SHORTLIST,
+    Dictionary,
+    dots,
+    full_precision,
+    lowest_of_the_best,
+    precision_for,
+    scan_bytes,
+)
 
 __all__ = ["SparseCoefficients", "solve_omp"]
 
@@ -258,13 +266,10 @@ def _best_atom(
     """
     found = atoms.shortlist(residual, left)
     torch.index_select(atoms.unit, 0, found.atoms.flatten(), out=near)
-    best, index = _lowest_of_the_best(dots(residual, near.view(*found.atoms.shape, -1)).abs(), found.atoms)
+    best, index = lowest_of_the_best(dots(residual, near.view(*found.atoms.shape, -1)).abs(), found.atoms)
     some, others = _some_of(active & (found.bound > best), None if waits else _SETTLED)
     if len(some):
-        if residual.device.type == "cpu":  # elsewhere to find the few atoms that may be better takes longer
-            index[some] = atoms.settled(found, residual, some, best[some])
-        else:
-            index[some] = atoms.full(residual[some])
+        index[some] = atoms.settled(found, residual, some, best[some])
         best[some] = dots(residual[some], atoms.unit[index[some]][:, None])[:, 0].abs()
     return index, best, others
 
@@ -278,13 +283,6 @@ def _some_of(wanted: torch.Tensor, room: int | None) -> tuple[torch.Tensor, torc
         return torch.nonzero(wanted).flatten(), torch.zeros_like(wanted)
     some = wanted.int().topk(min(room, len(wanted))).indices
     return some, wanted.index_fill(0, some, False)
-
-
-def _lowest_of_the_best(score: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row maximum, and the lowest index that reaches it within float32 rounding."""
-    best = score.amax(dim=1)
-    near = score >= nearly(best)[:, None]
-    return best, torch.where(near, index, torch.iinfo(torch.int64).max).amin(dim=1)
 
 
 def _combined(weights: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:

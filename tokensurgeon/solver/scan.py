@@ -31,7 +31,7 @@ __all__ = [
     "cpu_has",
     "dots",
     "full_precision",
-    "nearly",
+    "lowest_of_the_best",
     "precision_for",
     "scan_bytes",
 ]
@@ -209,7 +209,9 @@ class Dictionary:
         Returns:
             (s,) int64.
         """
-        floor = ((nearly(reached) - found.margin[rows]) / found.unit[rows]).clamp(min=0.0)
+        if residual.device.type != "cpu":  # to find the few atoms that may be better takes longer there
+            return self.full(residual[rows])
+        floor = ((_nearly(reached) - found.margin[rows]) / found.unit[rows]).clamp(min=0.0)
         floor = floor.to(self.scores.dtype).view(found.magnitudes.dtype)  # rounded as scores are: none is left out
         index = torch.full_like(rows, len(self.unit))
         for i, row in enumerate(rows.tolist()):
@@ -222,10 +224,13 @@ class Dictionary:
         return index
 
     def _best_of(self, residual: torch.Tensor, rivals: torch.Tensor) -> torch.Tensor:
-        """The best of some atoms for one residual; in lines of as many, since bits depend on a product's shape."""
+        """The best of some atoms for one residual; in lines of as many, since bits depend on a product's shape.
+
+        In float64: beside what float32 takes for equal, its rounding would count as much again.
+        """
         lines = torch.cat([rivals, rivals[:1].expand(-len(rivals) % SHORTLIST)]).view(-1, SHORTLIST)
-        score = dots(residual.expand(len(lines), -1), self.unit[lines]).abs()
-        return lines[score >= nearly(score.max())].min()
+        score = dots(residual.double().expand(len(lines), -1), self.unit[lines].double()).abs()
+        return lowest_of_the_best(score.view(1, -1), lines.view(1, -1))[1][0]
 
     def full(self, residual: torch.Tensor) -> torch.Tensor:
         """(n,) int64, the best atom of every residual by a scan in float32; of equals the lowest."""
@@ -235,7 +240,7 @@ class Dictionary:
             part = residual[start : start + _FULL]
             padded = torch.nn.functional.pad(part, (0, 0, 0, _FULL - len(part)))
             scores = torch.mm(padded, self.unit.T, out=room).abs_()
-            near = scores >= nearly(scores.amax(dim=1, keepdim=True))
+            near = scores >= _nearly(scores.amax(dim=1, keepdim=True))
             found.append(near.view(torch.uint8).argmax(dim=1)[: len(part)])
         return torch.cat(found)
 
@@ -282,7 +287,14 @@ def dots(vector: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return torch.bmm(vector[:, None], matrix.transpose(1, 2))[:, 0]
 
 
-def nearly(best: torch.Tensor) -> torch.Tensor:
+def lowest_of_the_best(score: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row maximum, and the lowest index that reaches it within float32 rounding."""
+    best = score.amax(dim=1)
+    near = score >= _nearly(best)[:, None]
+    return best, torch.where(near, index, torch.iinfo(torch.int64).max).amin(dim=1)
+
+
+def _nearly(best: torch.Tensor) -> torch.Tensor:
     """What is the best too, within float32 rounding."""
     return best * (1 - 4 * torch.finfo(torch.float32).eps)
 
@@ -295,7 +307,7 @@ def scan_bytes(n_atoms: int, dim: int, precision: torch.dtype, device: torch.dev
     prepared = 4 * n_atoms * dim + padded * dim * precision.itemsize + 4 * dim * dim
     # The atoms before they are turned, the rotation's making, chunks and a tile twice; a float32 scan later.
     preparing = 4 * n_atoms * dim + 24 * dim * dim + 12 * _TILE * dim + width * dim * precision.itemsize
-    later = _FULL * 5 * n_atoms + 15 * padded + _RIVALS * (4 * dim + 56)
+    later = _FULL * 5 * n_atoms + 15 * padded + _RIVALS * (12 * dim + 56)
     opened = SHORTLIST * BLOCK * (8 + score)
     return prepared + max(preparing, later), padded * score * (BLOCK + 1) // BLOCK + opened
 

@@ -207,7 +207,8 @@ def choose(
         )
         return made, (time.perf_counter() - started) / 60
 
-    fixed, calibrated = made_by(make_method("zero"))[1], options.calibrate is not False
+    fixed = made_by(make_method("zero"))[1]  # whatever the method
+    calibrated = options.calibrate is not False
     for done, (name, given) in enumerate(CANDIDATES):
         if progress is not None:
             progress(Stage.TRIALS, done, len(CANDIDATES))
