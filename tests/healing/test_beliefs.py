@@ -10,6 +10,7 @@ import torch
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing.batches import Piece
 from tokensurgeon.healing.branches import draw_branches, lay_out, reads_branches
+from tokensurgeon.healing.joins import Joins
 from tokensurgeon.healing.lesson import Lesson
 from tokensurgeon.healing.meeting import Classes, numbered
 from tokensurgeon.healing.objective import Asked, TermWeights, losses
@@ -125,13 +126,18 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     """Inside of tokens as often as they come: a sum, over as many as there are meetings; a term of none is nought."""
     some = Targets.of_ids([(0, torch.tensor([1]), torch.tensor([1.0])), (1, torch.tensor([1]), torch.tensor([1.0]))])
     more = Targets.of_ids([(i, torch.tensor([1]), torch.tensor([1.0])) for i in range(3)])
-    targets = {"next": some, "inside": more, "branch": Targets.of_ids([])}
+    joined = Targets.of_sets([(0, torch.tensor([1, 2]), torch.tensor([0, 1]), torch.tensor([1.0, 0.0]))])
+    targets = {"next": some, "inside": more, "joined": joined, "branch": Targets.of_ids([])}
     logs = {"next": torch.tensor([-1.0, -2.0]), "inside": torch.tensor([-1.0] * 3), "branch": torch.empty(0)}
+    logs["joined"] = torch.tensor([0.25, 0.75]).log()
     states = torch.zeros(2, 4), torch.ones(2, 4)
-    terms = losses(targets, logs | {"text": torch.tensor([-3.0, -5.0])}, states, 2.0, TermWeights(2.0, 3.0, 5.0, 7.0))
+    terms = losses(
+        targets, logs | {"text": torch.tensor([-3.0, -5.0])}, states, 2.0, TermWeights(2.0, 3.0, 5.0, 7.0, 9.0)
+    )
     values = {name: float(value) for name, value in terms.items()}
-    expected = {"hidden": 0.5, "next": 1.5, "inside": 1.5, "branch": 0.0, "text": 4.0}
-    assert values == pytest.approx(expected | {"loss": 2 * 0.5 + 3 * 1.5 + 3 * 1.5 + 7 * 4.0})
+    foreseen = math.log(4) / 2
+    expected = {"hidden": 0.5, "next": 1.5, "inside": 1.5, "joined": foreseen, "branch": 0.0, "text": 4.0}
+    assert values == pytest.approx(expected | {"loss": 2 * 0.5 + 3 * 1.5 + 3 * 1.5 + 9 * foreseen + 7 * 4.0})
 
 
 def test_what_is_asked_for_has_the_gradient_of_a_log_softmax():
@@ -139,7 +145,7 @@ def test_what_is_asked_for_has_the_gradient_of_a_log_softmax():
     row, token = torch.tensor([0, 69, 69, 3, 69]), torch.tensor([1, 8, 2, 0, 8])
     weights = torch.arange(1.0, 6.0)
     found = []
-    for ask in (Asked.apply, lambda x, *at: x.log_softmax(dim=-1)[at]):
+    for ask in (lambda x, *at: Asked.apply(x, *at, None)[0], lambda x, *at: x.log_softmax(dim=-1)[at]):
         mine = logits.clone().requires_grad_()
         logs = ask(mine, row, token)
         (logs * weights).sum().backward()
@@ -269,7 +275,10 @@ def test_branches_stand_within_the_context_alone(positions, read, caplog):
     student.model.config.max_position_embeddings = positions
     teacher.model.set_output_embeddings(AskedHead(teacher.model.get_output_embeddings()))
     piece = Piece(STUDENT, TEACHER, MEET)
-    lesson = Lesson(student, teacher, Splits(CUTS), BY_FIRST, TermWeights(part=1.0), 0)
+    met = torch.tensor([1.0] * 7 + [0.0])  # the text never has 7
+    lesson = Lesson(
+        student, teacher, Splits(CUTS), BY_FIRST, Joins([], [], ([], []), list), met, TermWeights(part=1.0), 0
+    )
     lesson.prepare([piece])
     assert lesson.student.model.training and ("leaves room for branches" in caplog.text) != read
     task = lesson.task(piece, 0)
@@ -278,6 +287,10 @@ def test_branches_stand_within_the_context_alone(positions, read, caplog):
     )
     assert task.ids[0, : len(STUDENT)].tolist() == STUDENT and task.token[-7:].tolist() == STUDENT[1:]
     assert task.place[task.row[-7:]].tolist() == list(range(7)) and len(task.states) == len(MEET)
+    logs = torch.randn(len(task.place), 8, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
+    told = task.among_met(logs[task.row, task.token], logs[:, :7].logsumexp(dim=1))
+    torch.testing.assert_close(told[-7:], logs[:7, :7].log_softmax(dim=1)[range(7), STUDENT[1:]])
+    torch.testing.assert_close(told[:-7], logs[task.row, task.token][:-7])
 
 
 def test_masses_that_round_above_one_leave_nothing_below_nought():

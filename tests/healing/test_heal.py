@@ -25,6 +25,7 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
 from tokensurgeon.healing.batches import Pieces, nth_piece
+from tokensurgeon.healing.joins import pieces_of
 from tokensurgeon.healing.meeting import Classes, first_shared
 from tokensurgeon.healing.objective import TermWeights
 from tokensurgeon.healing.splits import cut_tokens
@@ -109,7 +110,7 @@ def test_continuations_begin_with_shared_tokens(zoo):
     teacher, student, aligned, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
     plan = aligned.plan
     sides = teacher.vocabulary, student.vocabulary, plan
-    of_teacher, of_student = first_shared(*sides, cut_tokens(*sides))
+    of_teacher, of_student = first_shared(plan, cut_tokens(*sides), pieces_of(*sides))
     shared = torch.from_numpy(plan.anchors)
     assert torch.equal(of_student[shared], of_teacher[torch.from_numpy(plan.source[plan.anchors])])
     assert (of_student[shared] == shared).sum() > len(shared) - 4  # several control tokens may have one source
@@ -213,7 +214,7 @@ def float32(monkeypatch):
 @pytest.mark.usefixtures("float32")
 def test_all_rows_and_the_body(made, zoo, tmp_path, monkeypatch):
     """The written model is the one that was scored, low-rank updates included; a random teacher would teach nothing."""
-    monkeypatch.setattr(run, "WEIGHTS", TermWeights(hidden=0.0, next=0.0, branch=0.0))
+    monkeypatch.setattr(run, "WEIGHTS", TermWeights(hidden=0.0, next=0.0, branch=0.0, joined=0.0))
     options = quick(rows="all", lora=2, lora_learning_rate=0.05, learning_rate=1e-9, steps=12)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
     gained = report.curve[0]["held_out"] - report.best["held_out"]
@@ -472,6 +473,25 @@ def test_a_lesson_knows_what_stands_in_text(made, zoo, tmp_path, monkeypatch):
     assert found[0] > 9 and found[1] is moved
 
 
+def test_tokens_that_the_text_has_not_are_told_from_by_none_and_learnt_where_they_are_foreseen(
+    made, zoo, tmp_path, monkeypatch
+):
+    """New ones: the text's own loss would unlearn them. Rows are trained of those that it has, and of some others."""
+    seen = {}
+    monkeypatch.setattr(run, "Lesson", lambda *given: seen.update(given=given) or pytest.fail("seen"))
+    with pytest.raises(pytest.fail.Exception, match="seen"):
+        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(steps=1))
+    student, joins, met = (seen["given"][i] for i in (0, 4, 5))
+    plan, vocabulary = Manifest.read(made / "gpt").plan, TokenizerFiles.open(made / "gpt").vocabulary()
+    new = set(plan.ids(Provenance.RECONSTRUCTED).tolist())
+    read = {i for part in range(3) for i in vocabulary.encode(texts.python_text(1 << 15, part))}
+    without = set(torch.nonzero(met == 0)[:, 0].tolist())
+    assert without and without <= new and len(without & read) < 0.1 * len(new & read)  # some text is held out
+    trained = set(student.model.get_output_embeddings().trained.ids.tolist())
+    assert trained <= new and trained & without and trained & without <= joins.pieces.keys()
+    assert new - without <= trained
+
+
 @pytest.mark.slow
 def test_a_merge_is_healed_and_tells_no_more_of_what_it_was_merged_from(zoo, tmp_path, monkeypatch):
     from tokensurgeon import merge
@@ -505,11 +525,11 @@ def test_the_command(made, zoo, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_without_the_text_it_comes_nearer_to_its_base(made, zoo, tmp_path, monkeypatch):
-    """At meetings, inside of tokens and on branches, which count among the tokens read."""
+    """At meetings, inside of tokens, in joins and on branches, which count among the tokens read."""
     monkeypatch.setattr(run, "WEIGHTS", TermWeights(text=0.0, branch=1.0))
     options = quick(rows="all", steps=30, learning_rate=0.05, batch=1)
     report = heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", options)
     first, last = report.curve[1], report.curve[-1]
-    for name in ("next", "branch"):
+    for name in ("next", "joined", "branch"):
         assert last[name] < 0.9 * first[name]
     assert first["inside"] > 0

@@ -29,7 +29,12 @@ def command(
     steps: o.Steps = None,
     text_weight: o.TextWeights = None,
     rows: Annotated[
-        str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
+        str,
+        typer.Option(
+            "--rows",
+            metavar="new|all",
+            help="Rows that may change, of tokens that the text has, or whose parts it has.",
+        ),
     ] = "new",
     lora: o.Rank = 16,
     batch: o.Batch = 1,

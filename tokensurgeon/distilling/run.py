@@ -73,7 +73,8 @@ class _Sides:
         mine, theirs = student.vocabulary, teacher.vocabulary
         rows = teacher.layout.rows if served is None else served.rows, student.layout.rows
         plan = align(theirs, mine, n_rows=rows[1], base_rows=rows[0]).plan
-        return cls(student, teacher, *compared(theirs, mine, plan, rows))
+        splits, classes, _ = compared(theirs, mine, plan, rows)
+        return cls(student, teacher, splits, classes)
 
 
 def distil(

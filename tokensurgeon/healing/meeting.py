@@ -12,9 +12,11 @@ import torch
 
 from tokensurgeon.alignment import Ids, RowPlan
 from tokensurgeon.healing.batches import Piece
+from tokensurgeon.healing.joins import Joins, pieces_of
 from tokensurgeon.healing.splits import Splits, cut_tokens
 from tokensurgeon.vocabulary import Vocabulary
-from tokensurgeon.vocabulary.segmentation import base_pieces
+from tokensurgeon.vocabulary.meeting import token_bytes
+from tokensurgeon.vocabulary.segmentation import cutter
 
 __all__ = ["Classes", "compared", "first_shared", "numbered"]
 
@@ -27,7 +29,7 @@ _SELDOM = 0.01
 
 
 def first_shared(
-    teacher: Vocabulary, student: Vocabulary, plan: RowPlan, cuts: Sequence[Sequence[int]]
+    plan: RowPlan, cuts: Sequence[Sequence[int]], pieces: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For every token of either model, the shared token that a text which continues with it begins with.
 
@@ -36,24 +38,22 @@ def first_shared(
     Probabilities summed by class can be compared.
 
     Args:
-        teacher: The base's vocabulary.
-        student: The transplanted model's.
         plan: Which of the student's tokens are the teacher's.
         cuts: As `tokensurgeon.healing.splits.cut_tokens` gives them.
+        pieces: As `tokensurgeon.healing.joins.pieces_of` gives them.
 
     Returns:
         (teacher ids,) and (student ids,) int64: student ids of shared tokens; -1 where there is none.
     """
-    n_teacher, n_student = len(teacher), plan.n_rows
+    n_teacher, n_student = len(cuts), plan.n_rows
     of_teacher, of_student = np.full(n_teacher, -1), np.full(n_student, -1)
     anchors = plan.anchors
     anchors = anchors[plan.source[anchors] < n_teacher]
     of_teacher[plan.source[anchors[::-1]]] = anchors[::-1]  # of several, the first
     of_student[anchors] = of_teacher[plan.source[anchors]]
-    here = [i for i in np.flatnonzero(of_student < 0).tolist() if _is_text(student, i)]
+    here = [i for i in np.flatnonzero(of_student < 0).tolist() if pieces[i]]
     there = [i for i in np.flatnonzero(of_teacher < 0).tolist() if cuts[i]]
-    next_here = {i: p[0] for i, p in zip(here, base_pieces(teacher, student, here, n_teacher), strict=True) if p}
-    next_there = {i: cuts[i][0] for i in there}
+    next_here, next_there = ({i: side[i][0] for i in some} for side, some in ((pieces, here), (cuts, there)))
     for token in here:
         of_student[token] = _follow(token, next_here, next_there, of_student, of_teacher)
     for token in there:
@@ -176,11 +176,6 @@ def _ranges(begin: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, tor
     return index, begin[which[index]] + within
 
 
-def _is_text(vocabulary: Vocabulary, token: int) -> bool:
-    key = vocabulary.keys[token] if token < len(vocabulary) else None
-    return key is not None and key.is_text and len(key.data) > 0
-
-
 def _follow(token: int, mine: dict[int, int], theirs: dict[int, int], known: Ids, other: Ids) -> int:
     """First piece of the first piece; every step has fewer bytes or lands on a shared token, and 32 are plenty."""
     for _ in range(32):
@@ -192,8 +187,10 @@ def _follow(token: int, mine: dict[int, int], theirs: dict[int, int], known: Ids
     return -1
 
 
-def compared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan, rows: tuple[int, int]) -> tuple[Splits, Classes]:
-    """How the student cuts the teacher's tokens, and which ids of both a text may go on with alike.
+def compared(
+    teacher: Vocabulary, student: Vocabulary, plan: RowPlan, rows: tuple[int, int]
+) -> tuple[Splits, Classes, Joins]:
+    """How the student cuts the teacher's tokens, which ids of both a text may go on with alike, and what it joins.
 
     Args:
         teacher: The vocabulary of what teaches.
@@ -201,5 +198,8 @@ def compared(teacher: Vocabulary, student: Vocabulary, plan: RowPlan, rows: tupl
         plan: Which of the student's tokens are the teacher's.
         rows: Of the teacher's LM head and the student's.
     """
-    cuts = cut_tokens(teacher, student, plan)
-    return Splits(cuts[: rows[0]]), Classes.of(*numbered(*first_shared(teacher, student, plan, cuts)), rows)
+    cuts, pieces = cut_tokens(teacher, student, plan), pieces_of(teacher, student, plan)
+    classes = Classes.of(*numbered(*first_shared(plan, cuts, pieces)), rows)
+    spelled = token_bytes(teacher), token_bytes(student)
+    joins = Joins(pieces[: rows[1]], cuts[: rows[0]], spelled, cutter(student))
+    return Splits(cuts[: rows[0]]), classes, joins

@@ -11,7 +11,7 @@ __all__ = ["HealOptions", "TrainingOptions"]
 
 _MOST_DECAY = 0.95
 _MOST_STATES = 50
-_TARGETS = 2
+_TARGETS = 3
 """Counts changes of what is wanted of a student, so that no saved state is gone on from with other targets."""
 
 
@@ -104,7 +104,8 @@ class HealOptions(TrainingOptions):
     """As `TrainingOptions`, and what only healing asks.
 
     Attributes:
-        rows: Rows of embedding and head that may change, of those that the text uses: of ``new`` tokens, or ``all``.
+        rows: Rows of embedding and head that may change, of those that the text uses, or whose pieces it has in the
+            base's tokenization: of ``new`` tokens, or ``all``.
     """
 
     rows: str = "new"

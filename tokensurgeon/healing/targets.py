@@ -21,12 +21,23 @@ from tokensurgeon.evaluation.logits import log_normaliser
 from tokensurgeon.healing.meeting import Classes
 from tokensurgeon.healing.splits import Inside, Path, Splits
 
-__all__ = ["UNLIKELY", "Beliefs", "Likely", "MassOf", "Targets", "behind_branches", "inside_of_tokens", "next_ids"]
+__all__ = [
+    "UNLIKELY",
+    "Beliefs",
+    "Likely",
+    "MassOf",
+    "Targets",
+    "behind_branches",
+    "inside_of_tokens",
+    "next_ids",
+]
 
 UNLIKELY = 1e-5
 """Probability below which a token is left to the rest."""
 _LEAST = 1e-12
 """Probability of ways to read what was read below which nothing can be said about what follows."""
+_FOLLOWS = 1e-3
+"""Probability of what follows a token below which it is not asked what it is joined with."""
 _KEPT = 1e-4
 """Share of an id among what may follow below which it is left to the rest."""
 _TIMES = 80.0
@@ -38,6 +49,8 @@ Likely = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """(n,) rows, (n,) tokens and (n,) probabilities."""
 MassOf = Callable[[int, torch.Tensor], torch.Tensor]
 """From a row and (k,) int64 ids to (k,) probabilities, on the CPU."""
+Behind = Callable[[int], tuple[list[int], list[float]] | None]
+"""From a position of the base to ids that may follow it, and their probabilities; None where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,22 @@ class Targets:
         row, token = torch.repeat_interleave(torch.arange(len(places)), counts), torch.cat(tokens)
         return cls(torch.tensor(places, dtype=torch.int64), row, torch.cat(masses), torch.arange(len(token)), token)
 
+    @classmethod
+    def of_sets(cls, found: Iterable[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]) -> Targets:
+        """From (position, ids, the set that each is in, the sets' probabilities)."""
+        places, entries = list[int](), 0
+        whole, share = torch.int64, torch.float32
+        rows, masses, entry, tokens = ([torch.empty(0, dtype=dtype)] for dtype in (whole, share, whole, whole))
+        for row, (place, token, of, mass) in enumerate(found):
+            places.append(place)
+            rows.append(torch.full((len(mass),), row))
+            masses.append(mass)
+            entry.append(of + entries)
+            tokens.append(token)
+            entries += len(mass)
+        each = (torch.cat(parts) for parts in (rows, masses, entry, tokens))
+        return cls(torch.tensor(places, dtype=torch.int64), *each)
+
     @property
     def at(self) -> torch.Tensor:
         """(k,) int64, the position of every id."""
@@ -87,6 +116,20 @@ class Targets:
         rest = (1 - none.index_add(0, self.row, self.mass)).clamp(min=0)  # a sum may round above 1
         other = (1 - none.index_add(0, self.row, got)).clamp(min=_FLAT)
         return none.index_add(0, self.row, apart) + torch.xlogy(rest, rest) - rest * other.log()
+
+    def divergence_within(self, logs: torch.Tensor) -> torch.Tensor:
+        """The same among the ids that are asked for alone: a position's masses sum to 1.
+
+        Args:
+            logs: (k,) log-probabilities of the ids.
+        """
+        of, n = self.row[self.entry], len(self.place)
+        top = torch.full((n,), -math.inf, device=logs.device).scatter_reduce(0, of, logs.detach(), "amax")
+        got = torch.zeros_like(self.mass).index_add(0, self.entry, (logs - top[of]).exp())
+        none = torch.zeros(n, device=logs.device)
+        whole = none.index_add(0, self.row, got)[self.row]
+        apart = torch.xlogy(self.mass, self.mass) - self.mass * (got.clamp(min=_LEAST).log() - whole.log())
+        return none.index_add(0, self.row, apart)
 
     def left_open(self, logs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Nats of the text's own next id among those of its entry, by entry that has it.
@@ -117,7 +160,12 @@ class Beliefs:
     """
 
     def __init__(
-        self, meet: Sequence[tuple[int, int]], so_far: Sequence[float], likely: Likely, mass_of: MassOf
+        self,
+        meet: Sequence[tuple[int, int]],
+        so_far: Sequence[float],
+        likely: Likely,
+        mass_of: MassOf,
+        behind: Behind = lambda _: None,
     ) -> None:
         """Keep what is known.
 
@@ -126,8 +174,9 @@ class Beliefs:
             so_far: See above.
             likely: Rows, tokens and masses.
             mass_of: Called with a row and (k,) int64 ids; gives their probabilities behind that meeting.
+            behind: Called with a position of the base; gives what is likely there, at a meeting or not.
         """
-        self.meet, self.so_far, self._of = list(meet), list(so_far), mass_of
+        self.meet, self.so_far, self._of, self.behind = list(meet), list(so_far), mass_of, behind
         self.row, self.token, self.mass = likely
 
     @classmethod
@@ -145,15 +194,22 @@ class Beliefs:
         each = logits[:-1].gather(1, gold[:, None])[:, 0].float() - total[:-1]
         along = [0.0, *each.cpu().double().cumsum(0).tolist()]
         rows = torch.tensor([there - first for _, there in meet], device=logits.device)
+        place, following, share = _above(logits, total, _FOLLOWS)
+        begin = [0, *torch.bincount(place, minlength=len(logits)).cumsum(0).tolist()]
+
+        def behind(position: int) -> tuple[list[int], list[float]] | None:
+            if not first <= position < first + len(begin) - 1:
+                return None
+            some = slice(begin[position - first], begin[position - first + 1])
+            return following[some].tolist(), share[some].tolist()
+
         logits, total = logits[rows], total[rows]
-        least = (total + math.log(UNLIKELY))[:, None].to(logits.dtype)
-        row, token = torch.nonzero(logits > least, as_tuple=True)
-        mass = (logits[row, token].float() - total[row]).exp()
+        likely = _above(logits, total, UNLIKELY)
 
         def mass_of(row: int, ids: torch.Tensor) -> torch.Tensor:
             return (logits[row, ids.to(logits.device)].float() - total[row]).exp().cpu()
 
-        return cls(meet, [along[there - first] for _, there in meet], (row.cpu(), token.cpu(), mass.cpu()), mass_of)
+        return cls(meet, [along[there - first] for _, there in meet], likely, mass_of, behind)
 
     def inside(self, row: int, at: Inside) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Ids that may follow behind a meeting and a part of a token, their masses, and that of the token's end."""
@@ -169,6 +225,12 @@ class Beliefs:
                 at = splits.at(tuple(ids[begin + 1 : place + 1]))
                 if at is not None:
                     yield self.so_far[row], self.inside(row, at)
+
+
+def _above(logits: torch.Tensor, total: torch.Tensor, least: float) -> Likely:
+    """What is more probable than ``least``, on the CPU; ``total`` normalises."""
+    row, token = torch.nonzero(logits > (total + math.log(least))[:, None].to(logits.dtype), as_tuple=True)
+    return row.cpu(), token.cpu(), (logits[row, token].float() - total[row]).exp().cpu()
 
 
 def next_ids(beliefs: Beliefs, ids: Sequence[int], splits: Splits, classes: Classes) -> Targets:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tokensurgeon.vocabulary import Vocabulary
 
-__all__ = ["base_pieces"]
+__all__ = ["base_pieces", "cutter"]
 
 _CONTEXTS = ("", "\n", "a", "(", "7", "ж", "q")
 """A tokenizer that puts a space before every text shows a token's own pieces only after something."""
@@ -26,18 +26,23 @@ def base_pieces(base: Vocabulary, donor: Vocabulary, ids: Iterable[int], limit: 
         By donor id in the order given. Bytes that the base can spell in no way are left out, so that
         a list may be empty.
     """
-    single = _single_bytes(base, limit)
-    before = {context: base.encode(context) for context in _CONTEXTS}
+    single, cut = _single_bytes(base, limit), cutter(base)
     found = []
     for token_id in ids:
         key = donor.keys[token_id]
         data = key.data if key is not None else b""
         pieces: list[int] = []
         for part in _runs(data):
-            text = _cut(base, part, before) if _is_utf8(part) else None
+            text = cut(part)
             pieces += text if text is not None else [single[byte] for byte in part if byte in single]
         found.append([piece for piece in pieces if piece < limit])
     return found
+
+
+def cutter(base: Vocabulary) -> Callable[[bytes], list[int] | None]:
+    """What gives a vocabulary's ids for bytes, as it cuts them within a text; None for what it cannot spell so."""
+    before = {context: base.encode(context) for context in _CONTEXTS}
+    return lambda data: _cut(base, data, before) if _is_utf8(data) else None
 
 
 def _cut(base: Vocabulary, data: bytes, before: dict[str, list[int]]) -> list[int] | None:
