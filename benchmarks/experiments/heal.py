@@ -50,6 +50,7 @@ def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[d
         "transplant": experiment["transplant"],
         "sides": pair["sides"],
         "measures": measures_of(experiment, pair),
+        "merged_by": pair.get("merged_by", experiment["merged_by"]),
     }
     return settings, {"pair": run(experiment, pair, work)}
 
@@ -60,7 +61,7 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
     start = work / "start"
     timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *experiment["transplant"], "--quiet"])
     manifest = Manifest.read(start)
-    measures = measures_of(experiment, pair)
+    measures, merged_by = measures_of(experiment, pair), pair.get("merged_by", experiment["merged_by"])
     untouched, splits = measure(base, measures, None, None), Splits(base, start, measures["bytes"])
     found: dict[str, Any] = {
         "untouched": {**figures(untouched, untouched, None), "python": python_bits(base)},
@@ -68,7 +69,7 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
             **figures(measure(start, measures, manifest, None), untouched, None),
             "python": python_bits(start),
             "splits": splits.of(start),
-            **of_use(start, base, donor, work, untouched, measures["bytes"]),
+            **of_use(start, (base, donor), work, merged_by, untouched, measures["bytes"]),
         },
         "sides": {},
     }
@@ -84,18 +85,29 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
         healed = Manifest.read(out)
         if healed is not None:
             row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
-            row |= {"splits": splits.of(out), **of_use(out, base, donor, work, untouched, measures["bytes"])}
+            row |= {
+                "splits": splits.of(out),
+                **of_use(out, (base, donor), work, merged_by, untouched, measures["bytes"]),
+            }
         found["sides"][side] = row
         print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
     return found
 
 
-def of_use(model: Path, base: Path, donor: Path, work: Path, untouched: dict[str, Any], n_bytes: int) -> dict[str, Any]:
+def of_use(
+    model: Path,
+    sides: tuple[Path, Path],
+    work: Path,
+    merged_by: dict[str, Any],
+    untouched: dict[str, Any],
+    n_bytes: int,
+) -> dict[str, Any]:
     """Drafts that the donor accepts, and the loss of a merge with the base, half and half, into the base's ids."""
+    base, donor = sides
     texts = [work / "drafted.txt"]
     texts[0].write_text(python_text(_PYTHON, 3))
     drafts = bench_drafts(str(model), str(donor), texts, options=_DRAFTS)["draft"]
-    merge(recipe(_LINEAR, model, base, base), work, {"tokenizer": str(base), "method": "omp", "k": 64})
+    merge(recipe(_LINEAR, model, base, base), work, {"tokenizer": str(base), **merged_by})
     measures = {"bytes": n_bytes, "items": {}, "dtype": "bfloat16"}
     merged = measure(work / "out", measures, None, None)
     shutil.rmtree(work / "out")

@@ -167,6 +167,7 @@ def test_a_conversation_without_a_template_is_plain_text(zoo):
     assert chats.rendered(other, TALK, plain=True) == chats.rendered(loaded, TALK) != chats.rendered(other, TALK)
 
 
+@pytest.mark.slow
 def test_four_models_on_each_other(zoo, tmp_path, monkeypatch):
     """Here two, and one method that is refused."""
     monkeypatch.setenv("TOKENSURGEON_CACHE", str(tmp_path / "cache"))

@@ -267,6 +267,7 @@ print(number, len({one for one in seen}), sum(one[0] for one in seen), seen[-1][
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing_for_long(swap):
     """Before each write, rename, flush, and all else that touches files: the output is the old or the new, whole.
 

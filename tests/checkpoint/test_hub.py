@@ -79,8 +79,9 @@ def sent(hub):
     return sum(n for name, n in hub.sent.items() if name.endswith(".safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_read")
-@pytest.mark.parametrize("name", ["spm", pytest.param("untied-spm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["spm", "untied-spm"])
 def test_of_a_donor_only_the_vocabulary_is_fetched(hub, run, zoo, tmp_path, name):
     result = run(f"org/{name}")
     assert result.returncode == 0, result.stderr

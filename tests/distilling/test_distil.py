@@ -196,6 +196,7 @@ def test_what_stands_in_text_is_what_is_taught(zoo, text, tmp_path, monkeypatch)
     assert isinstance(plain, Classes) and isinstance(own, Classes) and n > 9 and taught is MOVED
 
 
+@pytest.mark.slow
 def test_what_was_read_once_is_not_read_again(zoo, text, tmp_path, monkeypatch):
     """Nor is a teacher read whose word has no weight."""
 
@@ -212,6 +213,7 @@ def test_what_was_read_once_is_not_read_again(zoo, text, tmp_path, monkeypatch):
     assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on(zoo, text, tmp_path, caplog):
     """While the teacher reads, and while the student learns; the end is the same as without."""
     pair, read = (str(zoo["gpt"]), str(zoo["untied-spm"])), []

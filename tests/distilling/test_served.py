@@ -163,6 +163,7 @@ def test_what_a_server_says_is_what_the_model_says(serve, teacher, kind, kept):
     assert byte  # of which llama-server is silent
 
 
+@pytest.mark.slow
 def test_a_student_of_a_served_teacher_is_the_same(zoo, serve, text, tmp_path):
     pair, cache = (str(zoo["gpt"]), str(zoo[TEACHER])), tmp_path / "cache"
     runs = {"here": None} | {kind: serve(kind).url for kind in KINDS} | {"again": serve("vllm").url}

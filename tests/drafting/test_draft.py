@@ -195,6 +195,7 @@ def test_what_cannot_be_is_refused_before_any_work(zoo, target, text, tmp_path, 
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_tool_that_would_refuse_the_draft_ends_it(zoo, target, tmp_path, monkeypatch, caplog):
     from tokensurgeon.readiness import Rule
 

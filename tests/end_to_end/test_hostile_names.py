@@ -85,6 +85,7 @@ def hostile(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_no_command_prints_or_writes_what_steers(hostile, zoo, tmp_path):
     text = tmp_path / f"t{STEERS}[red].txt"
     text.write_text("The value of the object is 42. " * 20 + SPECIAL + PLAIN)

@@ -576,6 +576,7 @@ def test_links_are_spoken_of(zoo, tmp_path):
     assert len(report.content["linked"]) == 1 and "hard links" in (tmp_path / "out/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_hostile_donor_is_named_wherever_the_model_is_described(zoo, tmp_path):
     """One anchor's row is a hundredth as long, another token's forty times as long as others."""
     donor = tmp_path / "donor"

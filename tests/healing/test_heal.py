@@ -190,6 +190,7 @@ def anew():
     forget_accelerate()
 
 
+@pytest.mark.slow
 def test_weights_a_schedule_and_an_average(made, zoo, tmp_path):
     """What is held out has the texts' shares as well, and the mean of the last states is tried beside the others."""
     for name, line in (("a.txt", "The value of the object is 42.\n"), ("b.txt", "def f(x): return not x\n")):

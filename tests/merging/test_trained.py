@@ -75,6 +75,7 @@ def test_trained_rows_of_both_models_are_merged(models, trained, write_recipe, t
     assert torch.allclose(out[trained], ((healed + twin) / 2)[trained], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_made_of_a_healed_model_knows_its_trained_rows(models, tmp_path):
     """As a copy of them, and so that verify finds it told truly; what was only made stays so."""
     healed = Manifest.read(models["healed"])

@@ -86,6 +86,7 @@ def test_other_tokenizers_join_the_union(models, recipe, tmp_path):
     assert "The union lacks" in (tmp_path / "out/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_named_rows(models, recipe, tmp_path):
     """Mergekit's `tokens`: a model's row, another token's row by name and by id, zeros, with and without force."""
     a, more = str(models["a"]), str(models["more"])

@@ -46,6 +46,7 @@ def test_bad_input_ends_all_ranks(zoo, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing_behind(zoo, tmp_path, how):
     """Interrupted where the output is half written: its directory has just appeared."""

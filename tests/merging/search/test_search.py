@@ -210,6 +210,7 @@ def test_what_is_tried_in_memory_is_what_is_written(searched, tmp_path):
     assert len(held) == 4 and all(of["text.txt"] > 0 for of in held.values())
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on(text, write_recipe, tmp_path, monkeypatch, caplog):
     path = write_recipe(linear("a", "b"))
     options = SearchOptions((str(text),), evaluations=6, n_bytes=16384)
