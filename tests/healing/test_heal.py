@@ -474,25 +474,6 @@ def test_a_lesson_knows_what_stands_in_text(made, zoo, tmp_path, monkeypatch):
     assert found[0] > 9 and found[1] is moved
 
 
-def test_tokens_that_the_text_has_not_are_told_from_by_none_and_learnt_where_they_are_foreseen(
-    made, zoo, tmp_path, monkeypatch
-):
-    """New ones: the text's own loss would unlearn them. Rows are trained of those that it has, and of some others."""
-    seen = {}
-    monkeypatch.setattr(run, "Lesson", lambda *given: seen.update(given=given) or pytest.fail("seen"))
-    with pytest.raises(pytest.fail.Exception, match="seen"):
-        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(steps=1))
-    student, joins, met = (seen["given"][i] for i in (0, 4, 5))
-    plan, vocabulary = Manifest.read(made / "gpt").plan, TokenizerFiles.open(made / "gpt").vocabulary()
-    new = set(plan.ids(Provenance.RECONSTRUCTED).tolist())
-    read = {i for part in range(3) for i in vocabulary.encode(texts.python_text(1 << 15, part))}
-    without = set(torch.nonzero(met == 0)[:, 0].tolist())
-    assert without and without <= new and len(without & read) < 0.1 * len(new & read)  # some text is held out
-    trained = set(student.model.get_output_embeddings().trained.ids.tolist())
-    assert trained <= new and trained & without and trained & without <= joins.pieces.keys()
-    assert new - without <= trained
-
-
 @pytest.mark.slow
 def test_a_merge_is_healed_and_tells_no_more_of_what_it_was_merged_from(zoo, tmp_path, monkeypatch):
     from tokensurgeon import merge

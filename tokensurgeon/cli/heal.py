@@ -29,12 +29,7 @@ def command(
     steps: o.Steps = None,
     text_weight: o.TextWeights = None,
     rows: Annotated[
-        str,
-        typer.Option(
-            "--rows",
-            metavar="new|all",
-            help="Rows that may change, of tokens that the text has, or whose parts it has.",
-        ),
+        str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
     ] = "new",
     lora: o.Rank = 16,
     batch: o.Batch = 1,

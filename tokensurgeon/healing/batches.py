@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,8 +60,6 @@ class Pieces(Sequence[Piece]):
         self.bytes = tuple(token_bytes(v) for v in vocabularies)
         self.used: set[int] = set()
         """The student's ids in them."""
-        self.known = Counter[int]()
-        """How often they have the teacher's."""
         places = []
         for number, text in enumerate(texts):
             begin = 0
@@ -71,7 +68,6 @@ class Pieces(Sequence[Piece]):
                 if len(left) > 1 and len(right) > 1:
                     places.append((number, begin, begin + len(part)))
                     self.used.update(left)
-                    self.known.update(right)
                 begin += len(part)
             if progress is not None:
                 progress(Stage.READ, number + 1, len(texts))

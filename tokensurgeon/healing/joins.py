@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,8 +16,6 @@ from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["Joined", "Joins", "pieces_of"]
 
-_BY_CHANCE, _MOST = 0.01, 16_384
-"""Times that a token's pieces come in a row by chance, from which on its row is trained; and rows of such at most."""
 _REMEMBERED = 1 << 18
 """Cuts of a token and what may follow it."""
 
@@ -83,8 +80,7 @@ class Joins:
             cut: Bytes to the student's ids, as it cuts them within a text; None where that is no text.
         """
         self._cut, (self._theirs, mine) = cut, spelled
-        self.pieces: dict[int, Path] = {}
-        """By the student's id, the base's of those that are several."""
+        self._pieces: dict[int, Path] = {}
         self._longer: dict[Path, list[int]] = defaultdict(list)
         self._exact: dict[Path, int] = {(token,): cuts[0] for token, cuts in enumerate(alone) if len(cuts) == 1}
         self._known: dict[Path, Joined | None] = {}
@@ -93,27 +89,10 @@ class Joins:
             path = tuple(cuts)
             if len(path) < 2 or self._bytes(path) != mine[token]:
                 continue
-            self.pieces[token] = path
+            self._pieces[token] = path
             self._exact.setdefault(path, token)
             for n in range(1, len(path)):
                 self._longer[path[:n]].append(token)
-
-    def foreseen(self, counts: Mapping[int, int]) -> set[int]:
-        """The student's tokens that a text may teach by what the base expects in it, though it has few or none of them.
-
-        By how often all of their pieces would come in a row if they came by chance; the most frequent of them, since
-        each is a row to train.
-
-        Args:
-            counts: How often a text has the base's ids.
-        """
-        total = max(1, sum(counts.values()))
-        often = {
-            token: math.prod((counts.get(piece, 0) / total for piece in path), start=total)
-            for token, path in self.pieces.items()
-        }
-        found = [token for token, times in often.items() if times >= _BY_CHANCE]
-        return set(sorted(found, key=lambda token: -often[token])[:_MOST])
 
     def at(self, path: Path) -> Joined | None:
         """What goes on from some of the base's tokens, where the student has a token for these."""
@@ -121,7 +100,7 @@ class Joins:
             ids, alone = self._longer.get(path), self._exact.get(path)
             found = None
             if ids is not None and alone is not None:
-                following = [self.pieces[token][len(path)] for token in ids]
+                following = [self._pieces[token][len(path)] for token in ids]
                 found = Joined(alone, torch.tensor(ids), torch.tensor(following))
             self._known[path] = found
         return self._known[path]

@@ -41,7 +41,6 @@ class Task:
         here: (meetings,) int64, positions of the student's states that are compared.
         states: (meetings, dim) of the base.
         targets: What is wanted.
-        met: (rows,) float32, 1 for ids that the text's next one is told from, 0 for others; None for all.
     """
 
     ids: torch.Tensor
@@ -52,17 +51,6 @@ class Task:
     here: torch.Tensor
     states: torch.Tensor
     targets: dict[str, Targets]
-    met: torch.Tensor | None
-
-    def among_met(self, logs: torch.Tensor, met: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of what was asked for, the text's own among those ids alone that it is told from.
-
-        Args:
-            logs: (n,) among all ids.
-            met: (asked,) of those ids together.
-        """
-        others = sum(len(wanted.token) for wanted in self.targets.values())
-        return torch.cat([logs[:others], logs[others:] - met[self.row[others:]]])
 
     def parts(self, logs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Log-probabilities that were asked for, by what they are for: the targets, and the text itself (``text``)."""
@@ -82,7 +70,6 @@ def asked_of(
     targets: dict[str, Targets],
     device: torch.device,
     states: tuple[torch.Tensor, torch.Tensor] | None = None,
-    met: torch.Tensor | None = None,
 ) -> Task:
     """A task that asks for what is wanted, and for a text's own next ids.
 
@@ -93,7 +80,6 @@ def asked_of(
         targets: What is wanted.
         device: Where it is read.
         states: Positions whose states are compared, and the teacher's; None for none.
-        met: See `Task`.
     """
     own = torch.arange(len(text) - 1)
     at = torch.cat([*(wanted.at for wanted in targets.values()), own])
@@ -101,7 +87,7 @@ def asked_of(
     place, row = torch.nonzero(asked)[:, 0], (asked.cumsum(0) - 1)[at]
     token = torch.cat([*(wanted.token for wanted in targets.values()), torch.tensor(text[1:])])
     here, there = states or (torch.empty(0, dtype=torch.int64), torch.empty(0, 0))
-    moved: Task = _moved(Task(ids, more, place, row, token, here, there, targets, met), device)
+    moved: Task = _moved(Task(ids, more, place, row, token, here, there, targets), device)
     return moved
 
 
@@ -115,7 +101,6 @@ class Lesson:
         splits: Splits,
         classes: Classes,
         joins: Joins,
-        met: torch.Tensor,
         weights: TermWeights,
         seed: int,
     ) -> None:
@@ -127,13 +112,12 @@ class Lesson:
             splits: How the student cuts the teacher's tokens.
             classes: Of both models' ids.
             joins: What the student has of several of the teacher's tokens in one.
-            met: (rows,) float32, see `Task`.
             weights: Of the terms.
             seed: For parts of pieces and branches.
         """
         self.student, self.teacher = student, teacher
         self.splits, self.classes, self.joins = splits, classes, joins
-        self.met, self.weights, self.seed = met, weights, seed
+        self.weights, self.seed = weights, seed
         window = getattr(student.model.config.get_text_config(), "sliding_window", None)
         self.longest = min((n for n in (window, student.context) if n is not None), default=None)
         """Ids that a text may have for branches to stand behind it. Beyond the context there are no positions; a window
@@ -197,7 +181,7 @@ class Lesson:
             more = {"attention_mask": laid.mask(dtype), "position_ids": laid.position}
         both = torch.tensor(piece.meet, dtype=torch.int64).reshape(-1, 2)
         states = both[:, 0], seen[both[:, 1].to(seen.device)]
-        return asked_of(laid.ids, more, piece.student, targets, self.student.model.device, states, self.met)
+        return asked_of(laid.ids, more, piece.student, targets, self.student.model.device, states)
 
     def losses(self, task: Task, answer: Answer) -> dict[str, torch.Tensor]:
         """How far the student is from what is wanted, see `tokensurgeon.healing.objective`."""
@@ -234,8 +218,6 @@ def _moved(part: Any, device: torch.device) -> Any:
     """Tensors of a dataclass, and of what is in it, on a device."""
     if isinstance(part, torch.Tensor):
         return part.to(device)
-    if part is None:
-        return None
     if isinstance(part, dict):
         return {name: _moved(value, device) for name, value in part.items()}
     return replace(part, **{f.name: _moved(getattr(part, f.name), device) for f in fields(part)})

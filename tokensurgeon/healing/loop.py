@@ -53,8 +53,8 @@ class _Student(torch.nn.Module):
         head.wanted = torch.zeros_like(task.place), task.place
         logits = self.model(input_ids=task.ids, use_cache=False, **task.more).logits[0]
         head.wanted = None
-        logs, met = Asked.apply(logits, task.row, task.token, task.met)  # type: ignore[no-untyped-call]
-        return task.among_met(logs, met), head.seen[0, task.here]
+        logs: torch.Tensor = Asked.apply(logits, task.row, task.token)  # type: ignore[no-untyped-call]
+        return logs, head.seen[0, task.here]
 
 
 class Loop:

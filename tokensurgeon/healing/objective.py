@@ -11,8 +11,8 @@ Six terms of a piece:
   join it with what the base expects behind it, summed and divided likewise;
 * ``branch``: that of ``inside`` in the mean over beginnings of tokens that the base may write, which are read behind
   the text;
-* ``text``: the student's own mean next-token loss among the ids that the text could have, which are all but those new
-  ones that it never has: these would only be unlearnt.
+* ``text``: the student's own mean next-token loss, which alone teaches what ids are worth that join several tokens of
+  the base where it does not foresee them.
 """
 
 from __future__ import annotations
@@ -54,56 +54,41 @@ class TermWeights:
 
 WEIGHTS = TermWeights()
 """Those that `heal` trains with."""
-_LEAST = torch.finfo(torch.float32).tiny
 
 
 class Asked(torch.autograd.Function):
-    """Log-probabilities of some ids and of a set of them, without those of all others in float32 beside the logits."""
+    """Log-probabilities of some ids, without those of all others in float32 beside the logits."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor, some: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(asked,) float32 of the ids, and (positions,) of the set.
+    def forward(ctx: Any, logits: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """(asked,) float32.
 
         Args:
             ctx: PyTorch's.
             logits: (positions, rows).
             row: (asked,) int64.
             token: (asked,) int64.
-            some: (rows,) float32, 1 in the set and 0 elsewhere; None for all, whose logarithm is 0.
         """
         total = log_normaliser(logits)
-        of_set = torch.zeros_like(total)
-        if some is not None:
-            for part in in_parts(logits):
-                of_set[part] = _shares(logits, total, part).mul_(some).sum(dim=1).clamp_(min=_LEAST).log_()
-        ctx.save_for_backward(logits, total, row, token, some, of_set)
-        return logits[row, token].float() - total[row], of_set
+        ctx.save_for_backward(logits, total, row, token)
+        return logits[row, token].float() - total[row]
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """Of the logits."""
-        logits, total, row, token, some, of_set = ctx.saved_tensors
-        own, whole = grads
-        outside = -torch.zeros_like(total).index_add_(0, row, own)
-        within = None if some is None else whole / of_set.exp()
+        logits, total, row, token = ctx.saved_tensors
+        (own,) = grads
+        by_row = torch.zeros_like(total).index_add_(0, row, own)
         row, order = torch.sort(row)
         token, own = token[order], own[order]
         found, begin = torch.empty_like(logits), 0
         for part in in_parts(logits):
-            each = _shares(logits, total, part)
-            each *= outside[part, None] if within is None else within[part, None] * some + (outside - whole)[part, None]
+            some = (logits[part].float() - total[part, None]).exp_().mul_(-by_row[part, None])
             end = int(torch.searchsorted(row, part.stop))
             here = slice(begin, end)
-            each.view(-1).scatter_add_(0, (row[here] - part.start) * each.shape[1] + token[here], own[here])
-            found[part], begin = each, end
-        return found, None, None, None
-
-
-def _shares(logits: torch.Tensor, total: torch.Tensor, part: slice) -> torch.Tensor:
-    """Probabilities at some positions."""
-    return (logits[part].float() - total[part, None]).exp_()
+            some.view(-1).scatter_add_(0, (row[here] - part.start) * some.shape[1] + token[here], own[here])
+            found[part], begin = some, end
+        return found, None, None
 
 
 def losses(

@@ -104,8 +104,7 @@ class HealOptions(TrainingOptions):
     """As `TrainingOptions`, and what only healing asks.
 
     Attributes:
-        rows: Rows of embedding and head that may change, of those that the text uses, or whose pieces it has in the
-            base's tokenization: of ``new`` tokens, or ``all``.
+        rows: Rows of embedding and head that may change, of those that the text uses: of ``new`` tokens, or ``all``.
     """
 
     rows: str = "new"

@@ -113,9 +113,7 @@ def _trained(
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
     pieces = Pieces(train, student, master, (right.vocabulary, left.vocabulary), reading)
     wanted = (Provenance.RECONSTRUCTED, Provenance.TRAINED) if options.rows == "new" else tuple(Provenance)
-    theirs, mine = (len(loaded.model.get_output_embeddings().weight) for loaded in (master, student))
-    splits, classes, joins = compared(left.vocabulary, right.vocabulary, plan, (theirs, mine))
-    used = (pieces.used | joins.foreseen(pieces.known)) & set(plan.ids(*wanted).tolist())
+    used = pieces.used & set(plan.ids(*wanted).tolist())
     ids = torch.tensor(sorted(i for i in used if i < right.layout.rows), dtype=torch.int64)
     if not len(ids) and not options.lora:
         raise InputError(
@@ -134,8 +132,9 @@ def _trained(
 
     seed = options.seed + (0 if options.diloco is None else group_number())
     order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, seed)
-    met = _met(plan, pieces.used, mine).to(accelerator.device)
-    lesson = Lesson(student, master, splits, classes.as_read(pieces), joins, met, WEIGHTS, options.seed)
+    theirs, mine = (len(loaded.model.get_output_embeddings().weight) for loaded in (master, student))
+    splits, classes, joins = compared(left.vocabulary, right.vocabulary, plan, (theirs, mine))
+    lesson = Lesson(student, master, splits, classes.as_read(pieces), joins, WEIGHTS, options.seed)
     lesson.prepare(pieces)
     loop = Loop(accelerator, options, student, trained, (held_out, other), order)
     identities, read = [identity_of(side) for side in (right, left)], digest_of(train)
@@ -146,15 +145,6 @@ def _trained(
     rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}
     found = rows_now, body, options, loop.report, held_out
     return Trained(right, left, ids, *found, kept_manifest(right), lambda out: invariants(out, left.directory)), state
-
-
-def _met(plan: RowPlan, used: set[int], rows: int) -> torch.Tensor:
-    """(rows,) float32, 0 for new tokens that a text never has: it says nothing of them, and would only unlearn them."""
-    met = torch.ones(rows)
-    new = plan.ids(Provenance.RECONSTRUCTED, Provenance.TRAINED)
-    met[new[new < rows]] = 0.0
-    met[[i for i in used if i < rows]] = 1.0
-    return met
 
 
 def _alike(options: HealOptions, right: OpenModel, left: OpenModel, text: str) -> dict[str, str]:
