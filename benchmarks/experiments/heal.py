@@ -52,16 +52,16 @@ def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[d
         "measures": measures_of(experiment, pair),
         "merged_by": pair.get("merged_by", experiment["merged_by"]),
     }
-    return settings, {"pair": run(experiment, pair, work)}
+    return settings, {"pair": run(settings, pair, work)}
 
 
-def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str, Any]:
+def run(settings: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str, Any]:
     """One pair: the base, its transplant, and every side."""
     base, donor = (getattr(models, pair[side])() for side in ("base", "donor"))
     start = work / "start"
-    timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *experiment["transplant"], "--quiet"])
+    timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *settings["transplant"], "--quiet"])
     manifest = Manifest.read(start)
-    measures, merged_by = measures_of(experiment, pair), pair.get("merged_by", experiment["merged_by"])
+    measures, merged_by = settings["measures"], settings["merged_by"]
     untouched, splits = measure(base, measures, None, None), Splits(base, start, measures["bytes"])
     found: dict[str, Any] = {
         "untouched": {**figures(untouched, untouched, None), "python": python_bits(base)},
@@ -74,7 +74,7 @@ def run(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[st
         "sides": {},
     }
     print("transplant", found["transplant"]["loss"], flush=True)
-    for side, how in pair["sides"].items():
+    for side, how in settings["sides"].items():
         control, out = side.startswith("control"), work / side.replace(" ", "-")
         model = base if control else start
         command = [".venv/bin/tokensurgeon", "heal", str(model), "--teacher", str(base), "--out", str(out), "--quiet"]

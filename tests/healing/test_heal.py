@@ -25,10 +25,9 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing import HealOptions, heal, loop, run, texts
 from tokensurgeon.healing.batches import Pieces, nth_piece
-from tokensurgeon.healing.joins import pieces_of
 from tokensurgeon.healing.meeting import Classes, first_shared
 from tokensurgeon.healing.objective import TermWeights
-from tokensurgeon.healing.splits import cut_tokens
+from tokensurgeon.healing.splits import cut_tokens, pieces_of
 from tokensurgeon.healing.trained_rows import TrainedRows, put_in_front
 from tokensurgeon.surgery.pair import align_models
 from tokensurgeon.verification.verify import verify

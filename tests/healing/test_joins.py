@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tokensurgeon.healing.joined import joined_tokens
-from tokensurgeon.healing.joins import Joins, pieces_of
+from tokensurgeon.healing.joins import Joins
 from tokensurgeon.healing.meeting import compared
+from tokensurgeon.healing.splits import pieces_of
 from tokensurgeon.healing.targets import Beliefs, Targets
 from tokensurgeon.surgery.pair import align_models
 

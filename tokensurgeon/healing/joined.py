@@ -58,9 +58,10 @@ def _among(
     mass, groups, others = [0.0], list[tuple[int, int]](), 0.0
     for following, probability in zip(*likely, strict=True):
         token = joins.first(path, following)
-        if token is not None and not at.has(token):
+        if token is None or token == at.alone:
+            continue
+        if not at.has(token):
             others += probability
-        if token is None or token == at.alone or not at.has(token):
             continue
         if token not in entry_of:
             entry_of[token] = len(mass)

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 
-from tokensurgeon.alignment import RowPlan
-from tokensurgeon.healing.splits import Path
-from tokensurgeon.vocabulary import Vocabulary
-from tokensurgeon.vocabulary.segmentation import base_pieces
+from tokensurgeon.healing.splits import Path, Splits
 
-__all__ = ["Joined", "Joins", "pieces_of"]
+__all__ = ["Joined", "Joins"]
 
 _REMEMBERED = 1 << 18
 """Cuts of a token and what may follow it."""
-
-
-def pieces_of(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> list[list[int]]:
-    """The teacher's ids for the bytes of each of the student's tokens.
-
-    Args:
-        teacher: The base's vocabulary.
-        student: The transplanted model's.
-        plan: Which of the student's tokens are the teacher's.
-
-    Returns:
-        By the student's id; one id for a shared token, nothing for what is no text or what the teacher cannot spell.
-    """
-    found: list[list[int]] = [[] for _ in range(plan.n_rows)]
-    limit = len(teacher)
-    for token in plan.anchors.tolist():
-        if plan.source[token] < limit:
-            found[token] = [int(plan.source[token])]
-    others = [i for i in range(min(len(student), plan.n_rows)) if not found[i] and _is_text(student, i)]
-    for token, pieces in zip(others, base_pieces(teacher, student, others, limit), strict=True):
-        found[token] = pieces
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +45,32 @@ class Joins:
         spelled: tuple[Sequence[bytes], Sequence[bytes]],
         cut: Callable[[bytes], list[int] | None],
     ) -> None:
-        """Sort the tokens by their beginnings; those that the base spells otherwise are left out.
+        """Keep them.
 
         Args:
-            pieces: By the student's id, see `pieces_of`.
+            pieces: By the student's id, see `tokensurgeon.healing.splits.pieces_of`.
             alone: By the base's id, the student's ids for it.
             spelled: Bytes of the base's ids and of the student's.
             cut: Bytes to the student's ids, as it cuts them within a text; None where that is no text.
         """
-        self._cut, (self._theirs, mine) = cut, spelled
-        self._pieces: dict[int, Path] = {}
-        self._longer: dict[Path, list[int]] = defaultdict(list)
-        self._exact: dict[Path, int] = {(token,): cuts[0] for token, cuts in enumerate(alone) if len(cuts) == 1}
-        self._known: dict[Path, Joined | None] = {}
+        self._pieces, self._alone, self._cut = pieces, alone, cut
+        self._theirs, self._mine = spelled
         self._first = lru_cache(maxsize=_REMEMBERED)(self._first_of)
-        for token, cuts in enumerate(pieces):
-            path = tuple(cuts)
-            if len(path) < 2 or self._bytes(path) != mine[token]:
-                continue
-            self._pieces[token] = path
-            self._exact.setdefault(path, token)
-            for n in range(1, len(path)):
-                self._longer[path[:n]].append(token)
+
+    @cached_property
+    def _beginnings(self) -> Splits:
+        """With the roles changed; tokens that the base spells otherwise are left out. Made when first asked for."""
+        each = zip(self._pieces, self._mine, strict=False)  # rows may be more than ids
+        return Splits([cut if len(cut) > 1 and self._bytes(cut) == mine else [] for cut, mine in each])
 
     def at(self, path: Path) -> Joined | None:
         """What goes on from some of the base's tokens, where the student has a token for these."""
-        if path not in self._known:
-            ids, alone = self._longer.get(path), self._exact.get(path)
-            found = None
-            if ids is not None and alone is not None:
-                following = [self._pieces[token][len(path)] for token in ids]
-                found = Joined(alone, torch.tensor(ids), torch.tensor(following))
-            self._known[path] = found
-        return self._known[path]
+        found = self._beginnings.at(path)
+        if found is None:
+            return None
+        one = self._alone[path[0]] if path[0] < len(self._alone) else []
+        alone = found.ended.tolist() if len(path) > 1 else [*one] if len(one) == 1 else []
+        return Joined(alone[0], found.longer, found.token[found.index]) if alone else None
 
     def first(self, path: Path, following: int) -> int | None:
         """The student's id that a text of some of the base's tokens, and of one more, begins with.
@@ -120,11 +87,6 @@ class Joins:
         cut = self._cut(data + b"x" if data[-1:].isspace() else data)
         return cut[0] if cut else None
 
-    def _bytes(self, path: Path) -> bytes:
+    def _bytes(self, path: Sequence[int]) -> bytes:
         """Nothing for rows of the base's head that are no ids."""
         return b"".join(self._theirs[token] for token in path if token < len(self._theirs))
-
-
-def _is_text(vocabulary: Vocabulary, token: int) -> bool:
-    key = vocabulary.keys[token]
-    return key is not None and key.is_text and len(key.data) > 0

@@ -12,8 +12,8 @@ import torch
 
 from tokensurgeon.alignment import Ids, RowPlan
 from tokensurgeon.healing.batches import Piece
-from tokensurgeon.healing.joins import Joins, pieces_of
-from tokensurgeon.healing.splits import Splits, cut_tokens
+from tokensurgeon.healing.joins import Joins
+from tokensurgeon.healing.splits import Splits, cut_tokens, pieces_of
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.meeting import token_bytes
 from tokensurgeon.vocabulary.segmentation import cutter
@@ -40,7 +40,7 @@ def first_shared(
     Args:
         plan: Which of the student's tokens are the teacher's.
         cuts: As `tokensurgeon.healing.splits.cut_tokens` gives them.
-        pieces: As `tokensurgeon.healing.joins.pieces_of` gives them.
+        pieces: As `tokensurgeon.healing.splits.pieces_of` gives them.
 
     Returns:
         (teacher ids,) and (student ids,) int64: student ids of shared tokens; -1 where there is none.

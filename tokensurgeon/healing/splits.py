@@ -12,10 +12,10 @@ from tokensurgeon.alignment import RowPlan
 from tokensurgeon.vocabulary import Vocabulary
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
-__all__ = ["Inside", "Path", "Splits", "cut_tokens"]
+__all__ = ["Inside", "Path", "Splits", "cut_tokens", "pieces_of"]
 
 Path = tuple[int, ...]
-"""The student's ids since a place at which both tokenizations met."""
+"""Ids of one tokenization, the student's unless said otherwise, since a place at which both met."""
 
 
 def cut_tokens(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> list[list[int]]:
@@ -33,10 +33,34 @@ def cut_tokens(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> list[
     for token in plan.anchors[::-1].tolist():  # of several, the first
         if plan.source[token] < len(cuts):
             cuts[plan.source[token]] = [token]
-    others = [i for i, key in enumerate(teacher.keys) if not cuts[i] and key is not None and key.is_text and key.data]
-    for token, cut in zip(others, base_pieces(student, teacher, others, plan.n_rows), strict=True):
-        cuts[token] = cut
-    return cuts
+    return _with_others(cuts, teacher, student, plan.n_rows)
+
+
+def pieces_of(teacher: Vocabulary, student: Vocabulary, plan: RowPlan) -> list[list[int]]:
+    """The teacher's ids for the bytes of each of the student's tokens.
+
+    Args:
+        teacher: The base's vocabulary.
+        student: The transplanted model's.
+        plan: Which of the student's tokens are the teacher's.
+
+    Returns:
+        By the student's id; one id for a shared token, nothing for what is no text or what the teacher cannot spell.
+    """
+    pieces: list[list[int]] = [[] for _ in range(plan.n_rows)]
+    for token in plan.anchors.tolist():
+        if plan.source[token] < len(teacher):
+            pieces[token] = [int(plan.source[token])]
+    return _with_others(pieces, student, teacher, len(teacher))
+
+
+def _with_others(found: list[list[int]], cut: Vocabulary, by: Vocabulary, limit: int) -> list[list[int]]:
+    """With the ids, below a limit, of a vocabulary for those of another's tokens that have none yet."""
+    keys = enumerate(cut.keys[: len(found)])
+    others = [i for i, key in keys if not found[i] and key is not None and key.is_text and key.data]
+    for token, pieces in zip(others, base_pieces(by, cut, others, limit), strict=True):
+        found[token] = pieces
+    return found
 
 
 @dataclass(frozen=True, slots=True)

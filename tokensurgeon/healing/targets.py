@@ -74,14 +74,7 @@ class Targets:
     @classmethod
     def of_ids(cls, found: Iterable[tuple[int, torch.Tensor, torch.Tensor]]) -> Targets:
         """From (position, ids, their probabilities), every id on its own."""
-        places, tokens, masses = [], [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
-        for place, token, mass in found:
-            places.append(place)
-            tokens.append(token)
-            masses.append(mass)
-        counts = torch.tensor([len(token) for token in tokens[1:]], dtype=torch.int64)
-        row, token = torch.repeat_interleave(torch.arange(len(places)), counts), torch.cat(tokens)
-        return cls(torch.tensor(places, dtype=torch.int64), row, torch.cat(masses), torch.arange(len(token)), token)
+        return cls.of_sets((place, token, torch.arange(len(token)), mass) for place, token, mass in found)
 
     @classmethod
     def of_sets(cls, found: Iterable[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]) -> Targets:
