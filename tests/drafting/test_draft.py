@@ -20,10 +20,11 @@ from tokensurgeon.cli.app import app
 from tokensurgeon.drafting.learn import _better, divergence, learn
 from tokensurgeon.drafting.make import _prompts
 from tokensurgeon.drafting.state import DraftState
-from tokensurgeon.drafting.written import encoded, plainly, write_texts
+from tokensurgeon.drafting.written import encoded, write_texts
 from tokensurgeon.evaluation.acceptance import Agreement, agree, predict, read_beliefs, time_tokens, tokens_per_pass
 from tokensurgeon.evaluation.drafts import DraftOptions
 from tokensurgeon.evaluation.loading import load_model
+from tokensurgeon.evaluation.writing import plainly
 from tokensurgeon.healing.lora import add_lora
 from tokensurgeon.progress import Stage
 

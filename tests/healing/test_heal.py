@@ -72,7 +72,8 @@ def healed_twice(made, zoo, tmp_path_factory):
 
 def quick(**more):
     """Rows alone where nothing else is said."""
-    return HealOptions(**{"steps": 4, "batch": 2, "piece": 256, "learning_rate": 0.02, "lora": 0, **more})
+    usual = {"steps": 4, "batch": 2, "piece": 256, "learning_rate": 0.02, "lora": 0, "own_text": 0.0}
+    return HealOptions(**usual | more)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,16 @@ def command(
     minutes: Annotated[float, typer.Option("--minutes", help="Time to train for.")] = 10.0,
     steps: o.Steps = None,
     text_weight: o.TextWeights = None,
+    own_text: Annotated[
+        float | None,
+        typer.Option(
+            "--own-text",
+            metavar="SHARE",
+            help="Share of the pieces that the base writes itself, in up to a fifth of the time: text of all kinds "
+            "that it knows, so that other kinds than the given one heal too. 0 trains on the given text alone.  "
+            "[default: 0.5; 0 with --diloco]",
+        ),
+    ] = None,
     rows: Annotated[
         str, typer.Option("--rows", metavar="new|all", help="Rows that may change, of those that the text uses.")
     ] = "new",
@@ -81,6 +91,7 @@ def command(
             lora_learning_rate=lora_learning_rate,
             seed=seed,
             text_weights=tuple(text_weight or ()),
+            own_text=own_text,
             schedule=schedule,
             decay=decay,
             average=average,
@@ -92,13 +103,16 @@ def command(
                 tell(Stage.HEAL, int(100 * share), 100, _figures(report, losses))
 
             report = heal(model, str(teacher), out, options, overwrite=overwrite, progress=progress, reading=tell)
-        tell_of_training(report, _sent(report), json_out=json_out, quiet=quiet)
+        tell_of_training(report, _more(report), json_out=json_out, quiet=quiet)
 
 
-def _sent(report: HealReport) -> str:
+def _more(report: HealReport) -> str:
+    own = ""
+    if report.own:
+        own = "; the base wrote {bytes:,.0f} bytes of its own text in {seconds:.0f} s".format(**report.own)
     if not report.sent:
-        return ""
-    return "; {bytes:,.0f} bytes sent for a token, {at_every_step:,.0f} had it met others at every step".format(
+        return own
+    return own + "; {bytes:,.0f} bytes sent for a token, {at_every_step:,.0f} had it met others at every step".format(
         **report.sent
     )
 

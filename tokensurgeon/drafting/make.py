@@ -22,12 +22,13 @@ from tokensurgeon.drafting.learn import Learnt, learn
 from tokensurgeon.drafting.options import MakeDraftOptions
 from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.drafting.write import write_draft
-from tokensurgeon.drafting.written import encoded, plainly
+from tokensurgeon.drafting.written import encoded
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
 from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predict, time_tokens
 from tokensurgeon.evaluation.drafts import pieces_in_turn
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.texts import Text, open_texts, python_text
+from tokensurgeon.evaluation.writing import plainly
 from tokensurgeon.healing.resume import identity_of, key_of
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.readiness import TOOLS, check

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig
 
-from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.acceptance import Written, read_beliefs
 from tokensurgeon.evaluation.loading import LoadedModel
+from tokensurgeon.evaluation.writing import ends_of
 
-__all__ = ["encoded", "plainly", "write_texts"]
+__all__ = ["encoded", "write_texts"]
 
 
 def encoded(target: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
@@ -19,25 +18,6 @@ def encoded(target: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
     prefix = [] if target.prefix is None else [target.prefix]
     found = [prefix + target.encode(prompt) for prompt in prompts]
     return [ids for ids in found if ids]
-
-
-def plainly(target: LoadedModel) -> LoadedModel:
-    """The target, made to write by its probabilities alone, without penalties and what else its settings ask for.
-
-    Raises:
-        InputError: If what ends its texts is no id.
-    """
-    ends = target.model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if not all(type(i) is int and 0 <= i < 2**31 for i in listed):
-        raise InputError(
-            f"{target.model.name_or_path}/generation_config.json: eos_token_id is {ends!r:.60}, and must be an id or a "
-            "list of ids. Mend it, or fetch the file again"
-        )
-    target.model.generation_config = GenerationConfig(
-        eos_token_id=ends, pad_token_id=0, temperature=1.0, top_k=0, top_p=1.0
-    )
-    return target
 
 
 def write_texts(
@@ -60,7 +40,7 @@ def write_texts(
         prompts_too: Whether what it believed on the way through the prompt is wanted.
     """
     model = target.model
-    ends = _ends(model.generation_config.eos_token_id)
+    ends = ends_of(target)
     width = max(map(len, starts))
     ids = [[0] * (width - len(start)) + start for start in starts]
     mask = [[0] * (width - len(start)) + [1] * len(start) for start in starts]
@@ -81,7 +61,3 @@ def write_texts(
         end = next((i + 1 for i, token_id in enumerate(row) if token_id in ends), len(row))
         found.append(read_beliefs(target, start + row[:end], 1 if prompts_too else len(start)))
     return found
-
-
-def _ends(value: int | list[int] | None) -> frozenset[int]:
-    return frozenset([] if value is None else value if isinstance(value, list) else [value])

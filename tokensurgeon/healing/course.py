@@ -32,6 +32,7 @@ class HealReport:
         curve: One entry per evaluation: ``step``, ``minutes``, ``held_out`` and ``other`` bits per byte (on text of the
             kind that is trained on, and of another kind), and the means of the losses since the one before.
         best: The entry whose state was kept, by ``held_out``.
+        own: ``bytes`` that the base wrote to be trained on, and the ``seconds`` that it took, before those of training.
         sent: With groups that meet, bytes that this one sent (states for those that return among them), and would have
             sent, had they met at every step; for each token that it read.
     """
@@ -44,6 +45,7 @@ class HealReport:
     rows: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
+    own: dict[str, float] = field(default_factory=dict)
     sent: dict[str, float] = field(default_factory=dict)
 
 

@@ -105,12 +105,24 @@ class HealOptions(TrainingOptions):
 
     Attributes:
         rows: Rows of embedding and head that may change, of those that the text uses: of ``new`` tokens, or ``all``.
+        own_text: Share of the pieces, below 1, that the base writes itself before the training; None for a half, or for
+            nothing in groups that meet, which must all have the same text.
     """
 
     rows: str = "new"
+    own_text: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         TrainingOptions.__post_init__(self)
         if self.rows not in ("new", "all"):
             raise InputError(f"rows={self.rows!r} must be new or all")
+        if self.own_text is not None and not 0 <= self.own_text < 1:
+            raise InputError(f"own_text={self.own_text} must be at least 0 and below 1: the rest is given text")
+        if self.own_text and self.diloco is not None:
+            raise InputError(f"own_text={self.own_text}: groups must all have the same text. Leave it out, or diloco")
+
+    @property
+    def own_share(self) -> float:
+        """What ``own_text`` comes to."""
+        return (0.0 if self.diloco is not None else 0.5) if self.own_text is None else self.own_text

@@ -14,7 +14,7 @@ import torch
 from tokensurgeon.checkpoint.durable import flush
 from tokensurgeon.checkpoint.model import OpenModel
 
-__all__ = ["SavedState", "forget", "identity_of", "key_of"]
+__all__ = ["SavedState", "forget", "identity_of", "key_of", "state_directory"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,11 @@ def identity_of(side: OpenModel) -> list[Any]:
     return [side.tokenizer.digest(), weights]
 
 
+def state_directory(target: Path, work: str = "healing") -> Path:
+    """Where what is kept of an unfinished run lies: hidden, beside its output."""
+    return target.with_name(f".{target.name}.{work}")
+
+
 def forget(path: Path) -> None:
     """Remove a file of a run that has ended, and its directory with the last one."""
     path.unlink(missing_ok=True)
@@ -42,7 +47,7 @@ class SavedState:
 
     def __init__(self, target: Path, key: str, work: str = "healing") -> None:
         """For an output, a key, and what is being done."""
-        self.directory = target.with_name(f".{target.name}.{work}")
+        self.directory = state_directory(target, work)
         self.path = self.directory / f"{key}.pt"
 
     def save(self, content: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from tokensurgeon.healing.meeting import compared
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import by_weight
-from tokensurgeon.healing.resume import SavedState, identity_of, key_of
+from tokensurgeon.healing.own_text import mixed, own_text, with_own
+from tokensurgeon.healing.resume import SavedState, forget, identity_of, key_of, state_directory
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
 from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
@@ -87,12 +88,15 @@ def heal(
         raise InputError(
             f"{model} is {right.layout.dim} wide, {teacher} {left.layout.dim}: it is not what it was made from"
         )
-    healed, state = _trained(accelerator, target, right, left, plan, options, texts, progress, reading)
+    own = (options.own_share, options.piece, options.seed, accelerator.num_processes)
+    kept = state_directory(target) / f"own-{key_of(identity_of(left), own)}.json"
+    healed, state = _trained(accelerator, target, right, left, plan, options, kept, texts, progress, reading)
     accelerator.free_memory()  # of both models, which take no part in writing
     if accelerator.is_main_process:
         write_trained(target, healed, overwrite)
         healed.report.out = target
         state.remove()
+        forget(kept)
     accelerator.wait_for_everyone()
     return healed.report
 
@@ -104,13 +108,17 @@ def _trained(
     left: OpenModel,
     plan: RowPlan,
     options: HealOptions,
+    kept: Path,
     texts: tuple[TextPieces, Sequence[str], Sequence[str]],
     progress: HealProgress | None,
     reading: Progress | None,
 ) -> tuple[Trained, SavedState]:
     """Load student and teacher, train, and keep what is to be written of them."""
-    train, held_out, other = texts
+    given, held_out, other = texts
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
+    freeze(master.model, accelerator.mixed_precision)
+    own = own_text(accelerator, master, options, kept, reading)
+    train = with_own(given, own, options.piece)
     pieces = Pieces(train, student, master, (right.vocabulary, left.vocabulary), reading)
     wanted = (Provenance.RECONSTRUCTED, Provenance.TRAINED) if options.rows == "new" else tuple(Provenance)
     used = pieces.used & set(plan.ids(*wanted).tolist())
@@ -122,8 +130,7 @@ def _trained(
         )
     some = ids if len(ids) else torch.zeros(1, dtype=torch.int64)  # one that stands still
     trained = TrainedRows.of(student.model, some.to(accelerator.device))
-    for loaded in (student, master):
-        freeze(loaded.model, accelerator.mixed_precision)
+    freeze(student.model, accelerator.mixed_precision)
     names = add_lora(student.model, options.lora, right) if options.lora else {}
     put_in_front(student.model, trained)
     master.model.set_output_embeddings(AskedHead(master.model.get_output_embeddings()))
@@ -131,15 +138,20 @@ def _trained(
         rows.rows.requires_grad_(bool(len(ids)))
 
     seed = options.seed + (0 if options.diloco is None else group_number())
-    order = by_weight(train.places[pieces.places[:, 0], 0], options.text_weights, seed)
+    of = train.places[pieces.places[:, 0], 0]
+    end = int((of < len(given.texts)).sum())
+    order = by_weight(of[:end], options.text_weights, seed)
+    order = mixed(order, range(end, len(of)), options.own_share, seed)
     theirs, mine = (len(loaded.model.get_output_embeddings().weight) for loaded in (master, student))
     splits, classes, joins = compared(left.vocabulary, right.vocabulary, plan, (theirs, mine))
     lesson = Lesson(student, master, splits, classes.as_read(pieces), joins, WEIGHTS, options.seed)
     lesson.prepare(pieces)
-    loop = Loop(accelerator, options, student, trained, (held_out, other), order)
+    left_over = replace(options, minutes=max(options.minutes - own.seconds / 60, options.minutes / 2))
+    loop = Loop(accelerator, left_over, student, trained, (held_out, other), order)
     identities, read = [identity_of(side) for side in (right, left)], digest_of(train)
     state = SavedState(target, key_of(options.lasting, asdict(WEIGHTS), read, ids.tolist(), *identities))
     alike = {} if options.diloco is None else _alike(options, right, left, key_of(read, held_out))
+    loop.report.own = {"bytes": own.n_bytes, "seconds": round(own.seconds, 1)} if own.texts else {}
     loop.train(pieces, lesson, state, progress, alike)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}
     rows_now = {name: t.rows.detach().cpu() for name, t in trained.items()} if len(ids) else {}

@@ -1,0 +1,68 @@
+"""Let a model write by its probabilities alone."""
+
+from __future__ import annotations
+
+import torch
+from transformers import GenerationConfig
+
+from tokensurgeon.errors import InputError
+from tokensurgeon.evaluation.loading import LoadedModel
+
+__all__ = ["Drawn", "ends_of", "plainly"]
+
+_BLOCK = 512
+
+
+def plainly(model: LoadedModel) -> LoadedModel:
+    """The model, made to write by its probabilities alone, without penalties and what else its settings ask for.
+
+    Raises:
+        InputError: If what ends its texts is no id.
+    """
+    ends = model.model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(i) is int and 0 <= i < 2**31 for i in listed):
+        raise InputError(
+            f"{model.model.name_or_path}/generation_config.json: eos_token_id is {ends!r:.60}, and must be an id or a "
+            "list of ids. Mend it, or fetch the file again"
+        )
+    model.model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=0, temperature=1.0, top_k=0, top_p=1.0
+    )
+    return model
+
+
+def ends_of(model: LoadedModel) -> frozenset[int]:
+    """Ids that end its texts, as `plainly` checked them."""
+    value: int | list[int] | None = model.model.generation_config.eos_token_id
+    return frozenset([] if value is None else value if isinstance(value, list) else [value])
+
+
+class Drawn:
+    """Draw a next id by its probability and leave only that one, so that what decodes greedily samples.
+
+    Called as a `transformers.LogitsProcessor` is. An id's block is drawn, then the id within: of a large vocabulary
+    that takes a fraction of `torch.multinomial`'s time on CPUs, since random numbers are dear there.
+
+    Example:
+        >>> model.generate(start, do_sample=False, logits_processor=[Drawn()])  # doctest: +SKIP
+    """
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(texts, rows) float32: minus infinity but for one id of each text.
+
+        Args:
+            _: What was written.
+            scores: (texts, rows) float32, log-probabilities but for a constant each.
+        """
+        texts, rows = scores.shape
+        block = min(_BLOCK, rows)
+        blocks = torch.nn.functional.pad(scores, (0, -rows % block), value=-torch.inf).view(texts, -1, block)
+        chosen = _one_of(blocks.logsumexp(dim=2))
+        within = _one_of(blocks[torch.arange(texts, device=scores.device), chosen])
+        return torch.full_like(scores, -torch.inf).scatter_(1, (chosen * block + within)[:, None], 0.0)
+
+
+def _one_of(logs: torch.Tensor) -> torch.Tensor:
+    """(texts,) int64: an index of each row by its probability, as the largest with Gumbel's noise."""
+    return (logs - torch.empty_like(logs).exponential_().log_()).argmax(dim=1)
