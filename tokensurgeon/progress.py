@@ -34,7 +34,7 @@ class Stage(StrEnum):
     FISHER = "Reading text for the Fisher information"
     DAM = "Training coefficients"
     TENSORS = "Writing tensors"
-    OWN = "Letting the base write (bytes)"
+    OWN = "Letting the base write (per cent)"
     HEAL = "Healing (per cent)"
     TEACHER = "Letting the teacher read"
     DISTIL = "Distilling (per cent)"

@@ -326,7 +326,7 @@ def test_what_was_interrupted_goes_on(made, zoo, tmp_path, caplog):
 @pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_a_process_that_sees_no_saved_state_goes_on_with_the_others(made, zoo, tmp_path):
-    """On another machine: the first process saves the state, and alone can read it."""
+    """On another machine: the first process saves the state, and what the base wrote, and alone can read them."""
 
     def interrupt(_share, report, _losses):
         if report.steps == 2:
@@ -334,10 +334,19 @@ def test_a_process_that_sees_no_saved_state_goes_on_with_the_others(made, zoo, t
 
     options = ("--steps", 4, "--batch", 2, "--learning-rate", 0.02, "--average", 2, "--lora", 0)
     with pytest.raises(KeyboardInterrupt):
-        heal(str(made / "gpt"), str(zoo["gpt"]), tmp_path / "out", quick(piece=1024, average=2), progress=interrupt)
+        heal(
+            str(made / "gpt"),
+            str(zoo["gpt"]),
+            tmp_path / "out",
+            quick(piece=1024, average=2, own_text=None),
+            progress=interrupt,
+        )
     blind = (
-        "import os\nfrom tokensurgeon.healing.resume import SavedState\n"
-        "if os.environ['RANK'] == '1': SavedState.load = lambda *_: None\n"
+        "import os\nfrom pathlib import Path\nfrom tokensurgeon.healing.resume import SavedState\n"
+        "is_file = Path.is_file\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    SavedState.load = lambda *_: None\n"
+        "    Path.is_file = lambda path: not path.name.startswith('own-') and is_file(path)\n"
     )
     own = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
     line = ("heal", made / "gpt", "--teacher", zoo["gpt"], "--out", tmp_path / "out", *options)
@@ -412,7 +421,7 @@ def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path, launch)
     for number, batch in ((1, 4), (2, 2)):
         done = launch(
             number, os.environ | own, "heal", made / "gpt", "--teacher", zoo["gpt"], "--out", tmp_path / str(number),
-            "--steps", 4, "--batch", batch, "--learning-rate", 0.02, "--json",
+            "--steps", 4, "--batch", batch, "--learning-rate", 0.02, "--own-text", 0, "--json",
         )  # fmt: skip
         assert not any(result.returncode for result in done), [result.stderr for result in done]
         report = json.loads("".join(result.stdout for result in done))
@@ -424,6 +433,17 @@ def test_two_processes_are_one_with_twice_the_batch(made, zoo, tmp_path, launch)
         and curves[0] == pytest.approx(curves[1], abs=1e-4)
         and curves[0][0] - curves[0][-1] > 0.01
     )
+
+
+@pytest.mark.slow
+def test_two_processes_write_a_part_each_and_train_on_all(made, zoo, tmp_path):
+    own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
+    line = ("heal", made / "gpt", "--teacher", zoo["gpt"], "--out", tmp_path / "out", "--steps", 8, "--json")
+    done = forked(2, os.environ | own, *line)
+    assert not any(result.returncode for result in done), [result.stderr for result in done]
+    report = json.loads("".join(result.stdout for result in done))
+    assert report["steps"] == 8 and report["own"]["bytes"] > 3000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,12 @@ def test_ids_are_drawn_by_their_probability(monkeypatch, rows, block):
     scores = 2 * torch.randn(rows)
     scores[3] = -torch.inf
     n = 40_000
-    left = Drawn()(torch.zeros(n, 1), scores.expand(n, -1))
+    left = Drawn([2])(torch.zeros(n, 1), scores.repeat(n, 1))
     assert (left.isfinite().sum(dim=1) == 1).all()
     found = torch.bincount(left.argmax(dim=1), minlength=rows) / n
+    scores[2] = -torch.inf
     wanted = scores.softmax(dim=0)
-    assert found[3] == 0 and ((found - wanted).abs() < 5 * (wanted * (1 - wanted) / n).sqrt() + 1e-9).all()
+    assert found[2] == found[3] == 0 and ((found - wanted).abs() < 5 * (wanted * (1 - wanted) / n).sqrt() + 1e-9).all()
 
 
 def test_a_base_writes_by_its_probabilities(zoo):
@@ -75,7 +76,7 @@ def test_what_is_written_is_text_and_as_much_as_was_asked_for(zoo):
     one, same, other = (write_own(base, 3000, 256, seed, progress=told.append) for seed in (1, 1, 2))
     assert one == same != other and torch.equal(before, torch.random.get_rng_state())
     size = sum(len(text.encode()) for text in one)
-    assert 3000 <= size < 9000 and size in told and len(one) > 4
+    assert 3000 <= size < 9000 and told[-1] == 1 and len(one) > 4
     special = [t.content for t in base.tokenizer.added_tokens_decoder.values() if t.special]
     assert special and not any(token in text for token in special for text in one)
     assert write_own(base, 3000, 256, 1, seconds=0.0) == []
@@ -84,20 +85,59 @@ def test_what_is_written_is_text_and_as_much_as_was_asked_for(zoo):
 def test_a_base_whose_texts_end(zoo):
     """What ends a text is no part of it, and nothing is written behind."""
     base = load_model(zoo["gpt"])
-    end = base.encode("e")[-1]
-    base.model.generation_config.eos_token_id = end
-    written = write_own(base, 2000, 256, 0)
-    assert written and all(end not in base.encode(text)[1:-1] for text in written)
-    assert min(map(len, written)) < max(map(len, written))
+    on = write_own(base, 20_000, 256, 0)
+    base.model.generation_config.eos_token_id = base.encode("\x1d") + list(range(300, 340))
+    ended = write_own(base, 20_000, 256, 0)
+    assert any("\x1d" in text for text in on) and not any("\x1d" in text for text in ended)
+    assert sum(map(len, ended)) / len(ended) < 0.7 * sum(map(len, on)) / len(on)
 
 
-def test_no_piece_has_parts_of_two_texts():
+@pytest.mark.parametrize("ends", [1, 0.2])
+def test_a_base_that_ends_its_texts_at_once(zoo, ends):
+    """All ids may be listed as ends: nothing comes of it, and it ends."""
+    base = load_model(zoo["gpt"])
+    rows = len(base.model.get_input_embeddings().weight)
+    base.model.generation_config.eos_token_id = list(range(0, rows, round(1 / ends)))
+    found = write_own(base, 1000, 256, 0)
+    assert (found == []) == (ends == 1)
+
+
+def test_ids_without_a_token_or_without_a_row_are_not_drawn(zoo):
+    base = load_model(zoo["spm"])  # padded by 22 rows
+    rows, n = len(base.model.get_input_embeddings().weight), len(base.tokenizer)
+    assert rows > n and set(range(n, rows)) <= set(own_text._no_text(base, frozenset()))
+    base.tokenizer.add_special_tokens({"additional_special_tokens": [f"<more {i}>" for i in range(rows - n + 3)]})
+    assert max(own_text._no_text(base, frozenset([2]))) < rows and 2 not in own_text._no_text(base, frozenset([2]))
+    assert write_own(base, 300, 256, 0)
+
+
+def test_texts_are_whole_where_time_is_short(zoo, monkeypatch):
+    """A round is no larger than its whole texts have time for."""
+    now, sizes = [0.0], []
+
+    def written(_, n, _length, seconds):
+        assert seconds > 0
+        now[0] += 1 + n / 8
+        sizes.append(n)
+        return ["x" * 250] * n
+
+    monkeypatch.setattr(own_text, "_round", written)
+    monkeypatch.setattr(own_text.time, "perf_counter", lambda: now[0])
+    write_own(load_model(zoo["gpt"]), 1 << 20, 256, 0, seconds=20.0)
+    assert sizes[:2] == [16, 90] and now[0] < 21
+    sizes.clear()
+    write_own(load_model(zoo["gpt"]), 1 << 20, 256, 0, seconds=4.0)
+    assert sizes[:2] == [16, 5]
+
+
+def test_each_text_is_a_piece():
     given = TextPieces.of([Text.of("a b c " * 50), Text.of("d e f " * 50)], 100)
     own = OwnText(["naïve " * 30, "x", "y " * 200], 1.0)
     both = with_own(given, own, 100)
     assert list(both)[: len(given)] == list(given)
     mine = list(both)[len(given) :]
-    assert "".join(mine) == "".join(own.texts) and all(len(set(piece) & set("nxy")) == 1 for piece in mine)
+    assert len(mine) == 3 and all(text.startswith(piece) for piece, text in zip(mine, own.texts, strict=True))
+    assert mine[1] == "x" and all(80 < len(piece.encode()) <= 100 for piece in (mine[0], mine[2]))
     assert set(both.places[len(given) :, 0].tolist()) == {2}
     assert list(with_own(given, OwnText([], 0.0), 100)) == list(given)
 
@@ -127,6 +167,7 @@ def test_its_share_is_as_even_as_can_be(share):
 def test_options(settings, message):
     with pytest.raises(InputError, match=message):
         HealOptions(**settings)
+    assert HealOptions().lasting == HealOptions(own_text=0.5).lasting != HealOptions(own_text=0.4).lasting
     assert HealOptions().own_share == 0.5 and HealOptions(diloco=2, steps=4).own_share == 0
 
 
@@ -147,7 +188,7 @@ def test_what_was_interrupted_goes_on_with_the_same_text(made, zoo, tmp_path, mo
         report = heal(str(made), str(zoo["gpt"]), out, quick())
     assert report.steps == 4 and report.own["bytes"] > 200 and not (tmp_path / ".out.healing").exists()
     (run,) = json.loads((out / "tokensurgeon.json").read_text())["healed"]["runs"]
-    assert run["own"] == report.own and run["own_text"] is None
+    assert run["own"] == report.own and run["own_text"] == 0.5
     forget_accelerate()
     heal(str(made), str(zoo["gpt"]), tmp_path / "whole", quick())
     for name, tensor in load_file(out / "model.safetensors").items():
@@ -181,5 +222,28 @@ def test_how_much_is_written(monkeypatch, tmp_path, settings, n_bytes, seconds):
     kept = tmp_path / "new/own.json"
     found = own_text.own_text(alone, None, quick(**settings), kept, None)
     assert seen == [(n_bytes, 256, 0, pytest.approx(seconds), None)] and found.texts == ["text"]
+    assert not kept.parent.exists()
+    found.keep(kept)
     assert own_text.own_text(alone, None, quick(**settings), kept, None) == found and len(seen) == 1
     assert own_text.own_text(alone, None, quick(own_text=0.0), kept, None).texts == []
+
+
+def test_bad_input_that_is_found_late_leaves_nothing_behind(made, zoo, tmp_path):
+    with pytest.raises(InputError, match="no layer of the model is wider"):
+        heal(str(made), str(zoo["gpt"]), tmp_path / "out", quick(lora=1000, steps=1))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["none", "fails"])
+def test_a_base_that_cannot_write(zoo, monkeypatch, tmp_path, caplog, fault):
+    """Refused where its text was asked for; otherwise the given text does it, and that is said."""
+    base = load_model(zoo["gpt"])
+    if fault == "none":
+        monkeypatch.setattr(base.model, "can_generate", lambda: False)
+    else:
+        monkeypatch.setattr(base.model, "generate", lambda *_, **__: {}["no such cache"])
+    alone = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True)
+    with pytest.raises(InputError, match=r"cannot write text of its own .* Use --own-text 0"):
+        own_text.own_text(alone, base, quick(own_text=0.5), tmp_path / "own.json", None)
+    found = own_text.own_text(alone, base, quick(), tmp_path / "own.json", None)
+    assert found.texts == [] and "training on the given text alone" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers import GenerationConfig
 
@@ -11,6 +13,8 @@ from tokensurgeon.evaluation.loading import LoadedModel
 __all__ = ["Drawn", "ends_of", "plainly"]
 
 _BLOCK = 512
+_TEXTS = 4
+"""Of which logits are looked at together: they fit into a cache."""
 
 
 def plainly(model: LoadedModel) -> LoadedModel:
@@ -45,22 +49,31 @@ class Drawn:
     that takes a fraction of `torch.multinomial`'s time on CPUs, since random numbers are dear there.
 
     Example:
-        >>> model.generate(start, do_sample=False, logits_processor=[Drawn()])  # doctest: +SKIP
+        >>> model.generate(start, do_sample=False, logits_processor=[Drawn([])])  # doctest: +SKIP
     """
 
+    def __init__(self, never: Sequence[int]) -> None:
+        """Keep the ids that are not drawn."""
+        self.never = torch.tensor(never, dtype=torch.int64)
+
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(texts, rows) float32: minus infinity but for one id of each text.
+        """(texts, rows) float32, in the place of what was given: minus infinity but for one id of each text.
 
         Args:
             _: What was written.
             scores: (texts, rows) float32, log-probabilities but for a constant each.
         """
         texts, rows = scores.shape
+        self.never = self.never.to(scores.device)
+        scores[:, self.never] = -torch.inf
         block = min(_BLOCK, rows)
-        blocks = torch.nn.functional.pad(scores, (0, -rows % block), value=-torch.inf).view(texts, -1, block)
-        chosen = _one_of(blocks.logsumexp(dim=2))
+        rest = -rows % block
+        blocks = torch.nn.functional.pad(scores, (0, rest), value=-torch.inf) if rest else scores
+        blocks = blocks.view(texts, -1, block)
+        parts = torch.split(blocks, _TEXTS)
+        chosen = _one_of(torch.cat([part.logsumexp(dim=2) for part in parts]))
         within = _one_of(blocks[torch.arange(texts, device=scores.device), chosen])
-        return torch.full_like(scores, -torch.inf).scatter_(1, (chosen * block + within)[:, None], 0.0)
+        return scores.fill_(-torch.inf).scatter_(1, (chosen * block + within)[:, None], 0.0)
 
 
 def _one_of(logs: torch.Tensor) -> torch.Tensor:

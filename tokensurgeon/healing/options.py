@@ -22,7 +22,7 @@ class TrainingOptions:
     Attributes:
         text: Files to train on; none means what Python carries.
         steps: Updates to make; None goes by ``minutes``.
-        minutes: Time to train for, evaluations included, start and writing not.
+        minutes: Time to train for, evaluations and what a base writes for it included, start and writing the model not.
         lora: Rank of low-rank updates of the body, merged in at the end; 0 trains rows of tokens alone.
         batch: Pieces of text in an update, per process, each read in a pass of its own.
         piece: Bytes of a piece.
@@ -126,3 +126,7 @@ class HealOptions(TrainingOptions):
     def own_share(self) -> float:
         """What ``own_text`` comes to."""
         return (0.0 if self.diloco is not None else 0.5) if self.own_text is None else self.own_text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, with what ``own_text`` comes to."""
+        return TrainingOptions.as_dict(self) | {"own_text": self.own_share}

@@ -7,6 +7,7 @@ other text's knowledge, and sees many more ways to go on than one kind of text h
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +19,9 @@ import torch
 from transformers import LogitsProcessorList
 
 from tokensurgeon.checkpoint.durable import flush
+from tokensurgeon.checkpoint.layout import error_reason
+from tokensurgeon.checkpoint.text import read_text, write_text
+from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.texts import Text, TextPieces, split_bytes
 from tokensurgeon.evaluation.writing import Drawn, ends_of, plainly
@@ -28,13 +32,15 @@ from tokensurgeon.progress import Progress, Stage
 
 __all__ = ["OwnText", "mixed", "own_text", "with_own", "write_own"]
 
+log = logging.getLogger(__name__)
+
 _TIMES_READ = 2
 """How often each is trained on, where the training goes by updates."""
 _SHARE_OF_TIME = 0.4
 """In which it is written, of that in which it is trained on, where the training goes by time: a token takes some 0.6 of
 the time of healing on it, so that it is read once or twice."""
 _MOST_BYTES = 1 << 23
-_AT_ONCE = 128
+_AT_FIRST, _AT_ONCE = 16, 128
 _CACHE_BYTES = 1 << 30
 _TOKEN_BYTES = 4
 """Of text that a token stands for, about."""
@@ -57,6 +63,16 @@ class OwnText:
         """Of all texts."""
         return sum(len(text.encode()) for text in self.texts)
 
+    def keep(self, path: Path) -> None:
+        """In a file, in one step, for the run that goes on if this one is interrupted; what is there stays."""
+        if path.is_file():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = path.with_suffix(".new")
+        write_text(work, json.dumps(asdict(self)))
+        flush(work)
+        work.replace(path)
+
 
 def own_text(
     accelerator: Any, base: LoadedModel, options: HealOptions, kept: Path, progress: Progress | None
@@ -69,15 +85,18 @@ def own_text(
         accelerator: accelerate's.
         base: The model that writes.
         options: See `HealOptions`.
-        kept: File for the run that goes on if this one is interrupted.
+        kept: File that `OwnText.keep` made before, if it is there.
         progress: Called with (stage, bytes written, bytes in all).
+
+    Raises:
+        InputError: If it is asked for and the model cannot write. Where it was not asked for, nothing is written.
     """
     from accelerate.utils import broadcast_object_list, gather_object
 
     if not options.own_share:
         return OwnText([], 0.0)
     begun, several = time.perf_counter(), accelerator.num_processes
-    content = [json.loads(kept.read_text()) if accelerator.is_main_process and kept.is_file() else None]
+    content = [json.loads(read_text(kept)) if accelerator.is_main_process and kept.is_file() else None]
     if several > 1:
         broadcast_object_list(content)
     if content[0] is not None:
@@ -85,16 +104,22 @@ def own_text(
     read = None if options.steps is None else options.steps * options.batch * options.piece * options.own_share
     n_bytes = _MOST_BYTES if read is None else min(_MOST_BYTES, int(read * several / _TIMES_READ))
     seconds = float("inf") if read is not None else _SHARE_OF_TIME * options.own_share * 60 * options.minutes
-    tell = None if progress is None else lambda done: progress(Stage.OWN, min(done * several, n_bytes), n_bytes)
-    seed = options.seed + accelerator.process_index * _MOST_BYTES
-    own = write_own(base, max(1, n_bytes // several), options.piece, seed, seconds, tell)
+    tell = None if progress is None else lambda share: progress(Stage.OWN, int(100 * share), 100)
+    seed, failed = options.seed + accelerator.process_index * _MOST_BYTES, ""
+    own: list[str] = []
+    try:
+        own = write_own(base, max(1, n_bytes // several), options.piece, seed, seconds, tell)
+    except InputError as error:
+        failed = str(error)
+    faults = gather_object([failed]) if several > 1 else [failed]
+    if fault := next(filter(None, faults), ""):  # on all processes alike
+        if options.own_text is not None:
+            raise InputError(fault)
+        log.warning("%s; training on the given text alone", fault)
+        return OwnText([], 0.0)
     found = OwnText(gather_object(own) if several > 1 else own, time.perf_counter() - begun)
-    if accelerator.is_main_process:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        work = kept.with_suffix(".new")
-        work.write_text(json.dumps(asdict(found)))
-        flush(work)
-        work.replace(kept)
+    if not found.texts:
+        log.warning("%s wrote no text of its own; training on the given text alone", base.model.name_or_path)
     return found
 
 
@@ -104,7 +129,7 @@ def write_own(
     piece: int,
     seed: int,
     seconds: float = float("inf"),
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> list[str]:
     """Texts that a base writes by its probabilities, each from where every text starts.
 
@@ -114,23 +139,53 @@ def write_own(
         piece: Bytes of a text, about, if it does not end before.
         seed: Of drawing.
         seconds: When they are over nothing more is written.
-        progress: Called with the bytes written so far.
+        progress: Called with the share done.
+
+    Raises:
+        InputError: If it cannot write.
     """
-    end = time.perf_counter() + seconds
-    plainly(base)
-    length = max(1, min(piece // _TOKEN_BYTES, (base.context or piece) - 1))
-    at_once = max(1, min(_AT_ONCE, _CACHE_BYTES // (length * _cached_bytes(base.model))))
-    texts: list[str] = []
-    done, state = 0, torch.random.get_rng_state()
+    name = base.model.name_or_path
+    if not base.model.can_generate():
+        raise InputError(f"{name} cannot write text of its own (it has no generate). Use --own-text 0")
     try:
-        while done < n_bytes and (left := end - time.perf_counter()) > 0:
-            torch.manual_seed(seed + len(texts))
-            texts += _round(base, min(at_once, -(-(n_bytes - done) // piece)), length, left)
-            done = sum(len(text.encode()) for text in texts)
+        return _written(plainly(base), n_bytes, piece, seed, seconds, progress)
+    except InputError:
+        raise
+    except Exception as error:  # whatever an architecture raises that was not made to write
+        reason = error_reason(error)
+        raise InputError(f"{name} cannot write text of its own ({reason}). Use --own-text 0") from error
+
+
+def _written(
+    base: LoadedModel,
+    n_bytes: int,
+    piece: int,
+    seed: int,
+    seconds: float,
+    progress: Callable[[float], None] | None,
+) -> list[str]:
+    """In rounds, the first of which says how many whole texts fit into the time."""
+    length = max(1, min(piece // _TOKEN_BYTES, (base.context or piece) - 1))
+    most = max(1, min(_AT_ONCE, _CACHE_BYTES // (length * _cached_bytes(base.model))))
+    texts: list[str] = []
+    done, tried, n, begun = 0, 0, min(_AT_FIRST, most), time.perf_counter()
+    device = base.model.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        while done < n_bytes and tried < _AT_ONCE + 8 * n_bytes // piece:  # most may be nothing but an end
+            before = time.perf_counter()
+            if (left := seconds - (before - begun)) <= 0:
+                break
+            torch.manual_seed(seed + tried)
+            n = min(n, most, -(-4 * (n_bytes - done) // (3 * piece)))  # a third more: some end before
+            texts += _round(base, n, length, left)
+            done, tried = sum(len(text.encode()) for text in texts), tried + n
+            now = time.perf_counter()
             if progress is not None:
-                progress(done)
-    finally:
-        torch.random.set_rng_state(state)
+                progress(min(1.0, max(done / n_bytes, (now - begun) / seconds)))
+            fitting = (seconds - (now - begun)) / max(
+                now - before, 1e-9
+            )  # rounds such as this; more texts cost less each
+            n = max(1, int(min(most, n * max(fitting, 0.0))))
     return texts
 
 
@@ -144,8 +199,8 @@ def _round(base: LoadedModel, n: int, length: int, seconds: float) -> list[str]:
             attention_mask=torch.ones_like(start),
             max_new_tokens=length,
             do_sample=False,
-            logits_processor=LogitsProcessorList([Drawn()]),
-            suppress_tokens=_no_text(base, ends),
+            top_k=None,
+            logits_processor=LogitsProcessorList([Drawn(_no_text(base, ends))]),
             max_time=seconds if seconds < float("inf") else None,
         )
     rows = (row[: next((i for i, id_ in enumerate(row) if id_ in ends), len(row))] for row in made[:, 1:].tolist())
@@ -158,11 +213,11 @@ def _start(base: LoadedModel) -> int:
     return base.prefix if base.prefix is not None else next(reversed(base.encode("\n")), 0)
 
 
-def _no_text(base: LoadedModel, ends: frozenset[int]) -> list[int] | None:
-    """Ids that are no text and end none."""
+def _no_text(base: LoadedModel, ends: frozenset[int]) -> list[int]:
+    """Ids with a row that are no text and end none."""
     tokenizer, rows = base.tokenizer, len(base.model.get_input_embeddings().weight)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return sorted((special | set(range(len(tokenizer), rows))) - ends) or None
+    return sorted(set(range(rows)) - (set(tokenizer.get_vocab().values()) - special) - ends)
 
 
 def _cached_bytes(model: Any) -> int:
@@ -177,8 +232,8 @@ def _cached_bytes(model: Any) -> int:
 
 
 def with_own(given: TextPieces, own: OwnText, size: int) -> TextPieces:
-    """Pieces of the given text, and behind them those of the base's own, none of which has parts of two texts."""
-    pieces = [piece for text in own.texts for piece in split_bytes(text, size)]
+    """Pieces of the given text, and behind them one of each of the base's own, which a little may be cut off."""
+    pieces = [split_bytes(text, size)[0] for text in own.texts]
     lengths = np.array([len(piece.encode()) for piece in pieces], dtype=np.int64)
     ends = np.cumsum(lengths)
     places = np.stack([np.full(len(pieces), len(given.texts)), ends - lengths, lengths], axis=1)

@@ -88,8 +88,8 @@ def heal(
         raise InputError(
             f"{model} is {right.layout.dim} wide, {teacher} {left.layout.dim}: it is not what it was made from"
         )
-    own = (options.own_share, options.piece, options.seed, accelerator.num_processes)
-    kept = state_directory(target) / f"own-{key_of(identity_of(left), own)}.json"
+    asked = key_of(identity_of(left), options.own_share, options.piece, options.seed)
+    kept = state_directory(target) / f"own-{asked}.json"
     healed, state = _trained(accelerator, target, right, left, plan, options, kept, texts, progress, reading)
     accelerator.free_memory()  # of both models, which take no part in writing
     if accelerator.is_main_process:
@@ -151,6 +151,8 @@ def _trained(
     identities, read = [identity_of(side) for side in (right, left)], digest_of(train)
     state = SavedState(target, key_of(options.lasting, asdict(WEIGHTS), read, ids.tolist(), *identities))
     alike = {} if options.diloco is None else _alike(options, right, left, key_of(read, held_out))
+    if own.texts and accelerator.is_main_process:
+        own.keep(kept)
     loop.report.own = {"bytes": own.n_bytes, "seconds": round(own.seconds, 1)} if own.texts else {}
     loop.train(pieces, lesson, state, progress, alike)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}

@@ -73,7 +73,7 @@ class Trained:
         return self.options.as_dict() | {
             "command": self.command, "teacher": self.teacher.name, "steps": report.steps, "tokens": report.tokens,
             "positions": report.positions, "seconds": round(report.seconds, 1), "trained_rows": report.rows,
-            "own": report.own, "curve": report.curve, "best": report.best,
+            "curve": report.curve, "best": report.best, **({"own": report.own} if report.own else {}),
         }  # fmt: skip
 
 
