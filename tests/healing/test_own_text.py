@@ -62,7 +62,8 @@ def test_a_base_writes_by_its_probabilities(zoo):
     special = [i for i, token in base.tokenizer.added_tokens_decoder.items() if token.special]
     said[special] = 0
     said /= said.sum()
-    counts = Counter(own_text._round(plainly(base), 2000, 1, 60.0))
+    drawn = Drawn(own_text._no_text(plainly(base), frozenset()))
+    counts = Counter(own_text._round(base, drawn, 2000, 1, 60.0))
     words = [(i, base.tokenizer.decode([i])) for i in said.argsort(descending=True)[:60].tolist()]
     likely = [(float(said[i]), text) for i, text in words if text.strip() and "\ufffd" not in text]
     assert len(likely) > 9 and likely[0][0] > 0.02
@@ -115,7 +116,7 @@ def test_texts_are_whole_where_time_is_short(zoo, monkeypatch):
     """A round is no larger than its whole texts have time for."""
     now, sizes = [0.0], []
 
-    def written(_, n, _length, seconds):
+    def written(_, _drawn, n, _length, seconds):
         assert seconds > 0
         now[0] += 1 + n / 8
         sizes.append(n)

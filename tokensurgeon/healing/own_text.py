@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessorList
 
-from tokensurgeon.checkpoint.durable import flush
+from tokensurgeon.checkpoint.durable import put_in_place
 from tokensurgeon.checkpoint.layout import error_reason
 from tokensurgeon.checkpoint.text import read_text, write_text
 from tokensurgeon.errors import InputError
@@ -70,8 +70,7 @@ class OwnText:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_suffix(".new")
         write_text(work, json.dumps(asdict(self)))
-        flush(work)
-        work.replace(path)
+        put_in_place(work, path)
 
 
 def own_text(
@@ -169,7 +168,7 @@ def _written(
     most = max(1, min(_AT_ONCE, _CACHE_BYTES // (length * _cached_bytes(base.model))))
     texts: list[str] = []
     done, tried, n, begun = 0, 0, min(_AT_FIRST, most), time.perf_counter()
-    device = base.model.device
+    device, drawn = base.model.device, Drawn(_no_text(base, ends_of(base)))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         while done < n_bytes and tried < _AT_ONCE + 8 * n_bytes // piece:  # most may be nothing but an end
             before = time.perf_counter()
@@ -177,19 +176,17 @@ def _written(
                 break
             torch.manual_seed(seed + tried)
             n = min(n, most, -(-4 * (n_bytes - done) // (3 * piece)))  # a third more: some end before
-            texts += _round(base, n, length, left)
+            texts += _round(base, drawn, n, length, left)
             done, tried = sum(len(text.encode()) for text in texts), tried + n
             now = time.perf_counter()
             if progress is not None:
                 progress(min(1.0, max(done / n_bytes, (now - begun) / seconds)))
-            fitting = (seconds - (now - begun)) / max(
-                now - before, 1e-9
-            )  # rounds such as this; more texts cost less each
+            fitting = (seconds - (now - begun)) / max(now - before, 1e-9)  # such rounds; a larger one costs less a text
             n = max(1, int(min(most, n * max(fitting, 0.0))))
     return texts
 
 
-def _round(base: LoadedModel, n: int, length: int, seconds: float) -> list[str]:
+def _round(base: LoadedModel, drawn: Drawn, n: int, length: int, seconds: float) -> list[str]:
     """Some texts at once."""
     model, ends = base.model, ends_of(base)
     start = torch.full((n, 1), _start(base), device=model.device)
@@ -200,7 +197,7 @@ def _round(base: LoadedModel, n: int, length: int, seconds: float) -> list[str]:
             max_new_tokens=length,
             do_sample=False,
             top_k=None,
-            logits_processor=LogitsProcessorList([Drawn(_no_text(base, ends))]),
+            logits_processor=LogitsProcessorList([drawn]),
             max_time=seconds if seconds < float("inf") else None,
         )
     rows = (row[: next((i for i, id_ in enumerate(row) if id_ in ends), len(row))] for row in made[:, 1:].tolist())
