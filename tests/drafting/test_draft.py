@@ -25,7 +25,7 @@ from tokensurgeon.evaluation.acceptance import Agreement, agree, predict, read_b
 from tokensurgeon.evaluation.drafts import DraftOptions
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.writing import plainly
-from tokensurgeon.healing.lora import add_lora
+from tokensurgeon.healing.lora import add_lora, lora_layers
 from tokensurgeon.progress import Stage
 
 NONE = torch.zeros(0, dtype=torch.int64)
@@ -397,7 +397,7 @@ def test_layers_that_share_their_weights_are_not_updated(tmp_path):
     }  # fmt: skip
     made = architectures.build(settings, experiment["sizes"], "zamba2", tmp_path / "zamba2", 700)
     loaded = load_model(made)
-    names = add_lora(loaded.model, 2, OpenModel.open(str(made)))
+    names = add_lora(loaded.model, 2, lora_layers(loaded.model, 2, OpenModel.open(str(made))))
     assert len(set(names.values())) == len(names) > 0
     assert not [name for name in names if "shared_transformer" in name and "adapter_list" not in name]
     assert not [name for name in names if name.endswith((".dt_proj", "mamba.out_proj"))]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
+from tokensurgeon import InputError, TransplantOptions, VerificationError, resize, transplant, trim
 from tokensurgeon.checkpoint import Checkpoint, find_vocabulary_tensors
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
@@ -40,6 +40,7 @@ def change(directory, **entries):
 
 @pytest.mark.usefixtures("unloadable")
 def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy, "computes_in_bfloat16", lambda _: True)
     for limit in ("FORWARD_LIMIT", "CPU_LIMIT"):
         monkeypatch.setattr(f"tokensurgeon.evaluation.policy.{limit}", 1000)
     report = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", K8)
@@ -54,6 +55,16 @@ def test_a_large_body_is_not_read(zoo, tmp_path, monkeypatch):
     base = load_file(zoo["gpt"] / "model.safetensors")["model.embed_tokens.weight"]
     known = torch.tensor(sorted(report.base.vocabulary.text_ids().values()))
     assert len(dead) > 20 and torch.equal(rows[dead], estimated_suppressing_row(base, known).expand(len(dead), -1))
+
+
+def test_what_has_no_flag_for_it_names_the_command_that_has(zoo, tmp_path, monkeypatch):
+    """An output of `trim`, `resize`, `revert` or `extend` is run by `verify --forward`."""
+    monkeypatch.setattr(policy, "FORWARD_LIMIT", 1000)
+    monkeypatch.setattr(policy, "CPU_LIMIT", 1000)
+    (tmp_path / "t.txt").write_text("the value of x is 42\n" * 20)
+    trimmed = trim(str(zoo["gpt"]), [tmp_path / "t.txt"], tmp_path / "a")
+    resized = resize(str(zoo["gpt"]), tmp_path / "b", rows=1024)
+    assert all("; verify --forward runs it" in made.content["not_run"] for made in (trimmed, resized))
 
 
 ROOMY = {"free": 2.0, "host": 9.0, "fast": True, "limit": 9.0}

@@ -37,6 +37,6 @@ def test_a_container_limit_counts(tmp_path, monkeypatch):
         (group / "memory.max").write_text(f"{limit}\n")
         (group / "memory.current").write_text(f"{used}\n")
         (group / "memory.stat").write_text(f"anon 5\nactive_file {cache // 2}\ninactive_file {cache // 2}\n")
-    assert budget.free_memory(cpu) == 40_000
+    assert budget.free_memory(cpu) == 40_000 and budget.host_memory() == 100_000
     (step.parent / "memory.max").write_text("max\n")
-    assert budget.free_memory(cpu) > 2**20
+    assert budget.free_memory(cpu) > 2**20 and budget.host_memory() == psutil.virtual_memory().total

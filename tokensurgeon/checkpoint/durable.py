@@ -41,9 +41,9 @@ def put_in_place(work: Path, target: Path) -> None:
     flush(work)
     if not target.is_dir():
         work.replace(target)
-        _sync(work.parent, target.parent)
+        _sync(*dict.fromkeys((work.parent, target.parent)))
     elif _exchange(work, target):
-        _sync(work.parent, target.parent)
+        _sync(*dict.fromkeys((work.parent, target.parent)))
     else:
         with hidden_place(target, "old") as aside:
             target.rename(aside / INSIDE)  # `hidden_place` puts it back if nothing takes its place

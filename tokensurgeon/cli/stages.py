@@ -111,7 +111,7 @@ class StageCommand:
         if self.name == "transplant" and given.get("config") is not None:
             from tokensurgeon.surgery.options import load_recipe
 
-            files += [Path(text) for text in load_recipe(Path(given["config"])).text]
+            files += [Path(text).expanduser() for text in load_recipe(Path(given["config"])).text]
         if self.name == "merge":
             from tokensurgeon.pipelines.recipe import named_in_recipe
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from tokensurgeon.checkpoint.durable import flush
+from tokensurgeon.checkpoint.durable import put_in_place
 from tokensurgeon.distilling.top import Top
 
 __all__ = ["TopCache"]
@@ -51,8 +51,7 @@ class TopCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_suffix(".new")
         work.write_bytes(save({"token": top.token.contiguous(), "log": top.log.contiguous()}))
-        flush(work)
-        work.replace(path)
+        put_in_place(work, path)
 
     def remove(self) -> None:
         """It is no longer needed."""

@@ -18,7 +18,7 @@ from tokensurgeon.errors import InputError, MissingDependencyError
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.healing.course import Course, HealProgress, HealReport
 from tokensurgeon.healing.launch import freeze, launched
-from tokensurgeon.healing.lora import add_lora, updates_of
+from tokensurgeon.healing.lora import add_lora, lora_layers, updates_of
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.write import Trained, kept_manifest, write_trained
 from tokensurgeon.verification.running import run_checks
@@ -66,7 +66,7 @@ def distil_on_policy(
     refuse_no_room(target, right, right.layout.rows, link="copy")
     loaded = load_model(right.directory, accelerator.device)
     freeze(loaded.model, accelerator.mixed_precision)
-    names = add_lora(loaded.model, options.lora, right)
+    names = add_lora(loaded.model, options.lora, lora_layers(loaded.model, options.lora, right))
     course = Course(options, loaded, texts[1:])
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings(), silent():
         warnings.simplefilter("ignore", FutureWarning)  # what TRL passes to transformers

@@ -28,7 +28,7 @@ from tokensurgeon.healing.batches import Pieces
 from tokensurgeon.healing.course import HealProgress, HealReport
 from tokensurgeon.healing.launch import digest_of, freeze, launched
 from tokensurgeon.healing.loop import Loop
-from tokensurgeon.healing.lora import add_lora, updates_of
+from tokensurgeon.healing.lora import add_lora, lora_layers, updates_of
 from tokensurgeon.healing.meeting import Classes, compared
 from tokensurgeon.healing.order import Order, by_weight
 from tokensurgeon.healing.resume import SavedState, identity_of, key_of
@@ -207,7 +207,7 @@ def _trained(
     if options.whole:
         names = train_body(student.model, opened)
     elif rank:
-        names = add_lora(student.model, rank, opened)
+        names = add_lora(student.model, rank, lora_layers(student.model, rank, opened))
     put_in_front(student.model, rows)
     classes = sides.classes.as_read(pieces) if options.teacher_weight else sides.classes
     lesson = TaughtLesson(student, cache, sides.splits, classes, options.teacher_weight)

@@ -16,7 +16,7 @@ from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.evaluation.acceptance import Agreement, Written, agree
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.healing.batches import nth_piece
-from tokensurgeon.healing.lora import add_lora, updates_of
+from tokensurgeon.healing.lora import add_lora, lora_layers, updates_of
 from tokensurgeon.healing.trained_rows import TrainedRows, parameter_groups, put_in_front
 from tokensurgeon.verification.running import DEAD_MASS_LIMIT
 
@@ -70,7 +70,7 @@ def learn(
         tell: Called with the share done after every update.
 
     Raises:
-        InputError: As `add_lora` does.
+        InputError: As `lora_layers` does.
     """
     model: Any = draft.model
     if next(model.parameters()).dtype == torch.float16:  # in which gradients vanish
@@ -83,7 +83,7 @@ def learn(
     used -= {*silenced.tolist()}
     ids = torch.tensor(sorted(used), dtype=torch.int64)
     trained = TrainedRows.of(model, ids.to(model.device))
-    names = add_lora(model, options.lora, opened) if options.lora else {}
+    names = add_lora(model, options.lora, lora_layers(model, options.lora, opened)) if options.lora else {}
     put_in_front(model, trained)
     groups = parameter_groups(model, trained, options.learning_rate, options.lora_learning_rate)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)

@@ -167,7 +167,7 @@ def _key(base: OpenModel, target: str, starts: Sequence[list[int]], options: Mak
 
 def _prompts(options: MakeDraftOptions) -> list[str]:
     """Pieces of the texts in turn: those that the draft is measured on, and, where it is to learn, all others."""
-    texts = list(open_texts([Path(name).expanduser() for name in options.text]).values())
+    texts = list(open_texts([Path(name) for name in options.text]).values())
     if options.minutes and not options.text:
         texts = [Text.of(python_text(_PYTHON_BYTES, part)) for part in range(4)]
     return list(islice(pieces_in_turn(texts, options.prompt_bytes), _MANY if options.minutes else options.prompts))

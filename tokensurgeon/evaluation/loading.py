@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,16 @@ from tokensurgeon.checkpoint.layout import error_reason, refuse_missing_body
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.context import context_of
 from tokensurgeon.evaluation.start import prefix_by_files, prefix_of
+from tokensurgeon.solver.memory import host_memory
 from tokensurgeon.solver.scan import cpu_has, precision_for
 
-__all__ = ["LoadedModel", "computes_in_bfloat16", "load_model", "pick_device"]
+__all__ = ["LoadedModel", "computes_in_bfloat16", "in_fast_numbers", "load_model", "pick_device"]
+
+log = logging.getLogger(__name__)
+
+_SHARE = 0.25
+"""Of this machine's memory: what a model may take to be run in float32 where its files have it in bfloat16. Not of what
+is free just now, so that models that are run beside or after each other are run alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,36 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return on_arm or precision_for(device, certain=True) is torch.bfloat16
 
 
+def in_fast_numbers(model: Any, device: torch.device) -> Any:
+    """The model in float32 if it is in half precision and a processor is to run it that is slow in that.
+
+    Processors without instructions for bfloat16 take several times as long in it forward, and some hundred times
+    backward. A model of bfloat16 that would take more than a quarter of the machine's memory in float32 stays as it is.
+    One of float16 never does, on any processor; one that is quantised always.
+
+    Args:
+        model: transformers', on the host.
+        device: Where it will be run.
+    """
+    stored = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    halves = stored & {torch.float16, torch.bfloat16}
+    if device.type != "cpu" or not halves or stored - halves - {torch.float32} or getattr(model, "is_quantized", False):
+        return model
+    if torch.float16 in halves:
+        return model.float()
+    if computes_in_bfloat16(device):
+        return model
+    size, most = 4 * sum(parameter.numel() for parameter in model.parameters()), _SHARE * host_memory()
+    if size <= most:
+        return model.float()
+    log.warning(
+        "%s is run in bfloat16, which this processor has no instructions for, and takes several times as long: "
+        "in float32 it would be %.1f GiB, and up to %.1f are taken here",
+        *(model.name_or_path, size / 1024**3, most / 1024**3),
+    )
+    return model
+
+
 def load_model(
     directory: Path, device: str | torch.device = "cpu", *, fast: bool = False, files: TokenizerFiles | None = None
 ) -> LoadedModel:
@@ -125,7 +163,6 @@ def load_model(
             f"{directory}: the embedding has {rows} rows, and the tokenizer {tokens} tokens besides added ones. "
             "Tokenizer and weights are of different models"
         )
-    if next(model.parameters()).dtype == torch.float16 and torch.device(device).type == "cpu":
-        model = model.float()
     prefix = prefix_by_files(directory, files) if files else prefix_of(directory, tokenizer)
-    return LoadedModel(model.to(device).eval(), tokenizer, prefix, files.plain() if files else None)
+    model = in_fast_numbers(model, torch.device(device)).to(device).eval()
+    return LoadedModel(model, tokenizer, prefix, files.plain() if files else None)

@@ -140,7 +140,7 @@ def open_texts(paths: Sequence[Path], limit: int | None = None) -> dict[str, Tex
         name = "python-topics"
         return {name: Text.of(python_text(limit or 32_768), name)}
     texts: dict[str, Text] = {}
-    for path in paths:
+    for path in (given.expanduser() for given in paths):
         name = path.name if path.name not in texts else str(path.absolute() if str(path) in texts else path)
         texts[name] = _checked(path, name, limit)
     return texts

@@ -15,11 +15,11 @@ from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.errors import InputError
 
-__all__ = ["add_lora", "updates_of"]
+__all__ = ["add_lora", "lora_layers", "updates_of"]
 
 
-def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
-    """Put updates, in float32, on linear layers.
+def lora_layers(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
+    """Linear layers that updates are put on.
 
     Four kinds stay as they are. Layers that are no wider than their rank and that of earlier runs' together (routers
     of a few experts): their change could be any, so that nobody could tell afterwards that it is no more than training.
@@ -27,7 +27,7 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
     whose weights several layers share, or which fused kernels of Mamba layers take without calling the layer.
 
     Args:
-        model: Is changed.
+        model: Stays as it is.
         rank: Of the updates.
         opened: Its files.
 
@@ -37,8 +37,6 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
     Raises:
         InputError: If no layer is left, or one that was trained before no longer is wide enough.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     files = opened.checkpoint
     earlier, trained = _before(opened)
     found: dict[str, str] = {}
@@ -69,13 +67,30 @@ def add_lora(model: Any, rank: int, opened: OpenModel) -> dict[str, str]:
             f"--lora {rank}: no layer of the model is wider than that and in the files under its own name. Use a "
             "smaller rank, or --lora 0, which trains rows of tokens alone"
         )
+    return found
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(found)), model)
+
+def add_lora(model: Any, rank: int, layers: Mapping[str, str]) -> dict[str, str]:
+    """Put updates, in float32, on layers.
+
+    Args:
+        model: Is changed.
+        rank: Of the updates.
+        layers: As `lora_layers` found them; none leaves the model as it is.
+
+    Returns:
+        Those that have updates now: names of the layers, and of their weights in the files.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if not layers:
+        return {}
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(layers)), model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     # peft leaves out some layers of models with experts
-    return {name: stored for name, stored in found.items() if hasattr(model.get_submodule(name), "get_delta_weight")}
+    return {name: stored for name, stored in layers.items() if hasattr(model.get_submodule(name), "get_delta_weight")}
 
 
 def _fused(model: Any, name: str) -> bool:

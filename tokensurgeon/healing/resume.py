@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tokensurgeon.checkpoint.durable import flush
+from tokensurgeon.checkpoint.durable import put_in_place
 from tokensurgeon.checkpoint.model import OpenModel
 
 __all__ = ["SavedState", "forget", "identity_of", "key_of", "state_directory"]
@@ -55,8 +55,7 @@ class SavedState:
         self.directory.mkdir(parents=True, exist_ok=True)
         work = self.path.with_suffix(".new")
         torch.save(content, work)
-        flush(work)
-        work.replace(self.path)
+        put_in_place(work, self.path)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """What was saved, if anything was."""

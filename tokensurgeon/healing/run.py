@@ -23,7 +23,7 @@ from tokensurgeon.healing.diloco import group_number, require_diloco
 from tokensurgeon.healing.launch import digest_of, freeze, launched
 from tokensurgeon.healing.lesson import Lesson
 from tokensurgeon.healing.loop import Loop
-from tokensurgeon.healing.lora import add_lora, updates_of
+from tokensurgeon.healing.lora import add_lora, lora_layers, updates_of
 from tokensurgeon.healing.meeting import compared
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
@@ -117,6 +117,7 @@ def _trained(
     given, held_out, other = texts
     student, master = (load_model(side.directory, accelerator.device) for side in (right, left))
     freeze(master.model, accelerator.mixed_precision)
+    layers = lora_layers(student.model, options.lora, right) if options.lora else {}
     own = own_text(accelerator, master, options, kept, reading)
     train = with_own(given, own, options.piece)
     pieces = Pieces(train, student, master, (right.vocabulary, left.vocabulary), reading)
@@ -131,7 +132,7 @@ def _trained(
     some = ids if len(ids) else torch.zeros(1, dtype=torch.int64)  # one that stands still
     trained = TrainedRows.of(student.model, some.to(accelerator.device))
     freeze(student.model, accelerator.mixed_precision)
-    names = add_lora(student.model, options.lora, right) if options.lora else {}
+    names = add_lora(student.model, options.lora, layers)
     put_in_front(student.model, trained)
     master.model.set_output_embeddings(AskedHead(master.model.get_output_embeddings()))
     for rows in trained.values():

@@ -112,7 +112,7 @@ def prepare(read: Recipe, target: Path, overwrite: bool, inputs: Sequence[str], 
     template = chat_template(read.merge.chat_template)
     device = str(pick_device(read.options.device))
     if read.options.text:
-        open_texts([Path(name).expanduser() for name in read.options.text])
+        open_texts([Path(name) for name in read.options.text])
     glance(references)
     opened = {reference: open_model(reference) for reference in references}
     models, slices = list(opened.values()), slices_of(read.merge)

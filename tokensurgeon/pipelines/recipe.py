@@ -49,7 +49,7 @@ def named_in_recipe(recipe: Any, search: bool) -> tuple[list[tuple[str, Weights]
     if read.tokenizer is not None and read.tokenizer not in map(str, references):
         models.append((read.tokenizer, "vocabulary"))
     files += [Path(name).expanduser() for name in dict.fromkeys(_read_by_methods(source))]
-    return models, [*files, *(Path(text) for text in read.options.text)]
+    return models, [*files, *(Path(text).expanduser() for text in read.options.text)]
 
 
 def _read_by_methods(node: Any, *, inside: bool = False) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import tokensurgeon
 from tokensurgeon.checkpoint import resolve
 from tokensurgeon.checkpoint.digest import file_digest
-from tokensurgeon.checkpoint.durable import flush
+from tokensurgeon.checkpoint.durable import put_in_place
 from tokensurgeon.checkpoint.foreign import taken_files
 from tokensurgeon.checkpoint.model import OpenModel, other_files
 from tokensurgeon.checkpoint.names import MANIFEST
@@ -69,8 +69,7 @@ class Record:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         work = self.path.with_suffix(".new")
         write_json(work, {"stages": self._stages})
-        flush(work)
-        work.replace(self.path)
+        put_in_place(work, self.path)
 
 
 def key_of_stage(command: str, options: Mapping[str, Any], contents: Mapping[str, str]) -> str:

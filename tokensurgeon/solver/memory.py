@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import torch
 
 from tokensurgeon.errors import InputError
 
-__all__ = ["free_memory", "parse_size"]
+__all__ = ["free_memory", "host_memory", "parse_size"]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -36,17 +37,22 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    return min([int(psutil.virtual_memory().available), *_group_limits()])
+    left = [max(0, limit - used) for limit, used in _groups()]
+    return min([int(psutil.virtual_memory().available), *left])
 
 
-def _group_limits() -> list[int]:
-    """What our control group and those above it leave us. File cache does not count: it gives way."""
+def host_memory() -> int:
+    """Bytes that processes here may have in all: the same at any time, whatever else runs."""
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _groups())])
+
+
+def _groups() -> Iterator[tuple[int, int]]:
+    """Limit and use of our control group and those above it. File cache does not count: it gives way."""
     try:
         line = next(line for line in _OWN_GROUP.read_text("utf-8").splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
-        return []
+        return
     own = _GROUPS / line[3:].lstrip("/")
-    left = []
     for group in (own, *own.parents):
         try:
             limit, used = (int((group / f"memory.{name}").read_text("utf-8")) for name in ("max", "current"))
@@ -54,5 +60,4 @@ def _group_limits() -> list[int]:
         except (OSError, ValueError):  # no such group here, or no limit ("max")
             continue
         cache = int(statistics.get("active_file", 0)) + int(statistics.get("inactive_file", 0))
-        left.append(max(0, limit - used + cache))
-    return left
+        yield limit, used - cache

@@ -16,7 +16,7 @@ from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
 from tokensurgeon.evaluation.loading import pick_device
-from tokensurgeon.evaluation.policy import why_not_run
+from tokensurgeon.evaluation.policy import VERIFY, why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.evaluation.texts import Text, TextPieces, open_texts
 from tokensurgeon.progress import Clock, Progress, Stage
@@ -172,7 +172,7 @@ def grow(
         dead = new[~right.vocabulary.canonical[new]]
         plan, new = plan.changed(Provenance.UNREACHABLE, dead), np.setdiff1d(new, dead)
         special = {literal: i for literal, i in special.items() if right.vocabulary.canonical[i]}
-        old, unrun = left.matrices(), why_not_run(left.directory, left.checkpoint, layout, None, options.device)
+        old, unrun = left.matrices(), why_not_run(left.directory, left.checkpoint, layout, None, options.device, VERIFY)
         made = learn_rows(left, old, right, new, special, options, progress)
         quiet = None
         if n_silent := silent_rows(plan, old):

@@ -18,7 +18,7 @@ from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import read_json_if_there
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import pick_device
-from tokensurgeon.evaluation.policy import why_not_run
+from tokensurgeon.evaluation.policy import VERIFY, why_not_run
 from tokensurgeon.evaluation.states import quiet_row, read_states
 from tokensurgeon.progress import Clock, Progress
 from tokensurgeon.report.markdown import code
@@ -102,7 +102,7 @@ def resize(
     n_rows = _wanted(left, rows, pad_to_multiple_of)
     refuse_no_room(target, left, n_rows)
     plan, old = RowPlan.kept(range(min(layout.rows, n_rows)), n_rows), left.matrices()
-    unrun = why_not_run(left.directory, left.checkpoint, layout, None, device)
+    unrun = why_not_run(left.directory, left.checkpoint, layout, None, device, VERIFY)
     quiet = None
     if n_silent := silent_rows(plan, old):
         states = read_states(left, pick_device(device), progress)[1] if unrun is None else None

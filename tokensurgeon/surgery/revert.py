@@ -13,7 +13,7 @@ from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.checkpoint.text import write_text
 from tokensurgeon.errors import InputError
-from tokensurgeon.evaluation.policy import why_not_run
+from tokensurgeon.evaluation.policy import VERIFY, why_not_run
 from tokensurgeon.progress import Clock, Progress
 from tokensurgeon.report.markdown import code, short_card
 from tokensurgeon.surgery.record import describe_run
@@ -76,7 +76,7 @@ def revert(
         "donor": described,
         "counts": plan.counts(),
         "anchors": len(plan.anchors),
-        "not_run": why_not_run(left.directory, left.checkpoint, layout, None),
+        "not_run": why_not_run(left.directory, left.checkpoint, layout, None, flag=VERIFY),
     }
     with staged(target, overwrite) as work:
         shared = write_output(work, left, right, matrices, plan, content)

@@ -18,7 +18,7 @@ from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.checkpoint.room import refuse_no_room
 from tokensurgeon.checkpoint.staging import check_target, staged
 from tokensurgeon.errors import InputError, VerificationError
-from tokensurgeon.evaluation.policy import why_not_run
+from tokensurgeon.evaluation.policy import VERIFY, why_not_run
 from tokensurgeon.evaluation.texts import Text, open_texts
 from tokensurgeon.progress import Clock, Progress, Stage
 from tokensurgeon.report.markdown import code
@@ -124,7 +124,7 @@ def trim(
         options = {"text": [str(name) for name in text], "size": size, "keep": None if keep is None else str(keep)}
         content = describe_run(options, {"name": "trim"}) | {
             "base": described, "donor": described | {"name": right.name},
-            "held_out": None, "not_run": why_not_run(left.directory, left.checkpoint, layout, None),
+            "held_out": None, "not_run": why_not_run(left.directory, left.checkpoint, layout, None, flag=VERIFY),
             "needed": len(needed),
         } | summary  # fmt: skip
         shared = write_output(work, left, right, _rows(left.matrices(), kept), plan, content)

@@ -251,7 +251,7 @@ def _held_out(objective: Objective, both: Mapping[str, Pieces], models: Mapping[
 
 
 def _halves(options: SearchOptions) -> _Halves:
-    paths = [Path(name).expanduser() for name in options.text]
+    paths = [Path(name) for name in options.text]
     texts = open_texts(paths, options.n_bytes) if paths or not options.items else {}
     pieces: dict[str, Sequence[str | Item]] = {name: split_bytes("".join(text)) for name, text in texts.items()}
     for name, of in pieces.items():

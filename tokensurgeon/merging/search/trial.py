@@ -11,7 +11,7 @@ import torch
 
 from tokensurgeon.checkpoint import VocabularyTensors, find_vocabulary_tensors
 from tokensurgeon.checkpoint.header import DTYPES, TensorInfo
-from tokensurgeon.evaluation.loading import LoadedModel, load_model
+from tokensurgeon.evaluation.loading import LoadedModel, in_fast_numbers, load_model
 from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.start import prefix_of
 from tokensurgeon.merging.mergekit import merged_tensors
@@ -64,9 +64,8 @@ class Trials:
         tensors = self.tensors(read)
         dtype = next(iter(tensors.values())).dtype
         model = self._class.from_pretrained(None, config=deepcopy(self._config), state_dict=tensors, dtype=dtype)
-        if dtype == torch.float16 and self.ready.device == "cpu":
-            model = model.float()
-        return LoadedModel(model.to(self.ready.device).eval(), self.tokenizer, self._start)
+        model = in_fast_numbers(model, torch.device(self.ready.device)).to(self.ready.device).eval()
+        return LoadedModel(model, self.tokenizer, self._start)
 
 
 def score_pieces(loaded: LoadedModel, texts: Mapping[str, Sequence[str | Item]]) -> dict[str, list[list[float]]]:
