@@ -63,7 +63,7 @@ def test_a_base_writes_by_its_probabilities(zoo):
     said[special] = 0
     said /= said.sum()
     drawn = Drawn(own_text._no_text(plainly(base), frozenset()))
-    counts = Counter(own_text._round(base, drawn, 2000, 1, 60.0))
+    counts = Counter(own_text._round(base, drawn, [[]] * 2000, 1, 60.0))
     words = [(i, base.tokenizer.decode([i])) for i in said.argsort(descending=True)[:60].tolist()]
     likely = [(float(said[i]), text) for i, text in words if text.strip() and "\ufffd" not in text]
     assert len(likely) > 9 and likely[0][0] > 0.02
@@ -103,6 +103,58 @@ def test_a_base_that_ends_its_texts_at_once(zoo, ends):
     assert (found == []) == (ends == 1)
 
 
+def test_every_other_text_begins_as_a_kind_of_text_does(zoo, monkeypatch):
+    """All kinds once before any comes again, and each text goes on as the base has it."""
+    monkeypatch.setattr(own_text, "BEGINNINGS", ("the value", "def f", "= 3"))
+    base = load_model(zoo["gpt"])
+    found = write_own(base, 3000, 96, 3)
+    kinds = [next((k for k in ("the value", "def f", "= 3") if text.startswith(k)), None) for text in found[:12]]
+    assert kinds[::2] == [None] * 6 and len(set(kinds[1:6:2])) == len(set(kinds[7::2])) == 3
+    assert len(set(found)) == len(found) and min(map(len, found)) > 12
+    # those that have what is no text, or what ends one, are left out
+    base.model.generation_config.eos_token_id = base.encode("def f")[-1]
+    monkeypatch.setattr(own_text, "_no_text", lambda *_: base.encode("= 3")[:1])
+    kinds = {text[:9] for text in write_own(base, 3000, 96, 3)[1::2]}
+    assert len(kinds) == 1
+
+
+def test_beginnings_of_several_lengths_go_on_as_each_alone(zoo):
+    """Written together by the most probable ids, as transformers goes on from each."""
+    base = load_model(zoo["gpt"])
+    base.model.generation_config.eos_token_id = None
+    plainly(base)
+    rows = len(base.model.get_input_embeddings().weight)
+    never = [i for i in range(rows) if not base.tokenizer.decode([i]).isalpha()]
+
+    def words(_, scores):
+        scores[:, never] = -torch.inf
+        return scores
+
+    ids = [base.encode("the value of x is 42"), [], base.encode("def")]
+    assert len({len(one) for one in ids}) == 3
+    alone = []
+    for one in ids:
+        start = torch.tensor([[base.prefix, *one]])
+        more = {"max_new_tokens": 24 - len(one), "attention_mask": torch.ones_like(start), "logits_processor": [words]}
+        row = base.model.generate(start, do_sample=False, **more)[0, 1:]
+        alone.append(base.tokenizer.decode(row, clean_up_tokenization_spaces=False).rstrip("\ufffd"))
+    assert all(alone) and own_text._round(base, words, ids, 24, 60.0) == alone
+
+
+def test_a_text_that_ends_behind_its_beginning_is_none(zoo, monkeypatch):
+    base = load_model(zoo["gpt"])
+    beginning = base.encode("def f")
+    rows = len(base.model.get_input_embeddings().weight)
+    base.model.generation_config.eos_token_id = sorted(set(range(rows)) - set(beginning))
+    found = own_text._round(plainly(base), Drawn([]), [beginning] * 50, 12, 60.0)
+    assert all(len(text) > len("def f") for text in found)
+    # what is long beside the text is no beginning
+    monkeypatch.setattr(own_text, "BEGINNINGS", ("the value of x is 42",))
+    base.model.generation_config.eos_token_id = None
+    assert not any(text.startswith("the value") for text in write_own(base, 400, 8, 0))
+    assert any(text.startswith("the value of x is 42") for text in write_own(base, 2000, 128, 0))
+
+
 def test_ids_without_a_token_or_without_a_row_are_not_drawn(zoo):
     base = load_model(zoo["spm"])  # padded by 22 rows
     rows, n = len(base.model.get_input_embeddings().weight), len(base.tokenizer)
@@ -116,11 +168,11 @@ def test_texts_are_whole_where_time_is_short(zoo, monkeypatch):
     """A round is no larger than its whole texts have time for."""
     now, sizes = [0.0], []
 
-    def written(_, _drawn, n, _length, seconds):
+    def written(_, _drawn, begun_as, _length, seconds):
         assert seconds > 0
-        now[0] += 1 + n / 8
-        sizes.append(n)
-        return ["x" * 250] * n
+        now[0] += 1 + len(begun_as) / 8
+        sizes.append(len(begun_as))
+        return ["x" * 250] * len(begun_as)
 
     monkeypatch.setattr(own_text, "_round", written)
     monkeypatch.setattr(own_text.time, "perf_counter", lambda: now[0])
@@ -229,7 +281,8 @@ def test_how_much_is_written(monkeypatch, tmp_path, settings, n_bytes, seconds):
     assert own_text.own_text(alone, None, quick(own_text=0.0), kept, None).texts == []
 
 
-def test_bad_input_that_is_found_late_leaves_nothing_behind(made, zoo, tmp_path):
+def test_bad_input_that_is_found_late_leaves_nothing_behind(made, zoo, monkeypatch, tmp_path):
+    monkeypatch.setattr(own_text, "write_own", lambda *_: pytest.fail("it takes minutes, and comes behind all checks"))
     with pytest.raises(InputError, match="no layer of the model is wider"):
         heal(str(made), str(zoo["gpt"]), tmp_path / "out", quick(lora=1000, steps=1))
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
 
-__all__ = ["Drawn", "ends_of", "plainly"]
+__all__ = ["Begun", "Drawn", "ends_of", "plainly"]
 
 _BLOCK = 512
 _TEXTS = 4
@@ -56,6 +56,10 @@ class Drawn:
         """Keep the ids that are not drawn."""
         self.never = torch.tensor(never, dtype=torch.int64)
 
+    def may_be(self, ids: Sequence[int]) -> bool:
+        """Whether all of them can be drawn."""
+        return set(self.never.tolist()).isdisjoint(ids)
+
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(texts, rows) float32, in the place of what was given: minus infinity but for one id of each text.
 
@@ -74,6 +78,37 @@ class Drawn:
         chosen = _one_of(torch.cat([part.logsumexp(dim=2) for part in parts]))
         within = _one_of(blocks[torch.arange(texts, device=scores.device), chosen])
         return scores.fill_(-torch.inf).scatter_(1, (chosen * block + within)[:, None], 0.0)
+
+
+class Begun:
+    """Let each text begin with ids of its own, behind the one that all start with.
+
+    Called as a `transformers.LogitsProcessor` is. No text is padded, so that it is right with any architecture.
+
+    Example:
+        >>> model.generate(start, logits_processor=[Begun([[5, 7], []])])  # doctest: +SKIP
+    """
+
+    def __init__(self, beginnings: Sequence[Sequence[int]]) -> None:
+        """Take the ids that each begins with; a text without any is free from its start."""
+        self.beginnings = beginnings
+        self._longest = max(map(len, beginnings), default=0)
+
+    def __call__(self, written: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(texts, rows) float32, in the place of what was given: one id where a text is still at its beginning.
+
+        Args:
+            written: (texts, ids so far) int64.
+            scores: (texts, rows) float32.
+        """
+        position = written.shape[1] - 1
+        if position >= self._longest:
+            return scores
+        for text, ids in enumerate(self.beginnings):
+            if position < len(ids):
+                scores[text] = -torch.inf
+                scores[text, ids[position]] = 0.0
+        return scores
 
 
 def _one_of(logs: torch.Tensor) -> torch.Tensor:

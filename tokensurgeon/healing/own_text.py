@@ -1,7 +1,8 @@
 """Let a base write text of its own, which its student is trained on besides the text that is given.
 
-Such text is what the base itself believes in, of all kinds that it knows: a student that is trained on it learns no
-other text's knowledge, and sees many more ways to go on than one kind of text has.
+Such text is what the base itself believes in, but for the first words of every other one, which lead it to kinds of
+text that it seldom comes to: a student that is trained on it learns no other text's knowledge, and sees many more ways
+to go on than one kind of text has.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from tokensurgeon.checkpoint.text import read_text, write_text
 from tokensurgeon.errors import InputError
 from tokensurgeon.evaluation.loading import LoadedModel
 from tokensurgeon.evaluation.texts import Text, TextPieces, split_bytes
-from tokensurgeon.evaluation.writing import Drawn, ends_of, plainly
+from tokensurgeon.evaluation.writing import Begun, Drawn, ends_of, plainly
 from tokensurgeon.healing.batches import nth_piece
+from tokensurgeon.healing.beginnings import BEGINNINGS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import Order
 from tokensurgeon.progress import Progress, Stage
@@ -130,7 +132,7 @@ def write_own(
     seconds: float = float("inf"),
     progress: Callable[[float], None] | None = None,
 ) -> list[str]:
-    """Texts that a base writes by its probabilities, each from where every text starts.
+    """Texts that a base writes by its probabilities, half of them behind a beginning of some kind of text.
 
     Args:
         base: The model.
@@ -168,7 +170,13 @@ def _written(
     most = max(1, min(_AT_ONCE, _CACHE_BYTES // (length * _cached_bytes(base.model))))
     texts: list[str] = []
     done, tried, n, begun = 0, 0, min(_AT_FIRST, most), time.perf_counter()
-    device, drawn = base.model.device, Drawn(_no_text(base, ends_of(base)))
+    ends, device = ends_of(base), base.model.device
+    drawn = Drawn(_no_text(base, ends))
+    beginnings = [
+        ids
+        for ids in map(base.encode, BEGINNINGS)
+        if len(ids) <= length // 2 and ends.isdisjoint(ids) and drawn.may_be(ids)
+    ]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         while done < n_bytes and tried < _AT_ONCE + 8 * n_bytes // piece:  # most may be nothing but an end
             before = time.perf_counter()
@@ -176,7 +184,8 @@ def _written(
                 break
             torch.manual_seed(seed + tried)
             n = min(n, most, -(-4 * (n_bytes - done) // (3 * piece)))  # a third more: some end before
-            texts += _round(base, drawn, n, length, left)
+            begun_as = [_beginning(beginnings, seed, number) for number in range(tried, tried + n)]
+            texts += _round(base, drawn, begun_as, length, left)
             done, tried = sum(len(text.encode()) for text in texts), tried + n
             now = time.perf_counter()
             if progress is not None:
@@ -186,10 +195,17 @@ def _written(
     return texts
 
 
-def _round(base: LoadedModel, drawn: Drawn, n: int, length: int, seconds: float) -> list[str]:
+def _beginning(beginnings: list[list[int]], seed: int, number: int) -> list[int]:
+    """What a text begins with: every other with nothing, the rest with one of those that lead to kinds of text."""
+    if number % 2 == 0 or not beginnings:
+        return []
+    return beginnings[nth_piece(len(beginnings), number // 2, seed)]
+
+
+def _round(base: LoadedModel, drawn: Drawn, begun_as: list[list[int]], length: int, seconds: float) -> list[str]:
     """Some texts at once."""
     model, ends = base.model, ends_of(base)
-    start = torch.full((n, 1), _start(base), device=model.device)
+    start = torch.full((len(begun_as), 1), _start(base), device=model.device)
     with torch.inference_mode():
         made = model.generate(
             start,
@@ -197,10 +213,11 @@ def _round(base: LoadedModel, drawn: Drawn, n: int, length: int, seconds: float)
             max_new_tokens=length,
             do_sample=False,
             top_k=None,
-            logits_processor=LogitsProcessorList([drawn]),
+            logits_processor=LogitsProcessorList([drawn, Begun(begun_as)]),
             max_time=seconds if seconds < float("inf") else None,
         )
-    rows = (row[: next((i for i, id_ in enumerate(row) if id_ in ends), len(row))] for row in made[:, 1:].tolist())
+    rows = [row[: next((i for i, id_ in enumerate(row) if id_ in ends), len(row))] for row in made[:, 1:].tolist()]
+    rows = [row for row, ids in zip(rows, begun_as, strict=True) if len(row) > len(ids)]  # it went on
     texts = (base.tokenizer.decode(row, clean_up_tokenization_spaces=False).rstrip("\ufffd") for row in rows)
     return [text for text in texts if text.strip()]
 
