@@ -41,9 +41,9 @@ def put_in_place(work: Path, target: Path) -> None:
     flush(work)
     if not target.is_dir():
         work.replace(target)
-        _sync(*dict.fromkeys((work.parent, target.parent)))
+        _sync(work.parent, target.parent)
     elif _exchange(work, target):
-        _sync(*dict.fromkeys((work.parent, target.parent)))
+        _sync(work.parent, target.parent)
     else:
         with hidden_place(target, "old") as aside:
             target.rename(aside / INSIDE)  # `hidden_place` puts it back if nothing takes its place
@@ -61,7 +61,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _sync(*paths: Path) -> None:
     windows = sys.platform == "win32"  # where only files are flushed, that are open for writing
-    for path in paths:
+    for path in dict.fromkeys(paths):
         mode = path.stat().st_mode
         if windows and not (stat.S_ISREG(mode) and mode & stat.S_IWRITE):
             continue

@@ -56,10 +56,6 @@ class Drawn:
         """Keep the ids that are not drawn."""
         self.never = torch.tensor(never, dtype=torch.int64)
 
-    def may_be(self, ids: Sequence[int]) -> bool:
-        """Whether all of them can be drawn."""
-        return set(self.never.tolist()).isdisjoint(ids)
-
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(texts, rows) float32, in the place of what was given: minus infinity but for one id of each text.
 

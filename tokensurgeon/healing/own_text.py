@@ -87,7 +87,7 @@ def own_text(
         base: The model that writes.
         options: See `HealOptions`.
         kept: File that `OwnText.keep` made before, if it is there.
-        progress: Called with (stage, bytes written, bytes in all).
+        progress: Called with (stage, percent done, 100).
 
     Raises:
         InputError: If it is asked for and the model cannot write. Where it was not asked for, nothing is written.
@@ -171,12 +171,9 @@ def _written(
     texts: list[str] = []
     done, tried, n, begun = 0, 0, min(_AT_FIRST, most), time.perf_counter()
     ends, device = ends_of(base), base.model.device
-    drawn = Drawn(_no_text(base, ends))
-    beginnings = [
-        ids
-        for ids in map(base.encode, BEGINNINGS)
-        if len(ids) <= length // 2 and ends.isdisjoint(ids) and drawn.may_be(ids)
-    ]
+    never = _no_text(base, ends)
+    drawn, barred = Drawn(never), ends.union(never)
+    beginnings = [ids for ids in map(base.encode, BEGINNINGS) if len(ids) <= length // 2 and barred.isdisjoint(ids)]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         while done < n_bytes and tried < _AT_ONCE + 8 * n_bytes // piece:  # most may be nothing but an end
             before = time.perf_counter()
