@@ -32,9 +32,12 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 Form = Callable[[Cuts], tuple[float, ...]]
 
+_LEAST_LOSS = 0.02
+"""Bits per byte; errors of smaller losses count as of this."""
+
 
 class Point(NamedTuple):
-    """A pair, by title and by both tokenizers; a text as it cuts it; and bits per byte lost there."""
+    """A pair, by title and by both tokenizers; a text as it cuts it; and bits per byte lost there, by default too."""
 
     title: str
     base: str
@@ -42,6 +45,7 @@ class Point(NamedTuple):
     text: str
     cuts: Cuts
     lost: float
+    by_default: float
 
 
 FORMS: dict[str, Form] = {
@@ -49,6 +53,7 @@ FORMS: dict[str, Form] = {
     "bytes in split tokens, in new ones, all": lambda cuts: (cuts.inside["split"], cuts.new_bytes, cuts.n_bytes),
     "split, joined, mixed places": lambda cuts: (cuts.places["split"], cuts.places["joined"], cuts.places["mixed"]),
     "places": lambda cuts: (cuts.changed,),
+    "split places, new tokens": lambda cuts: (cuts.places["split"], cuts.new),
 }
 """What the loss may be proportional to; `tokensurgeon.alignment.prediction` has the last one."""
 
@@ -62,17 +67,18 @@ def main(path: Path, results: Path = RESULTS) -> None:
     points = [
         point
         for found in all_results(measured, results)
-        for point in points_of(*pairs[found["title"]], found, experiment["side"])
+        for point in points_of(*pairs[found["title"]], found, (experiment["side"], experiment["default"]))
     ]
     forms = {name: fitted(form, points) for name, form in FORMS.items()}
     result = provenance(path.stem) | {"settings": experiment, "forms": forms}
     (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def points_of(base: str, donor: str, found: dict[str, Any], side: str) -> list[Point]:
-    """What a pair lost on each text by one method."""
+def points_of(base: str, donor: str, found: dict[str, Any], sides: tuple[str, str]) -> list[Point]:
+    """What a pair lost on each text by one method, and by the default."""
     pair, read = found["pair"], texts.corpora(found["settings"]["measures"]["bytes"])
-    after, before = (of["bits_per_byte"] for of in (pair["sides"][side], pair["untouched"]))
+    after, default = (pair["sides"][side]["bits_per_byte"] for side in sides)
+    before = pair["untouched"]["bits_per_byte"]
     left, right = opened(base), opened(donor)
     plan = align_sides(left, right)[0].plan
     tokenizers = left.tokenizer.digest(), right.tokenizer.digest()
@@ -84,6 +90,7 @@ def points_of(base: str, donor: str, found: dict[str, Any], side: str) -> list[P
             text=name,
             cuts=Cuts.of(left.vocabulary, right.vocabulary, plan, parts),
             lost=after[name] - before[name],
+            by_default=default[name] - before[name],
         )
         for name, parts in read.items()
     ]
@@ -144,13 +151,17 @@ def order(points: Sequence[Point], guessed: Any) -> list[int]:
 
 
 def listed(points: Sequence[Point], guessed: Any) -> list[list[Any]]:
-    """Title, text, what was lost, and what was predicted."""
-    return [[one.title, one.text, one.lost, float(guess)] for one, guess in zip(points, guessed, strict=True)]
+    """Title, text, what was lost, what was predicted, and what was lost by default."""
+    return [
+        [one.title, one.text, one.lost, float(guess), one.by_default]
+        for one, guess in zip(points, guessed, strict=True)
+    ]
 
 
 def _fit(x: Any, lost: Any) -> Any:
-    """Least squares without negative coefficients."""
-    return LinearRegression(fit_intercept=False, positive=True).fit(x, lost).coef_
+    """Least squares without negative coefficients, of errors beside the root of the loss, as their spread grows."""
+    weights = 1 / np.maximum(lost, _LEAST_LOSS)
+    return LinearRegression(fit_intercept=False, positive=True).fit(x, lost, sample_weight=weights).coef_
 
 
 def _rms(off: Any) -> float:

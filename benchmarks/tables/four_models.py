@@ -71,22 +71,26 @@ def four_models_auto(results: list[dict[str, Any]], measured: list[dict[str, Any
 
 
 def prediction(result: dict[str, Any]) -> str:
-    """What tokenizers alone predict of each pair, fitted to the others, beside what ridge lost there."""
-    form = result["forms"]["places"]
-    lines = ["| base ← tokenizer, ridge | lost | predicted | off by |", "|---|---:|---:|---:|"]
-    off = []
+    """What tokenizers alone predict of each pair, fitted to the others, beside what two methods lost there."""
+    form = result["forms"]["split places, new tokens"]
+    lines = ["| base ← tokenizer | predicted | ridge lost | off by | OMP k=64 lost | off by |", "|---|" + 5 * "---:|"]
+    off: list[tuple[float, float]] = []
     for title, rows in groupby(form["left_out"], key=lambda row: row[0]):
         found = list(rows)
-        lost, guess = (sum(row[place] for row in found) / len(found) for place in (2, 3))
-        off.append(guess / lost - 1)
-        lines.append(f"| {title} | {lost:+.3f} | {guess:+.3f} | {off[-1]:+.0%} |")
-    near, (right, of) = sum(abs(one) < 0.2505 for one in off), form["order"]
+        lost, guess, default = (sum(row[place] for row in found) / len(found) for place in (2, 3, 4))
+        off.append((guess / lost - 1, guess / default - 1))
+        lines.append(
+            f"| {title} | {guess:+.3f} | {lost:+.3f} | {off[-1][0]:+.0%} | {default:+.3f} | {off[-1][1]:+.0%} |"
+        )
+    near = [sum(abs(one) < 0.2505 for one in of) for of in zip(*off, strict=True)]
+    (split, new), (right, of) = form["nats"], form["order"]
     lines += [
         "",
-        f"Means of the texts above, by nats a place that is cut otherwise, fitted to the pairs of other tokenizers "
-        f"each time ({form['nats'][0]:.1f} to all): {near} of {len(off)} pairs within 25%; single texts are off by "
-        f"{form['relative']:.0%} (median), and which of two tokenizers costs a base less on a text was right in "
-        f"{right} of {of} cases. Result file: `benchmarks/results/prediction.json`.",
+        f"Means of the texts above, by nats for a token of the base that is split and for a new token, fitted to the "
+        f"pairs of other tokenizers each time ({split:.1f} and {new:.1f} to all) by what ridge lost: {near[0]} of "
+        f"{len(off)} pairs are within 25% by ridge, {near[1]} by OMP; single texts are off by {form['relative']:.0%} "
+        f"(median), and which of two tokenizers costs a base less on a text was right in {right} of {of} cases. Result "
+        "file: `benchmarks/results/prediction.json`.",
     ]
     return "\n".join(lines)
 

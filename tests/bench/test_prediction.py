@@ -12,19 +12,19 @@ from benchmarks.experiments.prediction import FORMS, RESULTS, Point, fitted
 from benchmarks.tables.four_models import four_models_auto
 from benchmarks.tables.four_models import prediction as prediction_table
 from tokensurgeon.alignment.cuts import Cuts
-from tokensurgeon.alignment.prediction import NATS_A_PLACE, SPREAD
+from tokensurgeon.alignment.prediction import NATS_A_NEW_TOKEN, NATS_A_SPLIT, SPREAD
 from tokensurgeon.checkpoint.model import OpenModel
 
 
 def point(base, donor, text, places, nats, tokenizer=None):
     cuts = Cuts(1000, 300, 300, 0, 0, {"whole": 200, "split": places, "joined": 0, "mixed": 0}, {})
     lost = nats * places / 1000 / math.log(2)
-    return Point(f"{base} ← {donor}", base, (base, tokenizer or donor), text, cuts, lost)
+    return Point(f"{base} ← {donor}", base, (base, tokenizer or donor), text, cuts, lost, lost)
 
 
 def test_the_constants_are_those_of_the_result():
-    form = json.loads((RESULTS / "prediction.json").read_text())["forms"]["places"]
-    assert form["nats"] == [pytest.approx(NATS_A_PLACE, abs=0.005)]
+    form = json.loads((RESULTS / "prediction.json").read_text())["forms"]["split places, new tokens"]
+    assert form["nats"] == pytest.approx([NATS_A_SPLIT, NATS_A_NEW_TOKEN], abs=0.005)
     assert form["spread"] == pytest.approx(SPREAD, abs=0.005)
 
 
@@ -35,14 +35,19 @@ def test_a_pair_left_out_is_predicted_from_the_others():
     assert found["nats"] == [pytest.approx(6)] and found["rms"] == pytest.approx(dict.fromkeys(found["rms"], 0))
     points += [point("a", "d", text, n, 3.0) for text, n in (("t", 40), ("u", 30))]
     found = fitted(FORMS["places"], points)
-    assert [guess / lost for *_, lost, guess in found["left_out"][4:]] == pytest.approx([2, 2])
+    assert [guess / lost for _, _, lost, guess, _ in found["left_out"][4:]] == pytest.approx([2, 2])
     assert found["relative"] < 1 and found["nats"][0] < 6
 
 
 def test_pairs_of_the_same_tokenizers_are_left_out_together():
     points = [point("a", "b", "t", 10, 6.0), point("a", "d", "t", 40, 3.0), point("a", "e", "t", 40, 3.0, "d")]
     found = fitted(FORMS["places"], points)
-    assert [guess / lost for *_, lost, guess in found["left_out"]] == pytest.approx([0.5, 2, 2])
+    assert [guess / lost for _, _, lost, guess, _ in found["left_out"]] == pytest.approx([0.5, 2, 2])
+
+
+def test_an_error_counts_beside_the_root_of_what_was_lost():
+    points = [point("a", "b", "t", 10, 6.0), point("a", "c", "t", 40, 3.0)]
+    assert fitted(FORMS["places"], points)["nats"] == [pytest.approx((10 + 40) / (10 / 6 + 40 / 3))]
 
 
 def test_donors_that_are_put_in_the_right_order_are_counted():
@@ -55,21 +60,26 @@ def test_donors_that_are_put_in_the_right_order_are_counted():
 def test_points_are_what_a_side_lost_where_the_tokenizers_cut_apart(zoo, monkeypatch):
     monkeypatch.setattr(prediction, "opened", lambda name: OpenModel.open(str(zoo[name]), "none"))
     monkeypatch.setattr(prediction.texts, "corpora", lambda n: {"t": ["the house of the men"][:n]})
-    bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": {"ridge": {"bits_per_byte": {"t": 1.25}}}}
+    sides = {"ridge": {"bits_per_byte": {"t": 1.25}}, "omp": {"bits_per_byte": {"t": 1.5}}}
+    bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": sides}
     found = {"title": "T", "pair": bits, "settings": {"measures": {"bytes": 1}}}
-    (one,) = prediction.points_of("gpt", "spm", found, "ridge")
-    assert (one.title, one.base, one.text, one.lost) == ("T", "gpt", "t", 0.25)
+    (one,) = prediction.points_of("gpt", "spm", found, ("ridge", "omp"))
+    assert (one.title, one.base, one.text, one.lost, one.by_default) == ("T", "gpt", "t", 0.25, 0.5)
     assert one.tokenizers[0] != one.tokenizers[1] and one.cuts.n_bytes == 20 and one.cuts.changed > 0
-    (same,) = prediction.points_of("gpt", "gpt", found, "ridge")
+    (same,) = prediction.points_of("gpt", "gpt", found, ("ridge", "omp"))
     assert same.tokenizers[0] == same.tokenizers[1] and same.cuts.changed == 0
 
 
 def test_the_table_of_predictions_counts_pairs_within_a_quarter():
-    left_out = [["A", "t", 0.1, 0.1], ["A", "u", 0.3, 0.2], ["B", "t", 0.1, 0.2], ["B", "u", 0.1, 0.1]]
-    form = {"left_out": left_out, "nats": [6.0], "relative": 0.5, "order": [2, 3]}
-    lines = prediction_table({"forms": {"places": form}}).splitlines()
-    assert lines[2:4] == ["| A | +0.200 | +0.150 | -25% |", "| B | +0.100 | +0.150 | +50% |"]
-    assert "1 of 2 pairs within 25%" in lines[-1] and "2 of 3" in lines[-1]
+    left_out = [
+        ["A", "t", 0.1, 0.1, 0.1], ["A", "u", 0.3, 0.2, 0.1],
+        ["B", "t", 0.1, 0.2, 0.1], ["B", "u", 0.1, 0.1, 0.2],
+    ]  # fmt: skip
+    form = {"left_out": left_out, "nats": [6.0, 8.0], "relative": 0.5, "order": [2, 3]}
+    lines = prediction_table({"forms": {"split places, new tokens": form}}).splitlines()
+    assert lines[2] == "| A | +0.150 | +0.200 | -25% | +0.100 | +50% |"
+    assert lines[3] == "| B | +0.150 | +0.100 | +50% | +0.150 | +0% |"
+    assert "1 of 2 pairs are within 25% by ridge, 1 by OMP" in lines[-1] and "2 of 3" in lines[-1]
 
 
 def test_the_table_of_auto_has_the_best_that_was_measured_beside_it():
