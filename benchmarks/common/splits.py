@@ -15,27 +15,29 @@ from tokensurgeon.vocabulary.meeting import token_bytes
 
 __all__ = ["Splits"]
 
-_HOW = {"dtype": "bfloat16"}
-
 
 class Splits:
     """Text as a base reads it, to compare models with another tokenizer by."""
 
-    def __init__(self, base: Path, transplant: Path, n_bytes: int) -> None:
-        """Let the base read so much of each corpus; the transplant has the tokenizer, and says which rows are whose."""
+    def __init__(self, base: Path, transplant: Path, measures: dict[str, Any]) -> None:
+        """Let the base read each corpus, ``bytes`` of it and in ``dtype``.
+
+        The transplant has the tokenizer, and says which rows are whose.
+        """
         manifest = Manifest.read(transplant)
         if manifest is None:
             raise ValueError(f"{transplant} has no manifest")
         left, right = OpenModel.open(str(base), "all"), OpenModel.open(str(transplant), "none")
         plan, sides = manifest.plan, (left.vocabulary, right.vocabulary)
-        pieces = [piece for of in texts.corpora(n_bytes).values() for piece in of]
-        self.pieces = read_base(load(base, _HOW), sides, plan.source, left.layout.rows, pieces)
+        pieces = [piece for of in texts.corpora(measures["bytes"]).values() for piece in of]
+        self.measures = measures
+        self.pieces = read_base(load(base, measures), sides, plan.source, left.layout.rows, pieces)
         self.plan: RowPlan = plan
         self.vocabulary = right.vocabulary
 
     def of(self, directory: Path) -> dict[str, Any]:
         """Nats a token and bits per byte lost, by kind, of a model with the tokenizer."""
-        loaded, spelled = load(directory, _HOW), token_bytes(self.vocabulary)
+        loaded, spelled = load(directory, self.measures), token_bytes(self.vocabulary)
         units: list[Unit] = []
         for piece in self.pieces:
             units += units_of(piece, score_ids(loaded.model, loaded.prefix, piece.donor)[0], spelled)

@@ -26,7 +26,7 @@ import transformers
 
 from benchmarks.common import intervals, models, texts
 from benchmarks.common.cached import ROOT, Cached, digest, files_digest, key, own_source, source, versions
-from benchmarks.common.measures import CHOICES, COMPLETIONS, lossy, measure, measure_forced
+from benchmarks.common.measures import CHOICES, COMPLETIONS, lossy, measure, measure_forced, precision
 from benchmarks.common.provenance import provenance
 from benchmarks.common.timing import timed
 from benchmarks.tables.fidelity_page import write_page
@@ -67,8 +67,9 @@ def all_results(path: Path, results: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def measures_of(experiment: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
-    """What is measured on a pair: the experiment's measures, with its own in their place."""
-    return {**experiment["measures"], **pair.get("measures", {})}
+    """What is measured on a pair: the experiment's measures, with its own in their place, as this processor can."""
+    measures = {**experiment["measures"], **pair.get("measures", {})}
+    return measures | ({"dtype": precision(measures["dtype"])} if "dtype" in measures else {})
 
 
 class Bench:

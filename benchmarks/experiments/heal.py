@@ -50,7 +50,7 @@ def one(experiment: dict[str, Any], pair: dict[str, Any], work: Path) -> tuple[d
         "transplant": experiment["transplant"],
         "sides": pair["sides"],
         "measures": measures_of(experiment, pair),
-        "merged_by": pair.get("merged_by", experiment["merged_by"]),
+        "merged_by": pair.get("merged_by", experiment["merged_by"]) if pair.get("used", True) else None,
     }
     return settings, {"pair": run(settings, pair, work)}
 
@@ -62,14 +62,14 @@ def run(settings: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str,
     timed([".venv/bin/tokensurgeon", str(base), str(donor), "--out", str(start), *settings["transplant"], "--quiet"])
     manifest = Manifest.read(start)
     measures, merged_by = settings["measures"], settings["merged_by"]
-    untouched, splits = measure(base, measures, None, None), Splits(base, start, measures["bytes"])
+    untouched, splits = measure(base, measures, None, None), Splits(base, start, measures)
     found: dict[str, Any] = {
         "untouched": {**figures(untouched, untouched, None), "python": python_bits(base)},
         "transplant": {
             **figures(measure(start, measures, manifest, None), untouched, None),
             "python": python_bits(start),
             "splits": splits.of(start),
-            **of_use(start, (base, donor), work, merged_by, untouched, measures["bytes"]),
+            **of_use(start, (base, donor), work, merged_by, untouched, measures),
         },
         "sides": {},
     }
@@ -87,7 +87,7 @@ def run(settings: dict[str, Any], pair: dict[str, Any], work: Path) -> dict[str,
             row["healed"] = {k: v for k, v in healed.content["healed"]["runs"][-1].items() if k != "text"}
             row |= {
                 "splits": splits.of(out),
-                **of_use(out, (base, donor), work, merged_by, untouched, measures["bytes"]),
+                **of_use(out, (base, donor), work, merged_by, untouched, measures),
             }
         found["sides"][side] = row
         print(side, row["loss"], {k: row[k]["mean"] for k in ("lambada", "arc_easy", "piqa") if k in row}, flush=True)
@@ -98,18 +98,19 @@ def of_use(
     model: Path,
     sides: tuple[Path, Path],
     work: Path,
-    merged_by: dict[str, Any],
+    merged_by: dict[str, Any] | None,
     untouched: dict[str, Any],
-    n_bytes: int,
+    measures: dict[str, Any],
 ) -> dict[str, Any]:
     """Drafts that the donor accepts, and the loss of a merge with the base, half and half, into the base's ids."""
+    if merged_by is None:
+        return {}
     base, donor = sides
     texts = [work / "drafted.txt"]
     texts[0].write_text(python_text(_PYTHON, 3))
     drafts = bench_drafts(str(model), str(donor), texts, options=_DRAFTS)["draft"]
     merge(recipe(_LINEAR, model, base, base), work, {"tokenizer": str(base), **merged_by})
-    measures = {"bytes": n_bytes, "items": {}, "dtype": "bfloat16"}
-    merged = measure(work / "out", measures, None, None)
+    merged = measure(work / "out", measures | {"items": {}}, None, None)
     shutil.rmtree(work / "out")
     found = {mode: of["acceptance"] for mode, of in drafts.items()}
     return {"accepted": found, "merged": figures(merged, untouched, None)["loss"]}

@@ -268,11 +268,10 @@ def _where(result: dict[str, Any]) -> str:
             f"{run['tokens']:,} tokens), nats: {pieces}, "
             f"the base's whole tokens {whole[0]:.2f} to {whole[1]:.2f} (base {whole[2]:.2f})" + _use(result["pair"], of)
         )
-    counts = ", ".join(f"{items[task]}" for task in ("lambada", "arc_easy", "piqa"))
-    return (
-        f"{result['title']}: {'; '.join(told)}. Accuracies of {counts} items. {result['date']}. Result file: "
-        f"`benchmarks/results/heal_*.json`."
-    )
+    counts = ", ".join(f"{items[task]}" for task in ("lambada", "arc_easy", "piqa") if task in items)
+    accuracies = f" Accuracies of {counts} items." if counts else ""
+    where = f"{result['date']}. Result file: `benchmarks/results/heal_*.json`."
+    return f"{result['title']}: {'; '.join(told)}.{accuracies} {where}"
 
 
 def _use(pair: dict[str, Any], healed: dict[str, Any]) -> str:

@@ -145,3 +145,13 @@ def test_a_peers_output_is_made_to_cut_as_its_file_says(copy_of):
     assert loaded() != wanted
     fidelity.pinned(out)
     assert loaded() == wanted
+
+
+@pytest.mark.parametrize(("fast", "runs_in"), [(True, "bfloat16"), (False, "float32")])
+def test_what_is_measured_in_bfloat16_is_in_float32_where_the_processor_lacks_it(monkeypatch, fast, runs_in):
+    """The result says what it was, and what asks for nothing gets nothing."""
+    monkeypatch.setattr(measures, "computes_in_bfloat16", lambda _: fast)
+    experiment = {"measures": {"bytes": 5, "dtype": "bfloat16"}}
+    assert fidelity.measures_of(experiment, {"measures": {"bytes": 6}}) == {"bytes": 6, "dtype": runs_in}
+    assert fidelity.measures_of(experiment, {"measures": {"dtype": "float16"}})["dtype"] == "float16"
+    assert fidelity.measures_of({"measures": {"bytes": 5}}, {}) == {"bytes": 5}
