@@ -256,6 +256,13 @@ def test_options_that_no_run_could_use(text, more, message):
         quick(text, **more)
 
 
+def test_updates_that_fit_no_layer_are_refused_before_the_teacher_reads(zoo, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokensurgeon.distilling.run.read_pieces", lambda *_: pytest.fail("the teacher read"))
+    with pytest.raises(InputError, match="--lora 4096: no layer of the model is wider"):
+        distil(str(zoo["gpt"]), str(zoo["untied-spm"]), tmp_path / "out", quick(text, lora=4096))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command(zoo, text, tmp_path):
     command = ["distil", str(zoo["gpt"]), "--teacher", str(zoo["untied-spm"]), "--text", str(text), "--lora", "2"]
     wrong = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out"), "--teacher-weight", "2"])

@@ -18,6 +18,7 @@ from tokensurgeon.evaluation.texts import Text, TextPieces
 from tokensurgeon.evaluation.writing import Drawn, plainly
 from tokensurgeon.healing import HealOptions, heal, own_text, run, texts
 from tokensurgeon.healing.own_text import OwnText, mixed, with_own, write_own
+from tokensurgeon.progress import Stage
 
 
 @pytest.fixture(scope="module")
@@ -274,11 +275,45 @@ def test_how_much_is_written(monkeypatch, tmp_path, settings, n_bytes, seconds):
     alone = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True)
     kept = tmp_path / "new/own.json"
     found = own_text.own_text(alone, None, quick(**settings), kept, None)
-    assert seen == [(n_bytes, 256, 0, pytest.approx(seconds), None)] and found.texts == ["text"]
+    none = OwnText([], 0.0), own_text.part_of(kept, alone)
+    assert seen == [(n_bytes, 256, 0, pytest.approx(seconds), None, none)] and found.texts == ["text"]
     assert not kept.parent.exists()
     found.keep(kept)
     assert own_text.own_text(alone, None, quick(**settings), kept, None) == found and len(seen) == 1
     assert own_text.own_text(alone, None, quick(own_text=0.0), kept, None).texts == []
+
+
+def test_a_base_that_is_interrupted_goes_on_writing(made, zoo, tmp_path, monkeypatch):
+    """What it has written so far is kept now and then, counts as written, and is drawn no second time."""
+    monkeypatch.setattr(own_text, "_KEPT_EVERY", 0.0)
+    monkeypatch.setattr(own_text, "_AT_ONCE", 4)
+    out, hidden, options = tmp_path / "out", tmp_path / ".out.healing", quick(steps=64)
+
+    def interrupt(stage, done, _total):
+        if stage == Stage.OWN and done > 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heal(str(made), str(zoo["gpt"]), out, options, reading=interrupt)
+    (part,) = hidden.iterdir()
+    before = OwnText.kept(part)
+    assert part.name.endswith(".0of1") and before.tried >= len(before.texts) > 2 and before.seconds > 0
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_text, "_round", lambda *asked: seen.append(len(asked[2])) or ["Some words. " * 6] * seen[-1])
+        patch.setattr(run, "with_own", lambda _given, own, _size: seen.append(own) or pytest.fail("enough"))
+        with pytest.raises(pytest.fail.Exception, match="enough"):
+            heal(str(made), str(zoo["gpt"]), out, options)
+    whole = seen.pop()
+    assert whole.texts[: len(before.texts)] == before.texts and whole.seconds > before.seconds and whole.tried == 0
+    assert 4096 <= whole.n_bytes < 4096 + 5 * 256 and len(whole.texts) - len(before.texts) == sum(seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(own_text, "_round", lambda *_: pytest.fail("more than was asked for"))
+        patch.setattr(run, "lora_layers", lambda *_: {})
+        patch.setattr(run, "compared", lambda *_: (_ for _ in ()).throw(InputError("late")))
+        with pytest.raises(InputError, match="late"):
+            heal(str(made), str(zoo["gpt"]), out, quick(steps=8))
+    assert not hidden.exists()
 
 
 def test_bad_input_that_is_found_late_leaves_nothing_behind(made, zoo, monkeypatch, tmp_path):

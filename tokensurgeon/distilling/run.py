@@ -140,15 +140,17 @@ def distil(
         served = ServedTeacher.at(server, left, reader, options.top)
     known = identity_of(left) if served is None else served.identity
     refuse_no_room(target, right, right.layout.rows, link="copy")
+    cutter = without_weights(right)
+    layers = lora_layers(cutter.model, options.rank, right) if options.rank else {}  # refused before a teacher reads
     sides = _Sides.of(right, left, served)
-    pieces = Pieces(texts[0], without_weights(right), reader, (right.vocabulary, left.vocabulary), reading)
+    pieces = Pieces(texts[0], cutter, reader, (right.vocabulary, left.vocabulary), reading)
     order = by_weight(texts[0].places[pieces.places[:, 0], 0], options.text_weights, options.seed)
     state = SavedState(target, key_of(options.lasting, digest_of(texts[0]), identity_of(right), known), "distilling")
     place = Path(cache).expanduser().absolute() if cache is not None else state.directory / "teacher"
     kept = TopCache(place, key_of(known, options.top))
     report = _read(sides, served, pieces, order, options, kept, accelerator, reading)
     accelerator.free_memory()  # of the teacher, which nothing holds by now
-    trained = _trained(sides, pieces, texts, order, options, kept, accelerator, state, progress)
+    trained = _trained(sides, layers, pieces, texts, order, options, kept, accelerator, state, progress)
     report.training = trained.report
     accelerator.free_memory()
     if accelerator.is_main_process:
@@ -188,6 +190,7 @@ def _read(
 
 def _trained(
     sides: _Sides,
+    layers: dict[str, str],
     pieces: Pieces,
     texts: tuple[TextPieces, Sequence[str], Sequence[str]],
     order: Order,
@@ -203,11 +206,7 @@ def _trained(
     ids = torch.tensor(sorted(i for i in pieces.used if i < opened.layout.rows), dtype=torch.int64)
     rows = TrainedRows.of(student.model, ids.to(accelerator.device))
     freeze(student.model, accelerator.mixed_precision)
-    rank, names = options.rank, dict[str, str]()
-    if options.whole:
-        names = train_body(student.model, opened)
-    elif rank:
-        names = add_lora(student.model, rank, lora_layers(student.model, rank, opened))
+    names = train_body(student.model, opened) if options.whole else add_lora(student.model, options.rank, layers)
     put_in_front(student.model, rows)
     classes = sides.classes.as_read(pieces) if options.teacher_weight else sides.classes
     lesson = TaughtLesson(student, cache, sides.splits, classes, options.teacher_weight)

@@ -32,7 +32,7 @@ from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import Order
 from tokensurgeon.progress import Progress, Stage
 
-__all__ = ["OwnText", "mixed", "own_text", "with_own", "write_own"]
+__all__ = ["OwnText", "mixed", "own_text", "part_of", "with_own", "write_own"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ _SHARE_OF_TIME = 0.4
 """In which it is written, of that in which it is trained on, where the training goes by time: a token takes some 0.6 of
 the time of healing on it, so that it is read once or twice."""
 _MOST_BYTES = 1 << 23
+_KEPT_EVERY = 30.0
+"""Seconds of writing that an interruption may lose."""
 _AT_FIRST, _AT_ONCE = 16, 128
 _CACHE_BYTES = 1 << 30
 _TOKEN_BYTES = 4
@@ -55,10 +57,12 @@ class OwnText:
     Attributes:
         texts: Of one beginning each.
         seconds: That it took.
+        tried: Texts that were begun, those among them of which nothing came; 0 where it is whole and all processes'.
     """
 
     texts: list[str]
     seconds: float
+    tried: int = 0
 
     @property
     def n_bytes(self) -> int:
@@ -66,13 +70,21 @@ class OwnText:
         return sum(len(text.encode()) for text in self.texts)
 
     def keep(self, path: Path) -> None:
-        """In a file, in one step, for the run that goes on if this one is interrupted; what is there stays."""
-        if path.is_file():
-            return
+        """In a file, in one step, for the run that goes on if this one is interrupted."""
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_suffix(".new")
         write_text(work, json.dumps(asdict(self)))
         put_in_place(work, path)
+
+    @classmethod
+    def kept(cls, path: Path) -> OwnText | None:
+        """What is in a file, if it is there."""
+        return cls(**json.loads(read_text(path))) if path.is_file() else None
+
+
+def part_of(kept: Path, accelerator: Any) -> Path:
+    """Where a process keeps what it has written, until there is a whole in ``kept``."""
+    return kept.with_suffix(f".{accelerator.process_index}of{accelerator.num_processes}")
 
 
 def own_text(
@@ -80,13 +92,13 @@ def own_text(
 ) -> OwnText:
     """As much as a healing asks for; what was written before, where it is kept.
 
-    Every process writes its part, and has all of them in the end.
+    Every process writes its part, and has all of them in the end. Until then it keeps its part as `part_of` says.
 
     Args:
         accelerator: accelerate's.
         base: The model that writes.
         options: See `HealOptions`.
-        kept: File that `OwnText.keep` made before, if it is there.
+        kept: File that `OwnText.keep` made of a whole before, if it is there.
         progress: Called with (stage, percent done, 100).
 
     Raises:
@@ -97,19 +109,20 @@ def own_text(
     if not options.own_share:
         return OwnText([], 0.0)
     begun, several = time.perf_counter(), accelerator.num_processes
-    content = [json.loads(read_text(kept)) if accelerator.is_main_process and kept.is_file() else None]
+    whole = [OwnText.kept(kept) if accelerator.is_main_process else None]
     if several > 1:
-        broadcast_object_list(content)
-    if content[0] is not None:
-        return OwnText(**content[0])
+        broadcast_object_list(whole)
+    if whole[0] is not None:
+        return whole[0]
     read = None if options.steps is None else options.steps * options.batch * options.piece * options.own_share
     n_bytes = _MOST_BYTES if read is None else min(_MOST_BYTES, int(read * several / _TIMES_READ))
     seconds = float("inf") if read is not None else _SHARE_OF_TIME * options.own_share * 60 * options.minutes
     tell = None if progress is None else lambda share: progress(Stage.OWN, int(100 * share), 100)
     seed, failed = options.seed + accelerator.process_index * _MOST_BYTES, ""
-    own: list[str] = []
+    own, part = list[str](), part_of(kept, accelerator)
+    before = OwnText.kept(part) or OwnText([], 0.0)
     try:
-        own = write_own(base, max(1, n_bytes // several), options.piece, seed, seconds, tell)
+        own = write_own(base, max(1, n_bytes // several), options.piece, seed, seconds, tell, (before, part))
     except InputError as error:
         failed = str(error)
     faults = gather_object([failed]) if several > 1 else [failed]
@@ -118,7 +131,8 @@ def own_text(
             raise InputError(fault)
         log.warning("%s; training on the given text alone", fault)
         return OwnText([], 0.0)
-    found = OwnText(gather_object(own) if several > 1 else own, time.perf_counter() - begun)
+    spent = before.seconds + time.perf_counter() - begun
+    found = OwnText(gather_object(own) if several > 1 else own, spent)
     if not found.texts:
         log.warning("%s wrote no text of its own; training on the given text alone", base.model.name_or_path)
     return found
@@ -131,6 +145,7 @@ def write_own(
     seed: int,
     seconds: float = float("inf"),
     progress: Callable[[float], None] | None = None,
+    kept: tuple[OwnText, Path] | None = None,
 ) -> list[str]:
     """Texts that a base writes by its probabilities, half of them behind a beginning of some kind of text.
 
@@ -141,6 +156,7 @@ def write_own(
         seed: Of drawing.
         seconds: When they are over nothing more is written.
         progress: Called with the share done.
+        kept: What it wrote before it was interrupted, and the file in which all is kept now and then; None for neither.
 
     Raises:
         InputError: If it cannot write.
@@ -149,7 +165,7 @@ def write_own(
     if not base.model.can_generate():
         raise InputError(f"{name} cannot write text of its own (it has no generate). Use --own-text 0")
     try:
-        return _written(plainly(base), n_bytes, piece, seed, seconds, progress)
+        return _written(plainly(base), n_bytes, piece, seed, seconds, progress, kept)
     except InputError:
         raise
     except Exception as error:  # whatever an architecture raises that was not made to write
@@ -164,20 +180,23 @@ def _written(
     seed: int,
     seconds: float,
     progress: Callable[[float], None] | None,
+    kept: tuple[OwnText, Path] | None,
 ) -> list[str]:
     """In rounds, the first of which says how many whole texts fit into the time."""
     length = max(1, min(piece // _TOKEN_BYTES, (base.context or piece) - 1))
     most = max(1, min(_AT_ONCE, _CACHE_BYTES // (length * _cached_bytes(base.model))))
-    texts: list[str] = []
-    done, tried, n, begun = 0, 0, min(_AT_FIRST, most), time.perf_counter()
+    before, part = kept or (OwnText([], 0.0), None)
+    texts, tried, done = [*before.texts], before.tried, before.n_bytes
+    n, saved = min(_AT_FIRST, most), time.perf_counter()
+    begun = saved - before.seconds
     ends, device = ends_of(base), base.model.device
     never = _no_text(base, ends)
     drawn, barred = Drawn(never), ends.union(never)
     beginnings = [ids for ids in map(base.encode, BEGINNINGS) if len(ids) <= length // 2 and barred.isdisjoint(ids)]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         while done < n_bytes and tried < _AT_ONCE + 8 * n_bytes // piece:  # most may be nothing but an end
-            before = time.perf_counter()
-            if (left := seconds - (before - begun)) <= 0:
+            since = time.perf_counter()
+            if (left := seconds - (since - begun)) <= 0:
                 break
             torch.manual_seed(seed + tried)
             n = min(n, most, -(-4 * (n_bytes - done) // (3 * piece)))  # a third more: some end before
@@ -187,7 +206,10 @@ def _written(
             now = time.perf_counter()
             if progress is not None:
                 progress(min(1.0, max(done / n_bytes, (now - begun) / seconds)))
-            fitting = (seconds - (now - begun)) / max(now - before, 1e-9)  # such rounds; a larger one costs less a text
+            if part is not None and now - saved >= _KEPT_EVERY:
+                OwnText(texts, now - begun, tried).keep(part)
+                saved = now
+            fitting = (seconds - (now - begun)) / max(now - since, 1e-9)  # such rounds; a larger one costs less a text
             n = max(1, int(min(most, n * max(fitting, 0.0))))
     return texts
 

@@ -28,7 +28,7 @@ from tokensurgeon.healing.meeting import compared
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import by_weight
-from tokensurgeon.healing.own_text import mixed, own_text, with_own
+from tokensurgeon.healing.own_text import mixed, own_text, part_of, with_own
 from tokensurgeon.healing.resume import SavedState, forget, identity_of, key_of, state_directory
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
@@ -90,7 +90,11 @@ def heal(
         )
     asked = key_of(identity_of(left), options.own_share, options.piece, options.seed)
     kept = state_directory(target) / f"own-{asked}.json"
-    healed, state = _trained(accelerator, target, right, left, plan, options, kept, texts, progress, reading)
+    try:
+        healed, state = _trained(accelerator, target, right, left, plan, options, kept, texts, progress, reading)
+    except InputError:  # which leaves nothing behind
+        forget(part_of(kept, accelerator))
+        raise
     accelerator.free_memory()  # of both models, which take no part in writing
     if accelerator.is_main_process:
         write_trained(target, healed, overwrite)
@@ -152,8 +156,10 @@ def _trained(
     identities, read = [identity_of(side) for side in (right, left)], digest_of(train)
     state = SavedState(target, key_of(options.lasting, asdict(WEIGHTS), read, ids.tolist(), *identities))
     alike = {} if options.diloco is None else _alike(options, right, left, key_of(read, held_out))
-    if own.texts and accelerator.is_main_process:
+    if own.texts and accelerator.is_main_process and not kept.is_file():
         own.keep(kept)
+    accelerator.wait_for_everyone()
+    forget(part_of(kept, accelerator))  # there is a whole
     loop.report.own = {"bytes": own.n_bytes, "seconds": round(own.seconds, 1)} if own.texts else {}
     loop.train(pieces, lesson, state, progress, alike)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}
