@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -307,13 +308,45 @@ def test_a_base_that_is_interrupted_goes_on_writing(made, zoo, tmp_path, monkeyp
     whole = seen.pop()
     assert whole.texts[: len(before.texts)] == before.texts and whole.seconds > before.seconds and whole.tried == 0
     assert 4096 <= whole.n_bytes < 4096 + 5 * 256 and len(whole.texts) - len(before.texts) == sum(seen)
-    with monkeypatch.context() as patch:
-        patch.setattr(own_text, "_round", lambda *_: pytest.fail("more than was asked for"))
-        patch.setattr(run, "lora_layers", lambda *_: {})
-        patch.setattr(run, "compared", lambda *_: (_ for _ in ()).throw(InputError("late")))
-        with pytest.raises(InputError, match="late"):
-            heal(str(made), str(zoo["gpt"]), out, quick(steps=8))
+    with pytest.raises(InputError, match="no layer"):  # which says nothing of what is there
+        heal(str(made), str(zoo["gpt"]), out, quick(steps=64, lora=4000))
+    assert OwnText.kept(part).tried > before.tried
+    (hidden / f"{part.stem}.1of2").write_text("{}")  # of a run in two processes
+    heal(str(made), str(zoo["gpt"]), out, quick(steps=8))
     assert not hidden.exists()
+
+
+def test_what_is_found_late_leaves_nothing_of_what_was_written(made, zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_text, "_KEPT_EVERY", 0.0)
+
+    def late(*_):
+        assert len([*(tmp_path / ".out.healing").iterdir()]) == 1
+        raise InputError("late")
+
+    monkeypatch.setattr(run, "compared", late)
+    with pytest.raises(InputError, match="late"):
+        heal(str(made), str(zoo["gpt"]), tmp_path / "out", quick())
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_that_are_kept_at_once_do_not_meet(tmp_path):
+    """Every process has a name of its own for what it writes before it is put in place."""
+    parts = [OwnText([str(i) * 20_000], 1.0, 1) for i in range(4)]
+
+    def keep(number):
+        for _ in range(10):
+            parts[number].keep(tmp_path / f"own.{number}of4")
+            assert OwnText.kept(tmp_path / f"own.{number}of4") == parts[number]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(keep, range(4)))
+
+
+def test_a_place_that_cannot_be_written_to_is_no_fault_of_the_model(zoo, monkeypatch, tmp_path):
+    monkeypatch.setattr(own_text, "_KEPT_EVERY", 0.0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        write_own(load_model(zoo["gpt"]), 300, 256, 0, kept=(OwnText([], 0.0), tmp_path / "file/part"))
 
 
 def test_bad_input_that_is_found_late_leaves_nothing_behind(made, zoo, monkeypatch, tmp_path):

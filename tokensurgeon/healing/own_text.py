@@ -32,7 +32,7 @@ from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import Order
 from tokensurgeon.progress import Progress, Stage
 
-__all__ = ["OwnText", "mixed", "own_text", "part_of", "with_own", "write_own"]
+__all__ = ["OwnText", "forget_parts", "mixed", "own_text", "part_of", "with_own", "write_own"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class OwnText:
     def keep(self, path: Path) -> None:
         """In a file, in one step, for the run that goes on if this one is interrupted."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_suffix(".new")
+        work = path.with_name(f"{path.name}.new")  # not of another process
         write_text(work, json.dumps(asdict(self)))
         put_in_place(work, path)
 
@@ -85,6 +85,14 @@ class OwnText:
 def part_of(kept: Path, accelerator: Any) -> Path:
     """Where a process keeps what it has written, until there is a whole in ``kept``."""
     return kept.with_suffix(f".{accelerator.process_index}of{accelerator.num_processes}")
+
+
+def forget_parts(kept: Path, accelerator: Any) -> None:
+    """Remove the parts, of which there is a whole; the main process also those of other numbers of processes."""
+    accelerator.wait_for_everyone()
+    others = kept.parent.glob(f"{kept.stem}.*of*") if accelerator.is_main_process else ()
+    for part in {part_of(kept, accelerator), *others}:
+        part.unlink(missing_ok=True)
 
 
 def own_text(
@@ -166,7 +174,7 @@ def write_own(
         raise InputError(f"{name} cannot write text of its own (it has no generate). Use --own-text 0")
     try:
         return _written(plainly(base), n_bytes, piece, seed, seconds, progress, kept)
-    except InputError:
+    except (InputError, OSError):  # the latter of keeping it
         raise
     except Exception as error:  # whatever an architecture raises that was not made to write
         reason = error_reason(error)

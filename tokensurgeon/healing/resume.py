@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def state_directory(target: Path, work: str = "healing") -> Path:
 def forget(path: Path) -> None:
     """Remove a file of a run that has ended, and its directory with the last one."""
     path.unlink(missing_ok=True)
-    if path.parent.is_dir() and not any(path.parent.iterdir()):
-        shutil.rmtree(path.parent, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there are more, or another process was quicker
+        path.parent.rmdir()
 
 
 class SavedState:

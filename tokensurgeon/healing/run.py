@@ -28,7 +28,7 @@ from tokensurgeon.healing.meeting import compared
 from tokensurgeon.healing.objective import WEIGHTS
 from tokensurgeon.healing.options import HealOptions
 from tokensurgeon.healing.order import by_weight
-from tokensurgeon.healing.own_text import mixed, own_text, part_of, with_own
+from tokensurgeon.healing.own_text import forget_parts, mixed, own_text, part_of, with_own
 from tokensurgeon.healing.resume import SavedState, forget, identity_of, key_of, state_directory
 from tokensurgeon.healing.texts import divide
 from tokensurgeon.healing.trained_rows import AskedHead, TrainedRows, put_in_front
@@ -90,10 +90,13 @@ def heal(
         )
     asked = key_of(identity_of(left), options.own_share, options.piece, options.seed)
     kept = state_directory(target) / f"own-{asked}.json"
+    part = part_of(kept, accelerator)
+    begun = part.is_file()
     try:
         healed, state = _trained(accelerator, target, right, left, plan, options, kept, texts, progress, reading)
-    except InputError:  # which leaves nothing behind
-        forget(part_of(kept, accelerator))
+    except InputError:  # which leaves nothing behind that was not there
+        if not begun:
+            forget(part)
         raise
     accelerator.free_memory()  # of both models, which take no part in writing
     if accelerator.is_main_process:
@@ -158,8 +161,7 @@ def _trained(
     alike = {} if options.diloco is None else _alike(options, right, left, key_of(read, held_out))
     if own.texts and accelerator.is_main_process and not kept.is_file():
         own.keep(kept)
-    accelerator.wait_for_everyone()
-    forget(part_of(kept, accelerator))  # there is a whole
+    forget_parts(kept, accelerator)
     loop.report.own = {"bytes": own.n_bytes, "seconds": round(own.seconds, 1)} if own.texts else {}
     loop.train(pieces, lesson, state, progress, alike)
     body = updates_of(student.model, names) if accelerator.is_main_process else {}
