@@ -204,8 +204,12 @@ def test_least_squares_where_anchors_do_not_span_the_space():
 
 
 def test_what_ridge_records():
-    assert asdict(make_method("ridge")) == asdict(make_method("ridge", {"penalty": None})) == {"penalty": None}
-    assert asdict(make_method("ridge", {"penalty": 0})) == {"penalty": 0.0}
+    assert (
+        asdict(make_method("ridge"))
+        == asdict(make_method("ridge", {"penalty": None}))
+        == {"penalty": None, "pieces": "shared"}
+    )
+    assert asdict(make_method("ridge", {"penalty": 0, "pieces": "no"})) == {"penalty": 0.0, "pieces": "no"}
 
 
 def test_ridge_chooses_the_penalty_by_leaving_one_out():

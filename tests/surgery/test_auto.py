@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tokensurgeon.evaluation.score import score_text
 from tokensurgeon.evaluation.texts import python_text, split_bytes
 from tokensurgeon.surgery.pair import align_models
 from tokensurgeon.transfer.rows import VocabularyMatrices
+from tokensurgeon.vocabulary.meeting import token_bytes
 
 AUTO = TransplantOptions(method="auto")
 
@@ -51,6 +53,17 @@ def test_what_is_written_is_what_the_best_trial_makes(zoo, tmp_path, base):
     assert one.read_bytes() == other.read_bytes()
     for file in ("README.md", "report.html"):
         assert "Chosen by bits per byte" in (tmp_path / "auto" / file).read_text()
+
+
+def test_what_is_held_out_has_no_pieces(zoo):
+    """They would be the token itself, whose row nobody is to know; those of new tokens are the base's own cut."""
+    left, right, alignment, _ = align_models(str(zoo["gpt"]), str(zoo["spm"]))
+    ids = np.array([*alignment.plan.ids(Provenance.RECONSTRUCTED)[1:4], *alignment.plan.ids(Provenance.COPIED)[:2]])
+    pair = SimpleNamespace(base=left, donor=right, alignment=alignment)
+    *new, one, other = choose._pieces_of(pair, ids)
+    assert one == other == [] and [len(pieces) > 0 for pieces in new] == [True] * 3
+    spelled, known = (token_bytes(side.vocabulary) for side in (right, left))
+    assert [b"".join(known[i] for i in pieces) for pieces in new] == [spelled[i] for i in ids[:3]]
 
 
 def test_a_donor_that_is_the_base_loses_nothing(zoo, tmp_path):
@@ -141,7 +154,8 @@ def test_rows_that_are_left_out_change_no_score(zoo, tmp_path, monkeypatch):
 
     def whole(small, donor, prior, _):
         plan = small.alignment.plan
-        return choose._Alive(small.alignment, small.log_weights, donor, prior, np.arange(plan.n_rows))
+        every = np.arange(plan.n_rows)
+        return choose._Alive(small.alignment, small.log_weights, donor, every, prior, every)
 
     fewer = trials("fewer")
     monkeypatch.setattr(choose._Alive, "of", whole)

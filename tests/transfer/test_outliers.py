@@ -52,7 +52,7 @@ def made(base, donor, method=None, **given):
 def unguarded(base, donor, method=None):
     """The new rows as they came before there was a guard, anchors of any length included."""
     ids = torch.arange(N_ANCHORS)
-    space = DonorSpace(donor.embedding[N_ANCHORS:], donor.embedding[ids])
+    space = DonorSpace(donor.embedding[N_ANCHORS:], donor.embedding[ids], Pieces.of(PIECES))
     return torch.cat(
         list(LearntRows.of(method or Omp(8), ids, space, None, Resources()).blocks(base.embedding, "both"))
     )

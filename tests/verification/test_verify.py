@@ -391,3 +391,14 @@ def test_new_rows_said_to_be_padding_are_a_note_that_the_donor_settles(model, zo
     alone = checks_of(model, zoo)["plan"]
     assert alone.ok and alone.note and "if the donor has no row for 1 of them" in alone.detail
     assert failing(model, zoo, "spm")["plan"].startswith("1 rows come from elsewhere")
+
+
+@pytest.mark.parametrize("pieces", ["shared", "no"])
+def test_rows_by_ridge_of_before_it_took_pieces(zoo, tmp_path, pieces):
+    """A manifest that says nothing of them has rows that were made without."""
+    options = TransplantOptions("ridge", method_options={"pieces": pieces}, calibrate=False)
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", options)
+    assert not failing(tmp_path / "out", zoo, "spm")
+    change_json(tmp_path / "out", "tokensurgeon.json", lambda content: content["method"].pop("pieces"))
+    wrong = failing(tmp_path / "out", zoo, "spm")
+    assert wrong.keys() == ({"rows made again"} if pieces == "shared" else set())

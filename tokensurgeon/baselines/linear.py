@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
 from tokensurgeon.solver.problem import check_problem
-from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Needs, Resources, parts
+from tokensurgeon.transfer.composed import at_anchors, shares_of
+from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Needs, Pieces, Resources, parts
+from tokensurgeon.transfer.statistics import piece_means
 
 __all__ = ["Procrustes", "Ridge"]
 
+_AT_ONCE = 1024
 _LEFT_OUT = 4096
 """Anchors that are left out, each on its own, to choose a penalty."""
 _PENALTIES = torch.logspace(-5, 1, 13, dtype=torch.float64)
@@ -23,19 +26,24 @@ _PENALTIES = torch.logspace(-5, 1, 13, dtype=torch.float64)
 class Ridge:
     """Least squares with a penalty on the map, both sides centred (Hoerl and Kennard 1970).
 
+    What the map makes of a token's pieces is known to be wrong, since the base has them. The row is corrected by as
+    much of that as there is of the pieces in the donor's row, see `tokensurgeon.transfer.composed`.
+
     Attributes:
         penalty: In units of the mean squared singular value of the anchors; 0 is plain least squares. None takes the
             one with the smallest leave-one-out error on the anchors, of 13 from 1e-5 to 10.
+        pieces: Whether rows are corrected by their pieces: ``shared`` as said, or ``no``.
     """
 
     name: ClassVar[str] = "ridge"
     needs: ClassVar[Needs] = "donor"
     penalty: float | None = field(default=None, metadata={"zero": True})
+    pieces: Literal["shared", "no"] = "shared"
 
     def fit(self, space: DonorSpace, _: Resources) -> _Mapped:
         """Keep both sets of rows; the map depends on the base's matrix."""
         check_problem(space.targets, space.anchors, 1)
-        return _Mapped(space, self.penalty)
+        return _Mapped(space if self.pieces == "shared" else replace(space, pieces=None), self.penalty)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,25 @@ class _Mapped:
         shrunk = torch.where(divisors > noise, 1 / divisors, 0.0)  # directions that no anchor has: the pseudo-inverse
         turned = (vectors @ (crossed * shrunk[:, None])).float()
         for part in parts(len(self.space.targets)):
-            yield (self.space.targets[part].float() - mean.float()) @ turned + middle.float()
+            rows = (self.space.targets[part].float() - mean.float()) @ turned + middle.float()
+            yield rows if self._at is None else rows + self._corrections(base, part, turned, middle.float())
+
+    @cached_property
+    def _at(self) -> Pieces | None:
+        """The targets' pieces as positions among the anchors."""
+        pieces, ids = self.space.pieces, self.space.ids
+        return None if pieces is None or ids is None else at_anchors(pieces, ids)
+
+    def _corrections(self, base: BaseRows, part: slice, turned: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
+        """(n, base dim) of some targets, a few at a time: what the map makes of pieces wrongly, by their shares."""
+        assert self._at is not None and self.space.pieces is not None
+        mean, found = self._decomposed[0].float(), []
+        for start in range(part.start, max(part.stop, part.start + 1), _AT_ONCE):
+            few = slice(start, min(start + _AT_ONCE, part.stop))
+            shares, along = shares_of(self.space, self._at, few, mean)
+            wrong = piece_means(base.every, self.space.pieces[few]) - middle - along @ turned
+            found.append(torch.where(shares[:, None] > 0, shares[:, None] * wrong, 0.0))
+        return torch.cat(found)
 
     def _left_out(
         self, base: BaseRows, middle: torch.Tensor, crossed: torch.Tensor, penalties: torch.Tensor

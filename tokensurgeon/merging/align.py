@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ def place_of(model: Model, owner: Owner, options: TransplantOptions, digest: str
     if owner.grown_from == model.directory:
         return owner.model.directory
     texts = [file_digest(Path(name).expanduser()) for name in options.text]
-    state = [digest, owner.described, owner.rows, {**options.as_dict(), "text": texts}, version("tokensurgeon")]
+    asked = {**options.as_dict(), "text": texts}, asdict(options.auto or options.reconstruction())
+    state = [digest, owner.described, owner.rows, *asked, version("tokensurgeon")]
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
     short = [re.sub(r"[^\w.-]+", "-", name).strip("-") or "model" for name in (model.short, owner.model.name)]
     return cache_directory() / "merge" / f"{short[0]}-with-{short[1]}-tokenizer-{key}"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -124,7 +124,8 @@ def _grown(
     """The model with found tokens, from the cache; made if need be."""
     asked = _options(other, found, options)
     digests = [content_digest(model.directory) for model in (left, other) if model is not None]
-    state = [digests, asked.as_dict(), {t: dict(f) for t, f in found.plain.items()}, multiple, version("tokensurgeon")]
+    how = asked.as_dict(), asdict(asked.reconstruction())
+    state = [digests, *how, {t: dict(f) for t, f in found.plain.items()}, multiple, version("tokensurgeon")]
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
     short = re.sub(r"[^\w.-]+", "-", re.sub(r"(-grown-[0-9a-f]{16})?$", "", left.directory.name))
     out = cache_directory() / "merge" / f"{short}-grown-{key}"

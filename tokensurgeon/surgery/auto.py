@@ -31,6 +31,7 @@ from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
 from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
+from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["Choice", "Trial", "choose", "replace_vocabulary"]
 
@@ -116,6 +117,7 @@ class _Alive:
         alignment: Of these rows.
         log_weights: Theirs.
         donor: Theirs; the last of them may be beyond it.
+        ids: (n,) theirs in the whole.
         prior: Theirs, see `tokensurgeon.surgery.body.Asked`.
         places: (n_rows of the output,) where each row is among these; -1 for the others.
     """
@@ -123,6 +125,7 @@ class _Alive:
     alignment: Alignment
     log_weights: torch.Tensor
     donor: VocabularyMatrices
+    ids: Ids
     prior: torch.Tensor | None
     places: Ids
 
@@ -143,6 +146,7 @@ class _Alive:
             ),
             log_weights=small.log_weights[rows],
             donor=VocabularyMatrices(donor.embedding[given], None if donor.head is None else donor.head[given]),
+            ids=ids,
             prior=None if prior is None else prior[rows],
             places=places,
         )
@@ -193,6 +197,7 @@ def choose(
     begins = None if prefix is None else int(alive.places[prefix])
     plan = alive.alignment.plan
     anchors, trials = len(atom_ids(plan, alive.donor)), []
+    cut = _pieces_of(pair, alive.ids[plan.ids(Provenance.RECONSTRUCTED)])
 
     def made_by(method: Method) -> tuple[NewRows, float]:
         started = time.perf_counter()
@@ -201,6 +206,7 @@ def choose(
             alive.donor,
             alive.alignment,
             method=method,
+            pieces=cut,
             untie=options.untie,
             states=asked.states,
             resources=resources,
@@ -244,6 +250,13 @@ def _pieces(texts: Mapping[str, Text]) -> list[str]:
     share = max(1, _BYTES // len(texts))
     heads = [text.beginning(share).encode()[:share].decode("utf-8", "ignore") for text in texts.values()]
     return [piece for head in heads for piece in split_bytes(head)]
+
+
+def _pieces_of(pair: Pair, ids: Ids) -> list[list[int]]:
+    """Tokens in the base's own; none of those that are held out, which would be themselves."""
+    new = pair.alignment.plan.provenance[ids] == Provenance.RECONSTRUCTED
+    cut = iter(base_pieces(pair.base.vocabulary, pair.donor.vocabulary, ids[new].tolist(), pair.base.layout.rows))
+    return [next(cut) if is_new else [] for is_new in new.tolist()]
 
 
 def _smaller(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], seed: int) -> _Smaller:

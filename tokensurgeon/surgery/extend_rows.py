@@ -113,18 +113,19 @@ def learn_rows(
         donor = OpenModel.open(options.donor, "vocabulary")
         donor.refuse_misfit()
         first = len(base.vocabulary)
-        learnt, by_donor, odd = _by_donor(donor, old, extended, first, new, special, options, progress)
-        cut = base_pieces(base.vocabulary, extended.vocabulary, new[by_donor].tolist(), base.layout.rows)
-        guarded = Guarded(learnt, len(cut), Pieces.of(cut))
+        source, by_donor = _shared(donor, extended, new, special, options)
+        pieces = _pieces_of(base, extended, new[by_donor])
+        learnt, odd = _by_donor(donor, old, source, first, new[by_donor], pieces, options, progress)
+        guarded = Guarded(learnt, len(pieces), pieces)
         groups.append((torch.from_numpy(by_donor), guarded))
         method = make_method("subtoken")
     is_text = np.arange(len(new)) < n_text
     if (rest := is_text & ~by_donor).any():
         groups.append((torch.from_numpy(rest), _by_text(base, extended, new[rest], method, options.seed)))
-    said, pieces = _special_pieces(base, old, list(special), by_donor[n_text:], options)
+    said, words = _special_pieces(base, old, list(special), by_donor[n_text:], options)
     if (rest := ~is_text & ~by_donor).any():
         nothing = torch.zeros(0, dtype=torch.int64)
-        space = DonorSpace.without_donor(len(pieces), Pieces.of(pieces))
+        space = DonorSpace.without_donor(len(words), Pieces.of(words))
         groups.append(
             (torch.from_numpy(rest), LearntRows.of(make_method("subtoken"), nothing, space, None, Resources()))
         )
@@ -156,53 +157,67 @@ def _special_pieces(
     return said, pieces
 
 
-def _by_donor(
+def _shared(
     donor: OpenModel,
-    old: VocabularyMatrices,
     extended: OpenModel,
-    first: int,
     new: Ids,
     special: Mapping[str, int],
     options: ExtendOptions,
-    progress: Progress | None,
-) -> tuple[LearntRows, Flags, Ids]:
-    """Rows of the new tokens that the donor has, (n,) bool which these are, and shared ids that are no atoms."""
+) -> tuple[Ids, Flags]:
+    """The donor's id of each of the model's, -1 for none, and (n,) bool which of the new tokens it has."""
     plan = align(donor.vocabulary, extended.vocabulary, base_rows=donor.layout.rows).plan
     source = np.full(plan.n_rows, -1, dtype=np.int64)
     source[plan.anchors] = plan.source[plan.anchors]  # dead rows say nothing
     known_literals = donor.vocabulary.literal_ids(donor.layout.rows)
     for literal, token_id in special.items():  # by the literal, which may be an ordinary added token there
         source[token_id] = -1 if options.special.get(literal) else known_literals.get(literal.encode(), -1)
-    anchors, known = np.flatnonzero(source[:first] >= 0), source[new] >= 0
-    if not known.any():
+    if not (source[new] >= 0).any():
         raise InputError(f"{options.donor} has none of the {len(new)} new tokens. Leave out --donor")
+    return source, source[new] >= 0
+
+
+def _by_donor(
+    donor: OpenModel,
+    old: VocabularyMatrices,
+    source: Ids,
+    first: int,
+    new: Ids,
+    pieces: Pieces,
+    options: ExtendOptions,
+    progress: Progress | None,
+) -> tuple[LearntRows, Ids]:
+    """Rows of the new tokens that the donor has, and shared ids that are no atoms."""
+    anchors = np.flatnonzero(source[:first] >= 0)
     theirs, method = donor.matrices(), options.reconstruction()
     sound = np.isin(source[anchors], sound_ids(theirs, source[anchors]))
     anchors, odd = anchors[sound], anchors[~sound]
     if (k := getattr(method, "k", 1)) > len(anchors):
         raise InputError(f"k={k} exceeds the {len(anchors)} tokens that both models have. Choose a smaller --k")
-    needed = source[np.concatenate([anchors, new[known]])]
+    needed = source[np.concatenate([anchors, new])]
     refuse_damaged("donor", theirs if old.head is not None else replace(theirs, head=None), needed)
     refuse_uniform(donor.name, theirs.embedding, needed)
-    targets, atoms = torch.from_numpy(source[new[known]]), torch.from_numpy(source[anchors])
+    targets, atoms = torch.from_numpy(source[new]), torch.from_numpy(source[anchors])
     head = None
     if old.head is not None and theirs.head is not None:
-        head = DonorSpace(theirs.head[targets], theirs.head[atoms])
+        head = DonorSpace(theirs.head[targets], theirs.head[atoms], pieces)
     rows = LearntRows.of(
         method,
         torch.from_numpy(anchors),
-        DonorSpace(theirs.embedding[targets], theirs.embedding[atoms]),
+        DonorSpace(theirs.embedding[targets], theirs.embedding[atoms], pieces),
         head,
         options.resources(pick_device(options.device)),
         progress,
     )
-    return rows, known, odd
+    return rows, odd
+
+
+def _pieces_of(base: OpenModel, extended: OpenModel, ids: Ids) -> Pieces:
+    """New tokens in the base's own."""
+    return Pieces.of(base_pieces(base.vocabulary, extended.vocabulary, ids.tolist(), base.layout.rows))
 
 
 def _by_text(base: OpenModel, extended: OpenModel, new: Ids, method: Method, seed: int) -> LearntRows:
     """By a method that asks no donor."""
-    pieces = None
-    if method.needs == "text":
-        pieces = Pieces.of(base_pieces(base.vocabulary, extended.vocabulary, new.tolist(), base.layout.rows))
+    pieces = _pieces_of(base, extended, new) if method.needs == "text" else None
     nothing = torch.zeros(0, dtype=torch.int64)
     return LearntRows.of(method, nothing, DonorSpace.without_donor(len(new), pieces), None, Resources(seed=seed))

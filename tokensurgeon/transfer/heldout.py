@@ -56,7 +56,8 @@ def score_held_out(
         donor_anchors: (n_anchors, donor dim).
         ids: (n_anchors,) int64, the same tokens' ids in the base.
         base_rows: (rows, base dim), all of the base's.
-        method: Reconstructs. It cannot be one that goes by text: an anchor's text is the anchor.
+        method: Reconstructs. It cannot be one that goes by text: an anchor's text is the anchor. One that does in part
+            goes without here.
         resources: What it may use; the seed chooses the anchors.
         auxiliary: Where the method compares tokens, if not in the donor's space; its sources are held out then.
         sample: Anchors to hold out.

@@ -63,7 +63,7 @@ class LearntRows:
 
         def fit(space: DonorSpace, stage: Stage) -> Fitted:
             tell = None if progress is None else (lambda done, total: progress(stage, done, total))
-            return method.fit(space, replace(resources, progress=tell))
+            return method.fit(replace(space, ids=known), replace(resources, progress=tell))
 
         shared = fit(embedding, Stage.EMBEDDING)
         if head is None:

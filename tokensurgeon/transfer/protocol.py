@@ -88,14 +88,16 @@ class DonorSpace:
     Attributes:
         targets: (n_targets, donor dim) rows of the tokens to reconstruct.
         anchors: (n_anchors, donor dim) rows of the tokens that the base has too.
-        pieces: The targets in base tokens, for methods that go by text.
+        pieces: The targets in base tokens, for methods that go by text, if only in part.
         auxiliary: For methods that compare tokens there.
+        ids: (n_anchors,) int64, the base ids of the anchors; None where they are not known.
     """
 
     targets: torch.Tensor
     anchors: torch.Tensor
     pieces: Pieces | None = None
     auxiliary: Auxiliary | None = None
+    ids: torch.Tensor | None = None
 
     @classmethod
     def without_donor(cls, n: int, pieces: Pieces | None) -> DonorSpace:

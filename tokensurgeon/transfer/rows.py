@@ -86,8 +86,8 @@ def build_rows(
         donor: Tensors of the model that gives the tokenizer; its dim may differ.
         alignment: Provenance of every output row.
         method: How tokens are reconstructed; by default OMP with k=64.
-        pieces: Base ids of every reconstructed token's text, for methods that go by text, and for outliers, which
-            become the mean of all rows without it.
+        pieces: Base ids of every reconstructed token's text, for methods that go by text, if only in part, and for
+            outliers, which become the mean of all rows without it.
         auxiliary: Vectors by which a method compares tokens instead of the donor's.
         untie: Give a tied base a head of its own.
         suppressing: (dim,) row for unreachable and padding ids; zeros if not given.

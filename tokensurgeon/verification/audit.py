@@ -186,7 +186,7 @@ def _learnt(evidence: Evidence, method: Method, ids: Ids) -> LearntRows:
     """What a method learns for some tokens, from all anchors; as `tokensurgeon.transfer.rows.build_rows` does."""
     plan, base, donor = evidence.manifest.plan, evidence.base, evidence.donor_matrices
     pieces = None
-    if method.needs == "text":
+    if method.needs == "text" or isinstance(method, Ridge):
         pieces = Pieces.of(base_pieces(base.vocabulary, evidence.out.vocabulary, ids.tolist(), base.layout.rows))
     if method.needs != "donor" or donor is None:
         nothing, space = torch.zeros(0, dtype=torch.int64), DonorSpace.without_donor(len(ids), pieces)
@@ -196,8 +196,8 @@ def _learnt(evidence: Evidence, method: Method, ids: Ids) -> LearntRows:
     return LearntRows.of(
         method,
         torch.from_numpy(plan.source)[atoms],
-        DonorSpace(donor.embedding[targets], donor.embedding[atoms]),
-        None if own is None else DonorSpace(own[targets], own[atoms]),
+        DonorSpace(donor.embedding[targets], donor.embedding[atoms], pieces),
+        None if own is None else DonorSpace(own[targets], own[atoms], pieces),
         Resources(),
     )
 

@@ -68,7 +68,9 @@ class Evidence:
             InputError: If there is no such method, or it does not take these options.
         """
         said = dict(self.content["method"])
-        return make_method(said.pop("name"), said)
+        if (name := said.pop("name")) == "ridge":
+            said.setdefault("pieces", "no")  # before there was a choice
+        return make_method(name, said)
 
     @property
     def digitwise(self) -> bool:
