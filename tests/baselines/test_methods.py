@@ -209,7 +209,7 @@ def test_what_ridge_records():
         == asdict(make_method("ridge", {"penalty": None}))
         == {"penalty": None, "pieces": "shared"}
     )
-    assert asdict(make_method("ridge", {"penalty": 0, "pieces": "no"})) == {"penalty": 0.0, "pieces": "no"}
+    assert asdict(make_method("ridge", {"penalty": 0, "pieces": "none"})) == {"penalty": 0.0, "pieces": "none"}
 
 
 def test_ridge_chooses_the_penalty_by_leaving_one_out():

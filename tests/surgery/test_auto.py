@@ -66,6 +66,13 @@ def test_what_is_held_out_has_no_pieces(zoo):
     assert [b"".join(known[i] for i in pieces) for pieces in new] == [spelled[i] for i in ids[:3]]
 
 
+def test_trials_go_by_pieces_as_the_transplant_does(zoo, tmp_path, monkeypatch):
+    seen, build = [], choose.build_rows
+    monkeypatch.setattr(choose, "build_rows", lambda *a, **how: seen.append(how["pieces"]) or build(*a, **how))
+    transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / "out", AUTO)
+    assert len(seen) > 3 and all(sum(map(bool, pieces)) > 100 and [] in pieces for pieces in seen)
+
+
 def test_a_donor_that_is_the_base_loses_nothing(zoo, tmp_path):
     """Held-out rows come back exactly from a linear map, and the text scores as the untouched base does.
 

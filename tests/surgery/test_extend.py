@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -161,6 +162,10 @@ def test_rows_from_a_donor(kinds, tmp_path, text):
     extend(str(kinds["gpt"]), tmp_path / "own", ExtendOptions(text=[text], add=40))
     a, b = (load_file(tmp_path / d / "model.safetensors")[EMBEDDING] for d in ("out", "own"))
     assert int((a != b).any(dim=1).sum()) == theirs
+    plain = replace(options, method_options={"pieces": "none"})
+    extend(str(kinds["gpt"]), tmp_path / "plain", plain)
+    c = load_file(tmp_path / "plain/model.safetensors")[EMBEDDING]
+    assert 0 < int((a != c).any(dim=1).sum()) <= theirs  # pieces have their share
     with pytest.raises(InputError, match=r"has none of the \d+ new"):
         (tmp_path / "new.txt").write_text(" qqzzqqzz\n")
         lacking = ExtendOptions("ridge", tokens=tmp_path / "new.txt", donor=str(kinds["gpt"]))

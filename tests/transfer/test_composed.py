@@ -71,7 +71,7 @@ def test_rows_are_corrected_by_what_the_map_makes_of_their_pieces(anchors, targe
     left = VocabularyMatrices(base[0], base[1] if head else None, normal(ANCHORS + 30, seed=4) if head else None)
     right = VocabularyMatrices(theirs, theirs * 0.7 + 0.1 if head else None)
     made = build_rows(left, right, plan(), method=make_method("ridge"), pieces=PIECES).matrices
-    plain = make_method("ridge", {"pieces": "no"})
+    plain = make_method("ridge", {"pieces": "none"})
     bare = build_rows(left, right, plan(), method=plain, pieces=PIECES).matrices
     middles, means = {}, {}
     for name in ("embedding", "head")[: 1 + head]:
@@ -105,7 +105,7 @@ def test_a_token_that_is_as_its_pieces_gets_their_mean_row(anchors):
         VocabularyMatrices(base), VocabularyMatrices(rows), plan(), method=make_method("ridge"), pieces=pieces
     )
     wanted = base[KNOWN[[3, 4]]].mean(dim=0)
-    torch.testing.assert_close(made.matrices.embedding[ANCHORS], wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(made.matrices.embedding[ANCHORS:], wanted.repeat(NEW, 1), rtol=0, atol=1e-4)
 
 
 def test_a_damaged_row_of_the_base_that_is_no_anchor_stays_where_it_is(anchors, targets):

@@ -393,7 +393,7 @@ def test_new_rows_said_to_be_padding_are_a_note_that_the_donor_settles(model, zo
     assert failing(model, zoo, "spm")["plan"].startswith("1 rows come from elsewhere")
 
 
-@pytest.mark.parametrize("pieces", ["shared", "no"])
+@pytest.mark.parametrize("pieces", ["shared", "none"])
 def test_rows_by_ridge_of_before_it_took_pieces(zoo, tmp_path, pieces):
     """A manifest that says nothing of them has rows that were made without."""
     options = TransplantOptions("ridge", method_options={"pieces": pieces}, calibrate=False)

@@ -26,19 +26,19 @@ _PENALTIES = torch.logspace(-5, 1, 13, dtype=torch.float64)
 class Ridge:
     """Least squares with a penalty on the map, both sides centred (Hoerl and Kennard 1970).
 
-    What the map makes of a token's pieces is known to be wrong, since the base has them. The row is corrected by as
-    much of that as there is of the pieces in the donor's row, see `tokensurgeon.transfer.composed`.
+    How far the map is wrong about a token's pieces is known, since the base has them. The row is corrected by as much
+    of that as there is of the pieces in the donor's row, see `tokensurgeon.transfer.composed`.
 
     Attributes:
         penalty: In units of the mean squared singular value of the anchors; 0 is plain least squares. None takes the
             one with the smallest leave-one-out error on the anchors, of 13 from 1e-5 to 10.
-        pieces: Whether rows are corrected by their pieces: ``shared`` as said, or ``no``.
+        pieces: Whether rows are corrected by their pieces: ``shared`` as said, or by ``none``.
     """
 
     name: ClassVar[str] = "ridge"
     needs: ClassVar[Needs] = "donor"
     penalty: float | None = field(default=None, metadata={"zero": True})
-    pieces: Literal["shared", "no"] = "shared"
+    pieces: Literal["shared", "none"] = "shared"
 
     def fit(self, space: DonorSpace, _: Resources) -> _Mapped:
         """Keep both sets of rows; the map depends on the base's matrix."""

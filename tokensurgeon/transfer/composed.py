@@ -3,7 +3,7 @@
 The text of a new token is a sequence of tokens that the base has. As far as the donor's row t lies along the mean m of
 its own rows of these pieces, the base's will lie along the mean of its. With the anchors' mean row μ, that share is the
 least-squares one of m - μ in t - μ, from 0 to 1, each token's own: near 1 for line breaks behind a sign and for runs of
-a sign, near 0 for words whose pieces mean something else.
+a sign, small for most words. The more pieces, the shorter their mean, and the more of its share is chance.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Evidence:
         """
         said = dict(self.content["method"])
         if (name := said.pop("name")) == "ridge":
-            said.setdefault("pieces", "no")  # before there was a choice
+            said.setdefault("pieces", "none")  # before there was a choice
         return make_method(name, said)
 
     @property
