@@ -171,9 +171,10 @@ def _shared(
     known_literals = donor.vocabulary.literal_ids(donor.layout.rows)
     for literal, token_id in special.items():  # by the literal, which may be an ordinary added token there
         source[token_id] = -1 if options.special.get(literal) else known_literals.get(literal.encode(), -1)
-    if not (source[new] >= 0).any():
+    theirs = source[new] >= 0
+    if not theirs.any():
         raise InputError(f"{options.donor} has none of the {len(new)} new tokens. Leave out --donor")
-    return source, source[new] >= 0
+    return source, theirs
 
 
 def _by_donor(
