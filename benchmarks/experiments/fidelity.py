@@ -47,7 +47,7 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
     """Run what is missing, of all pairs or some, and write the results and their page."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    experiment = tomllib.loads(path.read_text())
+    experiment = read_experiment(path)
     bench = Bench(experiment, cache_directory() / "fidelity")
     results.mkdir(exist_ok=True)
     for name in only or experiment["pairs"]:
@@ -60,9 +60,24 @@ def main(path: Path, only: Iterable[str] = (), results: Path = RESULTS) -> None:
             write_page(all_results(path, results), results / f"{path.stem}.html")
 
 
+def read_experiment(path: Path) -> dict[str, Any]:
+    """A file of experiments; where it says ``pairs_of`` another, of the same pairs, with all sides and what it adds."""
+    experiment = tomllib.loads(path.read_text())
+    if "pairs_of" in experiment:
+        others, own = read_experiment(path.parent / experiment["pairs_of"])["pairs"], experiment.get("pairs", {})
+        names = ("title", "base", "donor", "measures")
+        experiment["pairs"] = {
+            name: {part: pair[part] for part in names if part in pair}
+            | {"sides": list(experiment["sides"])}
+            | own.get(name, {})
+            for name, pair in others.items()
+        }
+    return experiment
+
+
 def all_results(path: Path, results: Path = RESULTS) -> list[dict[str, Any]]:
     """The results of an experiment file that are there, in its order."""
-    files = [results / f"{path.stem}_{name}.json" for name in tomllib.loads(path.read_text())["pairs"]]
+    files = [results / f"{path.stem}_{name}.json" for name in read_experiment(path)["pairs"]]
     return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 

@@ -94,10 +94,13 @@ def _cut(model: OpenModel, texts: dict[bytes, int], token: int) -> list[int]:
     return found
 
 
-def learn(setting: Setting, method: Method, targets: torch.Tensor, anchors: torch.Tensor, sound: bool) -> LearntRows:
+def learn(
+    setting: Setting, method: Method, targets: torch.Tensor, anchors: torch.Tensor, pieces: list[list[int]], sound: bool
+) -> LearntRows:
     """What a method learns; ``sound`` leaves anchors of unusual length out."""
     kept = sound_anchors(row_norms(anchors)) if sound else torch.ones(len(anchors), dtype=torch.bool)
-    return LearntRows.of(method, setting.known[kept], DonorSpace(targets, anchors[kept]), None, Resources())
+    space = DonorSpace(targets, anchors[kept], Pieces.of(pieces))
+    return LearntRows.of(method, setting.known[kept], space, None, Resources())
 
 
 def guarded_rows(
@@ -117,7 +120,7 @@ def shares(guard: Guarded) -> dict[str, float]:
 
 def honest(setting: Setting, method: Method, states: HeadStates) -> dict[str, Any]:
     """How many tokens of an honest donor are outliers, and how near the others come to the limits."""
-    learnt = learn(setting, method, setting.targets, setting.anchors, sound=True)
+    learnt = learn(setting, method, setting.targets, setting.anchors, setting.pieces, sound=True)
     _, guard = guarded_rows(setting, learnt, setting.pieces)
     _, seen = guarded_rows(setting, learnt, setting.pieces, states)
     return {
@@ -164,8 +167,8 @@ def attacked(setting: Setting, scene: Scene, method: Method, name: str, states: 
     rows, anchors = ATTACKS[name](scene)
     n = len(rows)
     pieces = setting.pieces[:n]
-    before = torch.cat(list(learn(setting, method, rows, anchors, sound=False).blocks(setting.base, "both")))
-    learnt = learn(setting, method, rows, anchors, sound=True)
+    before = torch.cat(list(learn(setting, method, rows, anchors, pieces, sound=False).blocks(setting.base, "both")))
+    learnt = learn(setting, method, rows, anchors, pieces, sound=True)
     dropped = ~sound_anchors(row_norms(anchors))
     touched = (anchors != setting.anchors).any(dim=1)
     unseen, guard = guarded_rows(setting, learnt, pieces)
@@ -207,6 +210,12 @@ def read(name: str, n: int) -> HeadStates:
     return HeadStates(states.normalised[::step][:n].clone(), states.log_normaliser[::step][:n].clone())
 
 
+def named(how: dict[str, Any]) -> tuple[str, Method]:
+    """A method by its name and options, and a title for it."""
+    options = {option: value for option, value in how.items() if option != "method"}
+    return " ".join([how["method"], *(f"{o}={v}" for o, v in options.items())]), make_method(how["method"], options)
+
+
 def one_pair(pair: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]:
     """Honest tokens by every method, and all attacks."""
     seed, n = experiment["seed"], experiment["tokens"]
@@ -214,8 +223,7 @@ def one_pair(pair: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]
     states = read(pair["base"], experiment["states"])
     found: dict[str, Any] = {"title": pair["title"], "anchors": len(setting.anchors), "honest": {}, "attacks": {}}
     for how in experiment["unattacked"]:
-        title = " ".join([how["method"], *(f"k={v}" for k, v in how.items() if k != "method")])
-        method = make_method(how["method"], {k: v for k, v in how.items() if k != "method"})
+        title, method = named(how)
         found["honest"][title] = honest(setting, method, states)
         print(pair["title"], title, found["honest"][title], flush=True)
     if not pair["attack"]:
@@ -224,13 +232,14 @@ def one_pair(pair: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]
     found["remedies"] = remedies(setting, make_method("omp", {"k": 64}), experiment["honest"], seed)
     print(found["remedies"], flush=True)
     for how in experiment["attacked"]:
+        size = min(experiment["design"], how.get("k", experiment["design"]))
         scene = Scene(
             setting.base, setting.known, setting.anchors, states, theirs.states, n,
-            min(experiment["design"], how["k"]), experiment["penalty"], experiment["components"], seed,
+            size, experiment["penalty"], experiment["components"], seed,
         )  # fmt: skip
-        title = f"{how['method']} k={how['k']}"
+        title, method = named(how)
         for name in ATTACKS:
-            of = attacked(setting, scene, make_method(how["method"], {"k": how["k"]}), name, states)
+            of = attacked(setting, scene, method, name, states)
             found["attacks"].setdefault(title, {})[name] = of
             print(title, name, json.dumps(of), flush=True)
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.tables.tables import took
 
-__all__ = ["four_models", "four_models_auto", "prediction", "serving", "vllm_drafts"]
+__all__ = ["four_models", "four_models_auto", "prediction", "rows", "serving", "vllm_drafts"]
 
 _METHODS = {
     "omp, k=64": "OMP k=64",
@@ -68,6 +68,47 @@ def four_models_auto(results: list[dict[str, Any]], measured: list[dict[str, Any
         f"{min(slower):.1f} to {max(slower):.1f} times as long as without (median {median(slower):.1f})."
     )
     return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/four_models_auto_*.json`."])
+
+
+_ROWS = {
+    "ridge, pieces=none": "ridge, `pieces=none`",
+    "ridge": "ridge",
+    "omp, k=8, rest=dropped": "OMP k=8, `rest=dropped`",
+    "omp, k=8": "OMP k=8",
+}
+
+
+def rows(results: list[dict[str, Any]], measured: list[dict[str, Any]]) -> str:
+    """What pieces are worth to ridge and ridge's map to OMP, beside OMP as it was measured before."""
+    lines = [
+        f"| base ← tokenizer | OMP k=64, `rest=dropped` | {' | '.join(_ROWS.values())} |",
+        "|---|" + "---:|" * (1 + len(_ROWS)),
+    ]
+    before = {result["title"]: result["pair"]["sides"]["omp, k=64"] for result in measured}
+    better = {side: [0, 0] for side in ("ridge", "omp, k=8")}
+    for result in results:
+        own = result["pair"]["sides"]
+        sides = [before[result["title"]], *(own.get(name) for name in _ROWS)]
+        best = min(of["loss"]["mean"] for of in sides if of)
+        cells = [f"{_loss(of['loss']['mean'], best)} ({_nats(of)})" if of else "" for of in sides]
+        lines.append(f"| {result['title']} | {' | '.join(cells)} |")
+        for side, than in (("ridge", "ridge, pieces=none"), ("omp, k=8", "omp, k=8, rest=dropped")):
+            if side in own and than in own:
+                bits, others = (own[name]["bits_per_byte"] for name in (side, than))
+                names = [name for name in bits if name not in ("mean", "interval")]
+                better[side][0] += sum(bits[name] < others[name] for name in names)
+                better[side][1] += len(names)
+    types = " and ".join(sorted({result["settings"]["measures"]["dtype"] for result in results}))
+    (ridge, of), (omp, among) = better.values()
+    told = (
+        f"The texts of the table above; in brackets nats for a new token. Scored in {types}, calibrated; the first "
+        f"column as it is there. Pieces make ridge better on {ridge} of {of} texts, the map OMP on {omp} of {among}."
+    )
+    return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/rows_*.json`."])
+
+
+def _nats(of: dict[str, Any]) -> str:
+    return f"{of['new_tokens']['nats_per_token']:.1f}"
 
 
 def prediction(result: dict[str, Any]) -> str:

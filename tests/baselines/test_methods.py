@@ -16,7 +16,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from tokensurgeon import InputError
 from tokensurgeon.baselines import METHODS, make_method
 from tokensurgeon.baselines.focus import sparsemax
-from tokensurgeon.baselines.linear import _PENALTIES
+from tokensurgeon.transfer.combine import weights_of
+from tokensurgeon.transfer.linear import _PENALTIES
 from tokensurgeon.transfer.protocol import Auxiliary, BaseRows, DonorSpace, Pieces, Resources, all_rows
 
 DONOR, BASE, ANCHORS, TARGETS = 12, 20, 300, 17
@@ -139,7 +140,7 @@ def test_the_residual_of_weights_is_the_donors():
     space, _ = problem()
     for name in ("omp", "neighbours", "wechsel", "focus"):
         options = {"k": 8} if name == "omp" else {}
-        found = make_method(name, options).fit(space, Resources()).coefficients
+        found = weights_of(make_method(name, options).fit(space, Resources())).coefficients
         dense = torch.zeros(TARGETS, ANCHORS).scatter_add_(1, found.indices, found.values)
         expected = (space.targets - dense @ space.anchors).norm(dim=1)
         torch.testing.assert_close(found.residual, expected, rtol=1e-4, atol=1e-4)

@@ -155,3 +155,14 @@ def test_what_is_measured_in_bfloat16_is_in_float32_where_the_processor_lacks_it
     assert fidelity.measures_of(experiment, {"measures": {"bytes": 6}}) == {"bytes": 6, "dtype": runs_in}
     assert fidelity.measures_of(experiment, {"measures": {"dtype": "float16"}})["dtype"] == "float16"
     assert fidelity.measures_of({"measures": {"bytes": 5}}, {}) == {"bytes": 5}
+
+
+def test_an_experiment_may_take_the_pairs_of_another(tmp_path):
+    """With its own sides, and what it says of a pair in place of the other's."""
+    pair = '[pairs.{0}]\ntitle = "{0}"\nbase = "b"\ndonor = "d"\nsides = ["x"]\nmeasures = {{ bytes = 5 }}\n'
+    (tmp_path / "one.toml").write_text("[sides]\nx = []\n" + pair.format("A") + pair.format("B"))
+    own = 'pairs_of = "one.toml"\n[sides]\ny = []\nz = []\n[pairs.B]\nsides = ["y"]\nmeasures = {}\n'
+    (tmp_path / "two.toml").write_text(own)
+    pairs = fidelity.read_experiment(tmp_path / "two.toml")["pairs"]
+    assert pairs["A"] == {"title": "A", "base": "b", "donor": "d", "measures": {"bytes": 5}, "sides": ["y", "z"]}
+    assert pairs["B"] == {"title": "B", "base": "b", "donor": "d", "measures": {}, "sides": ["y"]}

@@ -11,6 +11,7 @@ from benchmarks.experiments import prediction
 from benchmarks.experiments.prediction import FORMS, RESULTS, Point, fitted
 from benchmarks.tables.four_models import four_models_auto
 from benchmarks.tables.four_models import prediction as prediction_table
+from benchmarks.tables.four_models import rows as rows_table
 from tokensurgeon.alignment.cuts import Cuts
 from tokensurgeon.alignment.prediction import NATS_A_NEW_TOKEN, NATS_A_SPLIT, SPREAD
 from tokensurgeon.checkpoint.model import OpenModel
@@ -95,3 +96,25 @@ def test_the_table_of_auto_has_the_best_that_was_measured_beside_it():
     lines = four_models_auto([auto], measured).splitlines()
     assert lines[2] == "| A | omp, k=8, not calibrated | +0.250 | ridge | +0.200 | +0.050 | 60 | 20 |"
     assert "best on 0 of 1" in lines[-1] and "(median 1.5)" in lines[-1]
+
+
+def test_the_table_of_rows_has_omp_as_it_was_and_counts_the_texts_that_gain():
+    def side(t, u, nats):
+        mean = (t + u) / 2
+        bits = {"t": 1 + t, "u": 1 + u, "mean": 1 + mean, "interval": [1, 2]}
+        return {"loss": {"mean": mean}, "bits_per_byte": bits, "new_tokens": {"nats_per_token": nats}}
+
+    settings = {"settings": {"measures": {"dtype": "float32"}}}
+    measured = [{"title": name, "pair": {"sides": {"omp, k=64": side(0.2, 0.1, 6.0)}}} for name in ("A", "B")]
+    sides = {
+        "ridge": side(0.1, 0.15, 8.0), "ridge, pieces=none": side(0.2, 0.12, 9.0),
+        "omp, k=8": side(0.1, 0.1, 5.0), "omp, k=8, rest=dropped": side(0.3, 0.3, 7.0),
+    }  # fmt: skip
+    results = [
+        {"title": "A", "pair": {"sides": sides}} | settings,
+        {"title": "B", "pair": {"sides": {"ridge": side(0.4, 0.2, 8.0)}}} | settings,
+    ]
+    lines = rows_table(results, measured).splitlines()
+    assert lines[2] == "| A | +0.150 (6.0) | +0.160 (9.0) | +0.125 (8.0) | +0.300 (7.0) | **+0.100** (5.0) |"
+    assert lines[3] == "| B | **+0.150** (6.0) |  | +0.300 (8.0) |  |  |"
+    assert "ridge better on 1 of 2 texts, the map OMP on 2 of 2" in lines[-1] and "Scored in float32" in lines[-1]

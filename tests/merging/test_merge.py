@@ -19,9 +19,12 @@ from typer.testing import CliRunner
 
 from tokensurgeon import InputError, TransplantOptions, VerificationError, transplant
 from tokensurgeon.alignment import Provenance
+from tokensurgeon.baselines.linear import Ridge
+from tokensurgeon.checkpoint import TokenizerFiles
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.cli.app import app
 from tokensurgeon.merging import merge
+from tokensurgeon.merging.align import find_owner, place_of
 from tokensurgeon.merging.estimate.dam import train_dam
 from tokensurgeon.merging.estimate.dam_training import DamOptions
 from tokensurgeon.merging.estimate.expert_training import ExpertOptions
@@ -318,6 +321,15 @@ def test_the_cache_goes_by_content(models, recipe, tmp_path, cache, monkeypatch)
     assert len(calls) == 3
     made = {path for path in set((cache / "merge").iterdir()) - before if path.is_dir()}
     assert len(made) == 3 and not any(path.name.startswith("gpt") for path in made)  # nothing of the unchanged model
+
+
+def test_a_default_of_the_method_that_changed_is_another_place_in_the_cache(models, monkeypatch):
+    moved, owner = (Model(name, models[name], TokenizerFiles.open(models[name])) for name in ("s", "a"))
+    theirs, options = find_owner(None, [owner]), TransplantOptions(method="ridge")
+    before = place_of(moved, theirs, options, "digest")
+    assert place_of(moved, theirs, options, "digest") == before
+    monkeypatch.setattr(Ridge.__init__, "__defaults__", (None, "none"))
+    assert place_of(moved, theirs, options, "digest") != before
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def combination(donor_matrix, base_matrix, k=8):
 def test_tied_base_gets_one_matrix():
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
     silent = torch.full((24,), -3.0)
-    new = build_rows(base, donor, PLAN, method=Omp(8), suppressing=silent)
+    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"), suppressing=silent)
     matrix = new.matrices.embedding
     assert new.matrices.head is None and new.matrices.bias is None and set(new.coefficients) == {"embedding"}
     assert torch.equal(matrix[:100], base.embedding[10:110])
@@ -54,7 +54,7 @@ def test_tied_base_gets_one_matrix():
 def test_untied_base_and_donor_use_their_own_matrices():
     base, donor = matrices(150, 24, head=True), matrices(123, 16, head=True, seed=1)
     silent = torch.full((24,), -3.0)
-    new = build_rows(base, donor, PLAN, method=Omp(8), suppressing=silent)
+    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"), suppressing=silent)
     torch.testing.assert_close(
         new.matrices.embedding[NEW], combination(donor.embedding, base.embedding), rtol=1e-3, atol=1e-4
     )
@@ -66,7 +66,7 @@ def test_untied_base_and_donor_use_their_own_matrices():
 
 def test_tied_donor_lends_an_untied_base_its_coefficients():
     base, donor = matrices(150, 24, head=True), matrices(123, 16, seed=1)
-    new = build_rows(base, donor, PLAN, method=Omp(8))
+    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"))
     assert set(new.coefficients) == {"embedding"}
     torch.testing.assert_close(new.matrices.head[NEW], combination(donor.embedding, base.head), rtol=1e-3, atol=1e-4)
 
@@ -81,7 +81,7 @@ def test_untie_gives_a_tied_base_a_head():
 
 def test_head_bias_is_copied_combined_and_silenced():
     base, donor = matrices(150, 24, head=True, bias=True), matrices(123, 16, head=True, seed=1)
-    new = build_rows(base, donor, PLAN, method=Omp(8))
+    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"))
     assert torch.equal(new.matrices.bias[:100], base.bias[10:110])
     expected = combination(donor.head, base.bias[:, None])[:, 0]
     torch.testing.assert_close(new.matrices.bias[NEW], expected, rtol=1e-3, atol=1e-4)
@@ -159,7 +159,7 @@ def test_a_zero_head_row_of_the_donor_says_nothing():
     """The donor never trained that head row: a zero row would have logit 0, above every real token."""
     base, donor = matrices(150, 24, head=True), matrices(123, 16, head=True, seed=1)
     donor.head[107] = 0
-    new = build_rows(base, donor, PLAN, method=Omp(8))
+    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"))
     expected = combination(donor.embedding, base.head)[7]
     torch.testing.assert_close(new.matrices.head[107], expected, rtol=1e-3, atol=1e-4)
 

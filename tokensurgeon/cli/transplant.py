@@ -101,7 +101,8 @@ def command(
 
     Tokens that both vocabularies share, by bytes or by role, keep the base's rows bit for bit. Every
     other donor token is written as a combination of k shared ones in the donor's embedding space, and
-    the same combination of the base's rows becomes its row. Other methods (--method) are there to compare with.
+    the same combination of the base's rows becomes its row; what it leaves of the donor's row goes through a linear
+    map learnt on the shared tokens. Other methods (--method) are there to compare with.
 
     On several processes or machines: [bold]torchrun --nproc-per-node N -m tokensurgeon BASE DONOR[/bold].
     """

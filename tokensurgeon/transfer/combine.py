@@ -10,10 +10,11 @@ import torch
 from tokensurgeon.errors import InputError
 from tokensurgeon.solver.omp import SparseCoefficients
 from tokensurgeon.solver.problem import check_problem
-from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Resources, Space, parts
+from tokensurgeon.transfer.linear import Mapped
+from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Fitted, Resources, Space, parts
 from tokensurgeon.transfer.statistics import normal_rows
 
-__all__ = ["Compared", "Weights", "compared", "transfer"]
+__all__ = ["Compared", "Completed", "Weights", "compared", "transfer", "weights_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,38 @@ class Weights:
             if bool(missing[part].any()):
                 rows[missing[part]] = drawn[place[part][missing[part]]]
             yield rows
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Combinations of anchors, and what these leave of the donor's rows by a linear map.
+
+    With c the coefficients of a token, a the donor's rows of the anchors and b the base's, and M the map, its row is
+    M(t) + Σ c (b - M(a)): what the map makes of the donor's row t, and how far it is wrong about the anchors that t is
+    made of. Where the pieces of the tokens are known, M(t) is corrected by them first, see `Mapped`.
+
+    Attributes:
+        weights: The combinations, over the anchors.
+        mapped: The map.
+    """
+
+    weights: Weights
+    mapped: Mapped
+
+    def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
+        """See `Fitted`."""
+        learnt, anchors = self.mapped.onto(base), self.mapped.space.anchors.float()
+        for part, combined in zip(parts(len(self.weights.coefficients)), self.weights.blocks(base), strict=True):
+            some = self.weights.coefficients[part]
+            told = transfer(some, anchors) - some.values.sum(dim=1, keepdim=True) * learnt.before
+            wrong = combined - told @ learnt.matrix - some.values.sum(dim=1, keepdim=True) * learnt.after
+            yield self.mapped.rows(learnt, base, part) + wrong
+
+
+def weights_of(fitted: Fitted) -> Weights | None:
+    """The combinations that rows are, or are made with; None where there are none."""
+    found = fitted.weights if isinstance(fitted, Completed) else fitted
+    return found if isinstance(found, Weights) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.solver.omp import SparseCoefficients
-from tokensurgeon.transfer.combine import Weights
+from tokensurgeon.transfer.combine import weights_of
 from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Fitted, Method, Resources, Use
 
 __all__ = ["LearntRows", "RowMaker"]
@@ -73,8 +73,9 @@ class LearntRows:
     @property
     def coefficients(self) -> dict[str, SparseCoefficients]:
         """By tensor, for methods that combine tokens of the base."""
-        fitted = {"embedding": self.shared, "head": self.head}
-        return {name: one.coefficients for name, one in fitted.items() if isinstance(one, Weights)}
+        fitted = {"embedding": self.shared} | ({} if self.head is None else {"head": self.head})
+        found = {name: weights_of(one) for name, one in fitted.items()}
+        return {name: weights.coefficients for name, weights in found.items() if weights is not None}
 
     def blocks(self, matrix: torch.Tensor, use: Use) -> Iterator[torch.Tensor]:
         """See `RowMaker`."""

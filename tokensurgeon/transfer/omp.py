@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from tokensurgeon.solver.distributed import solve_in_shares
-from tokensurgeon.transfer.combine import Weights
+from tokensurgeon.transfer.combine import Completed, Weights
+from tokensurgeon.transfer.linear import Mapped
 from tokensurgeon.transfer.protocol import DonorSpace, Needs, Resources
 
 __all__ = ["Omp"]
@@ -18,15 +19,18 @@ class Omp:
 
     Attributes:
         k: Anchors per token.
+        rest: What becomes of that part of the donor's row that the combination leaves: ``mapped`` as ridge maps rows,
+            see `Completed`, or ``dropped`` as in the paper.
     """
 
     name: ClassVar[str] = "omp"
     needs: ClassVar[Needs] = "donor"
     k: int = 64
+    rest: Literal["mapped", "dropped"] = "mapped"
 
-    def fit(self, space: DonorSpace, resources: Resources) -> Weights:
+    def fit(self, space: DonorSpace, resources: Resources) -> Weights | Completed:
         """Solve; under ``torchrun`` every rank takes its share."""
-        return Weights(
+        weights = Weights(
             solve_in_shares(
                 space.targets,
                 space.anchors,
@@ -37,3 +41,4 @@ class Omp:
                 progress=resources.progress,
             )
         )
+        return weights if self.rest == "dropped" else Completed(weights, Mapped(space))

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 
 from tokensurgeon.alignment import Ids
-from tokensurgeon.transfer.combine import Weights
+from tokensurgeon.transfer.combine import weights_of
 from tokensurgeon.transfer.learnt import LearntRows
 from tokensurgeon.transfer.protocol import Pieces, Use, parts
 from tokensurgeon.transfer.states import HeadStates, with_bias
@@ -237,10 +237,11 @@ class Guarded:
         Rows of the head that are made by what was learnt for the input were judged there.
         """
         fitted = self._learnt.shared if use != "head" or self._learnt.head is None else self._learnt.head
-        if not isinstance(fitted, Weights):
+        weights = weights_of(fitted)
+        if weights is None:
             return torch.zeros(part.stop - part.start, 2, dtype=torch.float64)
-        some = fitted.coefficients[part]
-        terms = some.values.abs() * norms[self._learnt.known if fitted.ids is None else fitted.ids][some.indices]
+        some = weights.coefficients[part]
+        terms = some.values.abs() * norms[self._learnt.known if weights.ids is None else weights.ids][some.indices]
         return torch.stack([terms.amax(dim=1), terms.sum(dim=1) / math.sqrt(terms.shape[1])], dim=1)
 
     def _of_pieces(self, matrix: torch.Tensor, positions: list[int]) -> torch.Tensor:

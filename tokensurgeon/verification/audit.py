@@ -112,7 +112,7 @@ def audit_checks(evidence: Evidence, seed: int, run: bool) -> Iterator[Check]:
     yield Check(_NAME, not len(wrong), detail, note=bool(unproven) and not len(wrong))
     if isinstance(method, Omp):
         few = np.sort(targets[order[: int(min(max(_FEWEST, _REFERENCE / work), _SAMPLE))]])
-        share = _agreeing(evidence, ReferenceOmp(method.k), few, _NEAR, shifts).mean()
+        share = _agreeing(evidence, ReferenceOmp(method.k, method.rest), few, _NEAR, shifts).mean()
         detail = f"{share:.0%} of {len(few)} new rows (seed {seed}) are what orthogonal_mp finds, the others near ties"
         yield Check("rows by scikit-learn", bool(share >= _BY_REFERENCE), detail)
 
@@ -186,7 +186,7 @@ def _learnt(evidence: Evidence, method: Method, ids: Ids) -> LearntRows:
     """What a method learns for some tokens, from all anchors; as `tokensurgeon.transfer.rows.build_rows` does."""
     plan, base, donor = evidence.manifest.plan, evidence.base, evidence.donor_matrices
     pieces = None
-    if method.needs == "text" or (isinstance(method, Ridge) and method.pieces == "shared"):
+    if method.needs == "text" or getattr(method, "pieces", "") == "shared" or getattr(method, "rest", "") == "mapped":
         pieces = Pieces.of(base_pieces(base.vocabulary, evidence.out.vocabulary, ids.tolist(), base.layout.rows))
     if method.needs != "donor" or donor is None:
         nothing, space = torch.zeros(0, dtype=torch.int64), DonorSpace.without_donor(len(ids), pieces)

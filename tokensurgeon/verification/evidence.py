@@ -68,9 +68,9 @@ class Evidence:
             InputError: If there is no such method, or it does not take these options.
         """
         said = dict(self.content["method"])
-        if (name := said.pop("name")) == "ridge":
-            said.setdefault("pieces", "none")  # before there was a choice
-        return make_method(name, said)
+        name = said.pop("name")
+        before = {"ridge": {"pieces": "none"}, "omp": {"rest": "dropped"}}.get(name, {})  # before there was a choice
+        return make_method(name, {**before, **said})
 
     @property
     def digitwise(self) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
 from tokensurgeon.solver.omp import SparseCoefficients
-from tokensurgeon.transfer.combine import Weights
+from tokensurgeon.transfer.combine import Completed, Weights
+from tokensurgeon.transfer.linear import Mapped
 from tokensurgeon.transfer.protocol import DonorSpace, Needs, Resources
 
 __all__ = ["ReferenceOmp"]
@@ -22,13 +23,15 @@ class ReferenceOmp:
 
     Attributes:
         k: Anchors per token.
+        rest: As in `tokensurgeon.transfer.omp.Omp`.
     """
 
     name: ClassVar[str] = "omp"
     needs: ClassVar[Needs] = "donor"
     k: int = 64
+    rest: Literal["mapped", "dropped"] = "mapped"
 
-    def fit(self, space: DonorSpace, _: Resources) -> Weights:
+    def fit(self, space: DonorSpace, _: Resources) -> Weights | Completed:
         """Solve one target after the other."""
         from sklearn.linear_model import orthogonal_mp
 
@@ -50,4 +53,5 @@ class ReferenceOmp:
             values[row, : len(chosen)] = torch.from_numpy(found[chosen] / norms.numpy()[chosen]).float()
             active[row] = len(chosen)
             residual[row] = float(np.linalg.norm(target.numpy() - found[chosen] @ unit[chosen]))
-        return Weights(SparseCoefficients(indices, values, active, residual))
+        weights = Weights(SparseCoefficients(indices, values, active, residual))
+        return weights if self.rest == "dropped" else Completed(weights, Mapped(space))
