@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.common.models import LICENCES, gemma, smollm2
-from tokensurgeon import TransplantOptions, transplant
+from tokensurgeon import transplant
 from tokensurgeon.checkpoint.cache import cache_directory
 from tokensurgeon.cli.common import progress_bar
 from tokensurgeon.cli.tables import print_evaluation, print_transplant
@@ -38,7 +38,7 @@ def main() -> None:
     base, donor = gemma(), smollm2()
     out = cache_directory() / "demo" / "gemma-3-270m-with-SmolLM2-tokenizer"
     with progress_bar(quiet=False) as tell:
-        report = transplant(str(base), str(donor), out, TransplantOptions(k=64), overwrite=True, progress=tell)
+        report = transplant(str(base), str(donor), out, overwrite=True, progress=tell)
     print_transplant(console, report)
     with progress_bar(quiet=False) as tell:
         scores = {

@@ -63,4 +63,4 @@ def test_the_paper_is_one_option_away(space, base):
     dense = torch.zeros(NEW, ANCHORS).scatter_add_(1, coefficients.indices, coefficients.values).double()
     found = made("omp", {"k": 4, "rest": "dropped"}, space, base)
     torch.testing.assert_close(found, dense @ base.anchors.double(), rtol=1e-4, atol=1e-4)
-    assert asdict(make_method("omp")) == {"k": 64, "rest": "mapped"}
+    assert asdict(make_method("omp")) == {"k": 8, "rest": "mapped"}

@@ -28,7 +28,7 @@ def command(
         ),
     ] = None,
     k: Annotated[
-        int | None, typer.Option("--k", "-k", help="Anchors per reconstructed token.  [default: 64 for omp]")
+        int | None, typer.Option("--k", "-k", help="Anchors per reconstructed token.  [default: 8 for omp]")
     ] = None,
     method_option: o.MethodOption = None,
     token_map: o.Map = None,

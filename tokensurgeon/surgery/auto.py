@@ -35,9 +35,7 @@ from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["Choice", "Trial", "choose", "replace_vocabulary"]
 
-CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (
-    ("ridge", {}), ("omp", {"k": 8}), ("omp", {"k": 64}), ("focus", {}),
-)  # fmt: skip
+CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (("ridge", {}), ("omp", {"k": 8}), ("focus", {}))
 _BYTES = 24_576
 _SAMPLE = 1024
 _HELD_OUT = 0.1

@@ -25,7 +25,7 @@ class Omp:
 
     name: ClassVar[str] = "omp"
     needs: ClassVar[Needs] = "donor"
-    k: int = 64
+    k: int = 8
     rest: Literal["mapped", "dropped"] = "mapped"
 
     def fit(self, space: DonorSpace, resources: Resources) -> Weights | Completed:

@@ -85,7 +85,7 @@ def build_rows(
         base: Tensors of the model that keeps its body.
         donor: Tensors of the model that gives the tokenizer; its dim may differ.
         alignment: Provenance of every output row.
-        method: How tokens are reconstructed; by default OMP with k=64.
+        method: How tokens are reconstructed; by default OMP with k=8.
         pieces: Base ids of every reconstructed token's text, for methods that go by text, if only in part, and for
             outliers, which become the mean of all rows without it.
         auxiliary: Vectors by which a method compares tokens instead of the donor's.

@@ -28,7 +28,7 @@ class ReferenceOmp:
 
     name: ClassVar[str] = "omp"
     needs: ClassVar[Needs] = "donor"
-    k: int = 64
+    k: int = 8
     rest: Literal["mapped", "dropped"] = "mapped"
 
     def fit(self, space: DonorSpace, _: Resources) -> Weights | Completed:
