@@ -65,6 +65,8 @@ def read_experiment(path: Path) -> dict[str, Any]:
     experiment = tomllib.loads(path.read_text())
     if "pairs_of" in experiment:
         others, own = read_experiment(path.parent / experiment["pairs_of"])["pairs"], experiment.get("pairs", {})
+        if unknown := sorted(own.keys() - others.keys()):
+            raise ValueError(f"{path}: {experiment['pairs_of']} has no pair {unknown[0]!r}")
         names = ("title", "base", "donor", "measures")
         experiment["pairs"] = {
             name: {part: pair[part] for part in names if part in pair}

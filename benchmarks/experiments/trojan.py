@@ -229,10 +229,10 @@ def one_pair(pair: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]
     if not pair["attack"]:
         return found
     theirs = read(pair["donor"], experiment["states"])
-    found["remedies"] = remedies(setting, make_method("omp", {"k": 64}), experiment["honest"], seed)
+    found["remedies"] = remedies(setting, make_method("omp", {"k": 64, "rest": "dropped"}), experiment["honest"], seed)
     print(found["remedies"], flush=True)
     for how in experiment["attacked"]:
-        size = min(experiment["design"], how.get("k", experiment["design"]))
+        size = min(experiment["design"], how["k"])
         scene = Scene(
             setting.base, setting.known, setting.anchors, states, theirs.states, n,
             size, experiment["penalty"], experiment["components"], seed,

@@ -166,3 +166,6 @@ def test_an_experiment_may_take_the_pairs_of_another(tmp_path):
     pairs = fidelity.read_experiment(tmp_path / "two.toml")["pairs"]
     assert pairs["A"] == {"title": "A", "base": "b", "donor": "d", "measures": {"bytes": 5}, "sides": ["y", "z"]}
     assert pairs["B"] == {"title": "B", "base": "b", "donor": "d", "measures": {}, "sides": ["y"]}
+    (tmp_path / "two.toml").write_text(own.replace("pairs.B", "pairs.C"))
+    with pytest.raises(ValueError, match=r"one\.toml has no pair 'C'"):
+        fidelity.read_experiment(tmp_path / "two.toml")

@@ -116,5 +116,5 @@ def test_the_table_of_rows_has_omp_as_it_was_and_counts_the_texts_that_gain():
     ]
     lines = rows_table(results, measured).splitlines()
     assert lines[2] == "| A | +0.150 (6.0) | +0.160 (9.0) | +0.125 (8.0) | +0.300 (7.0) | **+0.100** (5.0) |"
-    assert lines[3] == "| B | **+0.150** (6.0) |  | +0.300 (8.0) |  |  |"
+    assert lines[3] == "| B | +0.150 (6.0) |  | **+0.300** (8.0) |  |  |"
     assert "ridge better on 1 of 2 texts, the map OMP on 2 of 2" in lines[-1] and "Scored in float32" in lines[-1]

@@ -325,11 +325,15 @@ def test_the_cache_goes_by_content(models, recipe, tmp_path, cache, monkeypatch)
 
 def test_a_default_of_the_method_that_changed_is_another_place_in_the_cache(models, monkeypatch):
     moved, owner = (Model(name, models[name], TokenizerFiles.open(models[name])) for name in ("s", "a"))
-    theirs, options = find_owner(None, [owner]), TransplantOptions(method="ridge")
-    before = place_of(moved, theirs, options, "digest")
-    assert place_of(moved, theirs, options, "digest") == before
+    theirs = find_owner(None, [owner])
+
+    def places():
+        return [place_of(moved, theirs, TransplantOptions(method=name), "digest") for name in ("ridge", "auto", "omp")]
+
+    before = places()
+    assert places() == before
     monkeypatch.setattr(Ridge.__init__, "__defaults__", (None, "none"))
-    assert place_of(moved, theirs, options, "digest") != before
+    assert [new == old for new, old in zip(places(), before, strict=True)] == [False, False, True]
 
 
 @pytest.mark.slow

@@ -49,8 +49,8 @@ def test_rows_are_the_maps_and_what_it_is_wrong_about_the_anchors(space, base, p
     assert dense[1].abs().max() == 0 and (found - made("omp", {"k": 4, "rest": "dropped"}, space, base)).std() > 0.1
 
 
-def test_nothing_is_left_of_a_token_that_is_an_anchor(space, base):
-    """The map then says nothing, whatever it is."""
+def test_of_a_token_that_is_an_anchor_times_two_the_maps_constant_is_left(space, base):
+    """The combination leaves nothing, and its coefficients are 2 in all: one constant of the map less."""
     same = DonorSpace(space.anchors[:5] * 2, space.anchors, None)
     found, dropped = (made("omp", {"k": 1, "rest": rest}, same, base) for rest in ("mapped", "dropped"))
     torch.testing.assert_close(dropped, base.anchors[:5].double() * 2, rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from tokensurgeon.alignment.match import placeholders
 from tokensurgeon.baselines import make_method
 from tokensurgeon.transfer.heldout import score_held_out
 from tokensurgeon.transfer.omp import Omp
-from tokensurgeon.transfer.protocol import Resources
+from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Resources, all_rows
 from tokensurgeon.transfer.rows import VocabularyMatrices, drop_rowless
 from tokensurgeon.transfer.untrained import untrained_ids
 
@@ -33,42 +33,52 @@ def matrices(rows, dim, *, head=False, bias=False, seed=0):
     )
 
 
-def combination(donor_matrix, base_matrix, k=8):
+def combination(donor_matrix, base_matrix, rest, k=8):
     found = solve_omp(donor_matrix[NEW], donor_matrix[:100], k)
     weights = torch.zeros(20, 100).scatter_add_(1, found.indices, found.values)
-    return weights @ base_matrix[10:110]
+    combined = weights @ base_matrix[10:110]
+    if rest == "dropped":
+        return combined
+    space = DonorSpace(torch.cat([donor_matrix[NEW], donor_matrix[:100]]), donor_matrix[:100])
+    rows = all_rows(make_method("ridge").fit(space, Resources()), BaseRows(base_matrix, base_matrix[10:110], "both"))
+    return combined + rows[:20] - weights @ rows[20:]
 
 
-def test_tied_base_gets_one_matrix():
+@pytest.mark.parametrize("rest", ["mapped", "dropped"])
+def test_tied_base_gets_one_matrix(rest):
     base, donor = matrices(150, 24), matrices(123, 16, seed=1)
     silent = torch.full((24,), -3.0)
-    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"), suppressing=silent)
+    new = build_rows(base, donor, PLAN, method=Omp(8, rest), suppressing=silent)
     matrix = new.matrices.embedding
     assert new.matrices.head is None and new.matrices.bias is None and set(new.coefficients) == {"embedding"}
     assert torch.equal(matrix[:100], base.embedding[10:110])
-    torch.testing.assert_close(matrix[NEW], combination(donor.embedding, base.embedding), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(matrix[NEW], combination(donor.embedding, base.embedding, rest), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(matrix[120], (base.embedding[3] + base.embedding[5]) / 2)
     assert (matrix[121:] == -3).all()
 
 
-def test_untied_base_and_donor_use_their_own_matrices():
+@pytest.mark.parametrize("rest", ["mapped", "dropped"])
+def test_untied_base_and_donor_use_their_own_matrices(rest):
     base, donor = matrices(150, 24, head=True), matrices(123, 16, head=True, seed=1)
     silent = torch.full((24,), -3.0)
-    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"), suppressing=silent)
+    new = build_rows(base, donor, PLAN, method=Omp(8, rest), suppressing=silent)
     torch.testing.assert_close(
-        new.matrices.embedding[NEW], combination(donor.embedding, base.embedding), rtol=1e-3, atol=1e-4
+        new.matrices.embedding[NEW], combination(donor.embedding, base.embedding, rest), rtol=1e-3, atol=1e-4
     )
-    torch.testing.assert_close(new.matrices.head[NEW], combination(donor.head, base.head), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(new.matrices.head[NEW], combination(donor.head, base.head, rest), rtol=1e-3, atol=1e-4)
     assert torch.equal(new.matrices.embedding[120], base.embedding[5])  # last piece for the input
     assert torch.equal(new.matrices.head[120], base.head[3])  # first piece for the head
     assert (new.matrices.head[121:] == -3).all() and (new.matrices.embedding[121:] == 0).all()
 
 
-def test_tied_donor_lends_an_untied_base_its_coefficients():
+@pytest.mark.parametrize("rest", ["mapped", "dropped"])
+def test_tied_donor_lends_an_untied_base_its_coefficients(rest):
     base, donor = matrices(150, 24, head=True), matrices(123, 16, seed=1)
-    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"))
+    new = build_rows(base, donor, PLAN, method=Omp(8, rest))
     assert set(new.coefficients) == {"embedding"}
-    torch.testing.assert_close(new.matrices.head[NEW], combination(donor.embedding, base.head), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        new.matrices.head[NEW], combination(donor.embedding, base.head, rest), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_untie_gives_a_tied_base_a_head():
@@ -79,11 +89,12 @@ def test_untie_gives_a_tied_base_a_head():
     assert (new.matrices.head[121] == 1).all() and (new.matrices.embedding[121] == 0).all()
 
 
-def test_head_bias_is_copied_combined_and_silenced():
+@pytest.mark.parametrize("rest", ["mapped", "dropped"])
+def test_head_bias_is_copied_combined_and_silenced(rest):
     base, donor = matrices(150, 24, head=True, bias=True), matrices(123, 16, head=True, seed=1)
-    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"))
+    new = build_rows(base, donor, PLAN, method=Omp(8, rest))
     assert torch.equal(new.matrices.bias[:100], base.bias[10:110])
-    expected = combination(donor.head, base.bias[:, None])[:, 0]
+    expected = combination(donor.head, base.bias[:, None], rest)[:, 0]
     torch.testing.assert_close(new.matrices.bias[NEW], expected, rtol=1e-3, atol=1e-4)
     assert new.matrices.bias[120] == base.bias[3] and (new.matrices.bias[121:] == -1e4).all()
 
@@ -155,12 +166,13 @@ def test_damaged_base_rows_are_named():
     build_rows(base, donor, PLAN, method=Omp(8))
 
 
-def test_a_zero_head_row_of_the_donor_says_nothing():
+@pytest.mark.parametrize("rest", ["mapped", "dropped"])
+def test_a_zero_head_row_of_the_donor_says_nothing(rest):
     """The donor never trained that head row: a zero row would have logit 0, above every real token."""
     base, donor = matrices(150, 24, head=True), matrices(123, 16, head=True, seed=1)
     donor.head[107] = 0
-    new = build_rows(base, donor, PLAN, method=Omp(8, "dropped"))
-    expected = combination(donor.embedding, base.head)[7]
+    new = build_rows(base, donor, PLAN, method=Omp(8, rest))
+    expected = combination(donor.embedding, base.head, rest)[7]
     torch.testing.assert_close(new.matrices.head[107], expected, rtol=1e-3, atol=1e-4)
 
 

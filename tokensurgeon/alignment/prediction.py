@@ -13,7 +13,7 @@ NATS_A_SPLIT, NATS_A_NEW_TOKEN = 5.79, 8.17
 
 Fitted to ten real pairs on four texts each, by ridge without pieces (`benchmarks/results/prediction.json`). Pairs of
 tokenizers left out of the fit are predicted within 25% in eight of ten cases and within 29% in the others, by ridge; by
-OMP with k=64 in eight, and within 42%. Single texts have a median error of 18%."""
+OMP with k=64 and its rest dropped in eight, and within 42%. Single texts have a median error of 18%."""
 SPREAD = 0.156
 """Times the root of the loss: nine in ten losses of pairs left out are within this of what is predicted. Which of two
 donors costs a base less on a text was right in fourteen of sixteen cases."""

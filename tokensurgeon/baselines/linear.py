@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 
 from tokensurgeon.solver.problem import check_problem
-from tokensurgeon.transfer.linear import Mapped, centred, crossed, mean_row
+from tokensurgeon.transfer.linear import Mapped, centred, crossed, middle_of
 from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Needs, Resources
 
 __all__ = ["Procrustes", "Ridge"]
@@ -63,7 +63,7 @@ class _Turned:
 
     def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
         source = self.space.anchors
-        mean, middle = mean_row(source), mean_row(base.anchors)
+        mean, middle = middle_of(source), middle_of(base.anchors)
         left, sizes, right = torch.linalg.svd(crossed(source, mean, base.anchors, middle), full_matrices=False)
         size = sum((rows @ left).square().sum() for rows in centred(source, mean))
         scale = sizes.sum() / torch.as_tensor(size).clamp(min=1e-30)

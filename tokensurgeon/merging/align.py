@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tokensurgeon.baselines import make_method
 from tokensurgeon.checkpoint.cache import cache_directory, is_kept
 from tokensurgeon.checkpoint.digest import file_digest
 from tokensurgeon.checkpoint.manifest import Manifest
@@ -18,6 +19,7 @@ from tokensurgeon.errors import InputError
 from tokensurgeon.merging.models import Model, content_digest, open_model
 from tokensurgeon.merging.rows import Kinds, kinds_of
 from tokensurgeon.progress import Progress, Stage
+from tokensurgeon.surgery.auto import CANDIDATES
 from tokensurgeon.surgery.options import TransplantOptions
 from tokensurgeon.surgery.transplant import transplant
 
@@ -111,7 +113,9 @@ def place_of(model: Model, owner: Owner, options: TransplantOptions, digest: str
     if owner.grown_from == model.directory:
         return owner.model.directory
     texts = [file_digest(Path(name).expanduser()) for name in options.text]
-    asked = {**options.as_dict(), "text": texts}, asdict(options.auto or options.reconstruction())
+    tried = [make_method(name, given) for name, given in CANDIDATES]
+    how: list[Any] = [options.auto, *tried] if options.auto else [options.reconstruction()]
+    asked = {**options.as_dict(), "text": texts}, [asdict(one) for one in how]
     state = [digest, owner.described, owner.rows, *asked, version("tokensurgeon")]
     key = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
     short = [re.sub(r"[^\w.-]+", "-", name).strip("-") or "model" for name in (model.short, owner.model.name)]

@@ -33,7 +33,7 @@ from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
-__all__ = ["Choice", "Trial", "choose", "replace_vocabulary"]
+__all__ = ["CANDIDATES", "Choice", "Trial", "choose", "replace_vocabulary"]
 
 CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (("ridge", {}), ("omp", {"k": 8}), ("focus", {}))
 _BYTES = 24_576
@@ -220,7 +220,9 @@ def choose(
             trials.append(Trial(name, given, False, None, 0.0, f"k exceeds the {anchors} anchors"))
             continue
         made, minutes = made_by(make_method(name, given))
-        if name == "omp":  # whose work is in the targets; the others' is in the anchors, which are all there
+        if name == "ridge":
+            fixed = max(fixed, minutes)  # omp learns the same map
+        if name == "omp":  # whose other work is in the targets; the others' is in the anchors, which are all there
             minutes = fixed + max(0.0, minutes - fixed) / small.share
         if minutes > auto.minutes:
             trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))

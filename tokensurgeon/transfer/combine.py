@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -51,9 +51,9 @@ class Weights:
 class Completed:
     """Combinations of anchors, and what these leave of the donor's rows by a linear map.
 
-    With c the coefficients of a token, a the donor's rows of the anchors and b the base's, and M the map, its row is
-    M(t) + Σ c (b - M(a)): what the map makes of the donor's row t, and how far it is wrong about the anchors that t is
-    made of. Where the pieces of the tokens are known, M(t) is corrected by them first, see `Mapped`.
+    With c the coefficients of a token, a the donor's rows of the anchors and b the base's, and M the map with its
+    constant, the row is M(t) + Σ c (b - M(a)): what the map makes of the donor's row t, and how far it is wrong about
+    the anchors that t is made of. Where the pieces of the tokens are known, M(t) is corrected by them, see `Mapped`.
 
     Attributes:
         weights: The combinations, over the anchors.
@@ -65,11 +65,12 @@ class Completed:
 
     def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
         """See `Fitted`."""
-        learnt, anchors = self.mapped.onto(base), self.mapped.space.anchors.float()
+        learnt, anchors = self.mapped.onto(base), self.mapped.space.anchors
         for part, combined in zip(parts(len(self.weights.coefficients)), self.weights.blocks(base), strict=True):
             some = self.weights.coefficients[part]
-            told = transfer(some, anchors) - some.values.sum(dim=1, keepdim=True) * learnt.before
-            wrong = combined - told @ learnt.matrix - some.values.sum(dim=1, keepdim=True) * learnt.after
+            used, places = torch.unique(some.indices, return_inverse=True)  # no copy of all anchors in float32
+            told, share = transfer(replace(some, indices=places), anchors[used]), some.values.sum(dim=1, keepdim=True)
+            wrong = combined - (told - share * learnt.before) @ learnt.matrix - share * learnt.after
             yield self.mapped.rows(learnt, base, part) + wrong
 
 

@@ -13,7 +13,7 @@ from tokensurgeon.transfer.composed import at_anchors, shares_of
 from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Pieces, parts
 from tokensurgeon.transfer.statistics import piece_means
 
-__all__ = ["Affine", "Mapped", "centred", "crossed", "mean_row"]
+__all__ = ["Affine", "Mapped", "centred", "crossed", "middle_of"]
 
 _AT_ONCE = 1024
 _LEFT_OUT = 4096
@@ -58,7 +58,7 @@ class Mapped:
     @cached_property
     def _decomposed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean of the anchors, and the Gram matrix of the centred anchors as eigenvalues and vectors."""
-        mean = mean_row(self.space.anchors)
+        mean = middle_of(self.space.anchors)
         gram = crossed(self.space.anchors, mean, self.space.anchors, mean)
         values, vectors = torch.linalg.eigh(gram)
         return mean, values.clamp(min=0), vectors
@@ -66,7 +66,7 @@ class Mapped:
     def onto(self, base: BaseRows) -> Affine:
         """The map to one of the base's matrices."""
         mean, values, vectors = self._decomposed
-        middle = mean_row(base.anchors)
+        middle = middle_of(base.anchors)
         products = vectors.T @ crossed(self.space.anchors, mean, base.anchors, middle)
         unit = values.mean().clamp(min=1e-30)
         if self.penalty is None:
@@ -127,7 +127,7 @@ class Mapped:
         return errors
 
 
-def mean_row(rows: torch.Tensor) -> torch.Tensor:
+def middle_of(rows: torch.Tensor) -> torch.Tensor:
     """(dim,) float64, without a float64 copy of all rows."""
     return rows.sum(dim=0, dtype=torch.float64) / max(1, len(rows))
 

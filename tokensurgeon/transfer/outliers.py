@@ -7,7 +7,8 @@ measure. A new row is an outlier by that of these signs which exceeds its limit 
 * ``norm``: it is longer than the base's rows;
 * ``distance``: it lies farther from the base's mean row, in units of the base's deviation in each direction;
 * ``weight``: one anchor alone contributes more than a long row;
-* ``weights``: the anchors' contributions together exceed √k long rows, so that most of them cancel;
+* ``weights``: the anchors' contributions together exceed √k long rows, so that most of them cancel (what OMP leaves
+  and a map adds counts in the other signs);
 * ``loud``: on average over states that the base's head sees on text, it is likelier, its bias included, than any
   anchor; where the base is not run, its bias is three times as far above the median as any anchor's.
 

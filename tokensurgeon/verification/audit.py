@@ -186,7 +186,9 @@ def _learnt(evidence: Evidence, method: Method, ids: Ids) -> LearntRows:
     """What a method learns for some tokens, from all anchors; as `tokensurgeon.transfer.rows.build_rows` does."""
     plan, base, donor = evidence.manifest.plan, evidence.base, evidence.donor_matrices
     pieces = None
-    if method.needs == "text" or getattr(method, "pieces", "") == "shared" or getattr(method, "rest", "") == "mapped":
+    corrected = isinstance(method, Ridge) and method.pieces == "shared"
+    corrected |= isinstance(method, Omp | ReferenceOmp) and method.rest == "mapped"
+    if method.needs == "text" or corrected:
         pieces = Pieces.of(base_pieces(base.vocabulary, evidence.out.vocabulary, ids.tolist(), base.layout.rows))
     if method.needs != "donor" or donor is None:
         nothing, space = torch.zeros(0, dtype=torch.int64), DonorSpace.without_donor(len(ids), pieces)

@@ -28,8 +28,8 @@ class ReferenceOmp:
 
     name: ClassVar[str] = "omp"
     needs: ClassVar[Needs] = "donor"
-    k: int = 8
-    rest: Literal["mapped", "dropped"] = "mapped"
+    k: int
+    rest: Literal["mapped", "dropped"]
 
     def fit(self, space: DonorSpace, _: Resources) -> Weights | Completed:
         """Solve one target after the other."""
