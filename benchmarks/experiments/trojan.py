@@ -55,7 +55,7 @@ class Setting:
     known: torch.Tensor
     anchors: torch.Tensor
     targets: torch.Tensor
-    pieces: list[list[int]]
+    pieces: Pieces
     norms: torch.Tensor
     rest: dict[int, list[int]]
 
@@ -74,7 +74,7 @@ def open_pair(pair: dict[str, Any], honest: int, seed: int) -> Setting:
         torch.from_numpy(plan.source[atoms]),
         donor.embedding[torch.from_numpy(atoms)].float(),
         donor.embedding[torch.from_numpy(sample)].float(),
-        base_pieces(left.vocabulary, right.vocabulary, sample.tolist(), len(base.embedding)),
+        Pieces.of(base_pieces(left.vocabulary, right.vocabulary, sample.tolist(), len(base.embedding))),
         row_norms(donor.embedding),
         rest,
     )
@@ -95,19 +95,19 @@ def _cut(model: OpenModel, texts: dict[bytes, int], token: int) -> list[int]:
 
 
 def learn(
-    setting: Setting, method: Method, targets: torch.Tensor, anchors: torch.Tensor, pieces: list[list[int]], sound: bool
+    setting: Setting, method: Method, targets: torch.Tensor, anchors: torch.Tensor, pieces: Pieces, sound: bool
 ) -> LearntRows:
     """What a method learns; ``sound`` leaves anchors of unusual length out."""
     kept = sound_anchors(row_norms(anchors)) if sound else torch.ones(len(anchors), dtype=torch.bool)
-    space = DonorSpace(targets, anchors[kept], Pieces.of(pieces))
+    space = DonorSpace(targets, anchors[kept], pieces)
     return LearntRows.of(method, setting.known[kept], space, None, Resources())
 
 
 def guarded_rows(
-    setting: Setting, learnt: LearntRows, pieces: list[list[int]], states: HeadStates | None = None
+    setting: Setting, learnt: LearntRows, pieces: Pieces, states: HeadStates | None = None
 ) -> tuple[torch.Tensor, Guarded]:
     """Rows after the guard, and what it found; by the base's states too, where they are given."""
-    guard = Guarded(learnt, len(pieces), Pieces.of(pieces), states)
+    guard = Guarded(learnt, len(pieces), pieces, states)
     return torch.cat(list(guard.blocks(setting.base, "both"))), guard
 
 
@@ -141,7 +141,7 @@ def remedies(setting: Setting, method: Method, n: int, seed: int) -> dict[str, A
     space = DonorSpace(setting.anchors[held], setting.anchors[kept])
     learnt = LearntRows.of(method, setting.known[kept], space, None, Resources())
     rows = torch.cat(list(learnt.blocks(setting.base, "both")))
-    _, guard = guarded_rows(setting, learnt, [[] for _ in held])
+    _, guard = guarded_rows(setting, learnt, Pieces.of([[]] * len(held)))
     guard.times.clamp_(max=1.0)
     worst = guard.times.topk(n // 50).indices
     truth = setting.base[setting.known[held]][worst]
