@@ -232,10 +232,9 @@ def one_pair(pair: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]
     found["remedies"] = remedies(setting, make_method("omp", {"k": 64, "rest": "dropped"}), experiment["honest"], seed)
     print(found["remedies"], flush=True)
     for how in experiment["attacked"]:
-        size = min(experiment["design"], how["k"])
         scene = Scene(
             setting.base, setting.known, setting.anchors, states, theirs.states, n,
-            size, experiment["penalty"], experiment["components"], seed,
+            min(experiment["design"], how["k"]), experiment["penalty"], experiment["components"], seed,
         )  # fmt: skip
         title, method = named(how)
         for name in ATTACKS:

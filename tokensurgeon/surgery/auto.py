@@ -36,6 +36,7 @@ from tokensurgeon.vocabulary.segmentation import base_pieces
 __all__ = ["CANDIDATES", "Choice", "Trial", "choose", "replace_vocabulary"]
 
 CANDIDATES: tuple[tuple[str, dict[str, int]], ...] = (("ridge", {}), ("omp", {"k": 8}), ("focus", {}))
+"""Ridge before omp, whose map it is: what learning that takes is known then."""
 _BYTES = 24_576
 _SAMPLE = 1024
 _HELD_OUT = 0.1
