@@ -1,4 +1,4 @@
-"""How well tokenizers alone predict what real transplants lose: pairs and losses of `four_models`.
+"""How well tokenizers alone predict what real transplants lose: pairs and losses of `rows.toml`.
 
     python -m benchmarks.experiments.prediction benchmarks/experiments/prediction.toml
 
@@ -22,7 +22,7 @@ from sklearn.linear_model import LinearRegression
 
 from benchmarks.common import models, texts
 from benchmarks.common.provenance import provenance
-from benchmarks.experiments.fidelity import all_results
+from benchmarks.experiments.fidelity import all_results, read_experiment
 from tokensurgeon.alignment.cuts import Cuts
 from tokensurgeon.checkpoint.model import OpenModel
 from tokensurgeon.surgery.pair import align_sides
@@ -37,7 +37,10 @@ _LEAST_LOSS = 0.02
 
 
 class Point(NamedTuple):
-    """A pair, by title and by both tokenizers; a text as it cuts it; and bits per byte lost there, by default too."""
+    """A pair, by title and by both tokenizers; a text as it cuts it; and bits per byte lost there.
+
+    By default too, where that was run.
+    """
 
     title: str
     base: str
@@ -45,7 +48,7 @@ class Point(NamedTuple):
     text: str
     cuts: Cuts
     lost: float
-    by_default: float
+    by_default: float | None
 
 
 FORMS: dict[str, Form] = {
@@ -54,6 +57,7 @@ FORMS: dict[str, Form] = {
     "split, joined, mixed places": lambda cuts: (cuts.places["split"], cuts.places["joined"], cuts.places["mixed"]),
     "places": lambda cuts: (cuts.changed,),
     "split places, new tokens": lambda cuts: (cuts.places["split"], cuts.new),
+    "split places, their bytes, new tokens": lambda cuts: (cuts.places["split"], cuts.inside["split"], cuts.new),
 }
 """What the loss may be proportional to; `tokensurgeon.alignment.prediction` has the last one."""
 
@@ -63,7 +67,7 @@ def main(path: Path, results: Path = RESULTS) -> None:
     texts.required_directory()
     experiment = tomllib.loads(path.read_text())
     measured = EXPERIMENTS / experiment["measured"]
-    pairs = {of["title"]: (of["base"], of["donor"]) for of in tomllib.loads(measured.read_text())["pairs"].values()}
+    pairs = {of["title"]: (of["base"], of["donor"]) for of in read_experiment(measured)["pairs"].values()}
     points = [
         point
         for found in all_results(measured, results)
@@ -75,10 +79,10 @@ def main(path: Path, results: Path = RESULTS) -> None:
 
 
 def points_of(base: str, donor: str, found: dict[str, Any], sides: tuple[str, str]) -> list[Point]:
-    """What a pair lost on each text by one method, and by the default."""
+    """What a pair lost on each text by one method, and by the default, if it was run."""
     pair, read = found["pair"], texts.corpora(found["settings"]["measures"]["bytes"])
-    after, default = (pair["sides"][side]["bits_per_byte"] for side in sides)
-    before = pair["untouched"]["bits_per_byte"]
+    before, after = (of["bits_per_byte"] for of in (pair["untouched"], pair["sides"][sides[0]]))
+    default = pair["sides"][sides[1]]["bits_per_byte"] if sides[1] in pair["sides"] else None
     left, right = opened(base), opened(donor)
     plan = align_sides(left, right)[0].plan
     tokenizers = left.tokenizer.digest(), right.tokenizer.digest()
@@ -90,7 +94,7 @@ def points_of(base: str, donor: str, found: dict[str, Any], sides: tuple[str, st
             text=name,
             cuts=Cuts.of(left.vocabulary, right.vocabulary, plan, parts),
             lost=after[name] - before[name],
-            by_default=default[name] - before[name],
+            by_default=None if default is None else default[name] - before[name],
         )
         for name, parts in read.items()
     ]
@@ -151,7 +155,7 @@ def order(points: Sequence[Point], guessed: Any) -> list[int]:
 
 
 def listed(points: Sequence[Point], guessed: Any) -> list[list[Any]]:
-    """Title, text, what was lost, what was predicted, and what was lost by default."""
+    """Title, text, what was lost, what was predicted, and what was lost by default, if it was run."""
     return [
         [one.title, one.text, one.lost, float(guess), one.by_default]
         for one, guess in zip(points, guessed, strict=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from itertools import groupby
-from statistics import median
+from statistics import mean
 from typing import Any
 
-from benchmarks.tables.tables import took
-
-__all__ = ["four_models", "four_models_auto", "prediction", "rows", "serving", "vllm_drafts"]
+__all__ = ["choices", "four_models", "prediction", "rows", "serving", "vllm_drafts"]
 
 _METHODS = {
     "omp, k=64": "OMP k=64",
@@ -45,29 +43,25 @@ def four_models(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def four_models_auto(results: list[dict[str, Any]], measured: list[dict[str, Any]]) -> str:
-    """What `--method auto` took on each pair, beside the best of our methods that were measured there."""
+def choices(results: list[dict[str, Any]], measured: list[dict[str, Any]]) -> str:
+    """What `--method auto` takes on each pair, beside what the methods that were run there lose."""
     lines = [
-        "| base ← tokenizer | auto took | loss | best measured | loss | auto loses more by | seconds | trials |",
-        "|---|---|---:|---|---:|---:|---:|---:|",
+        "| base ← tokenizer | auto takes | it loses | best measured | loses | auto loses more by |",
+        "|---|---|---:|---|---:|---:|",
     ]
-    methods, within, slower = {result["title"]: result["pair"]["sides"] for result in measured}, 0, []
+    methods, within, known = {result["title"]: result["pair"]["sides"] for result in measured}, 0, 0
     for result in results:
-        own, others = result["pair"]["sides"]["auto"], methods[result["title"]]
-        losses = {side: of["loss"]["mean"] for side, of in others.items() if "mergekit" not in side}
-        best, loss = min(losses, key=losses.__getitem__), own["loss"]["mean"]
-        trials = next(stage["seconds"] for stage in own["stages"] if stage["stage"] == "choosing the method")
-        slower.append(own["wall_s"] / (own["wall_s"] - trials))
-        within += loss <= others[best]["loss"]["interval"][1]
-        lines.append(
-            f"| {result['title']} | {took(own['choice']['best'])} | {loss:+.3f} | {best} | {losses[best]:+.3f} "
-            f"| {loss - losses[best]:+.3f} | {own['wall_s']:.0f} | {trials:.0f} |"
-        )
-    told = (
-        f"Within the 95% interval of the best on {within} of {len(slower)}. With its trials the command takes "
-        f"{min(slower):.1f} to {max(slower):.1f} times as long as without (median {median(slower):.1f})."
-    )
-    return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/four_models_auto_*.json`."])
+        best, sides = result["choice"]["best"], methods[result["title"]]
+        taken = ", ".join([best["method"], *(f"{name}={value}" for name, value in best["options"].items())])
+        losses = {side: of["loss"]["mean"] for side, of in sides.items() if "=none" not in side}
+        least = min(losses, key=losses.__getitem__)
+        cells = ["", least, f"{losses[least]:+.3f}", ""]
+        if taken in losses:
+            cells[0], cells[3] = f"{losses[taken]:+.3f}", f"{losses[taken] - losses[least]:+.3f}"
+            within, known = within + (losses[taken] <= sides[least]["loss"]["interval"][1]), known + 1
+        lines.append(f"| {result['title']} | {taken} | {' | '.join(cells)} |")
+    told = f"Within the 95% interval of the best on {within} of {known} pairs on which what it takes was run whole."
+    return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/choices_*.json`."])
 
 
 _ROWS = {
@@ -113,25 +107,29 @@ def _nats(of: dict[str, Any]) -> str:
 
 def prediction(result: dict[str, Any]) -> str:
     """What tokenizers alone predict of each pair, fitted to the others, beside what two methods lost there."""
-    form = result["forms"]["split places, new tokens"]
-    lines = ["| base ← tokenizer | predicted | ridge lost | off by | OMP k=64 lost | off by |", "|---|" + 5 * "---:|"]
-    off: list[tuple[float, float]] = []
+    form = result["forms"]["split places, their bytes, new tokens"]
+    lines = ["| base ← tokenizer | predicted | ridge lost | off by | default lost | off by |", "|---|" + 5 * "---:|"]
+    off: dict[str, list[float]] = {"ridge": [], "default": []}
     for title, rows in groupby(form["left_out"], key=lambda row: row[0]):
-        found = list(rows)
-        lost, guess, default = (sum(row[place] for row in found) / len(found) for place in (2, 3, 4))
-        off.append((guess / lost - 1, guess / default - 1))
-        lines.append(
-            f"| {title} | {guess:+.3f} | {lost:+.3f} | {off[-1][0]:+.0%} | {default:+.3f} | {off[-1][1]:+.0%} |"
-        )
-    near = [sum(abs(one) < 0.2505 for one in of) for of in zip(*off, strict=True)]
-    (split, new), (right, of) = form["nats"], form["order"]
+        _, _, *columns = zip(*rows, strict=True)
+        guess, cells = mean(columns[1]), []
+        for side, values in zip(off, (columns[0], columns[2]), strict=True):
+            if None in values:
+                cells += ["", ""]
+                continue
+            lost = mean(values)
+            off[side].append(guess / lost - 1)
+            cells += [f"{lost:+.3f}", f"{off[side][-1]:+.0%}"]
+        lines.append(f"| {title} | {guess:+.3f} | {' | '.join(cells)} |")
+    near = [f"{sum(abs(one) < 0.2505 for one in of)} of {len(of)} pairs by {side}" for side, of in off.items()]
+    (split, bytes_, new), (right, of) = form["nats"], form["order"]
     lines += [
         "",
-        f"Means of the texts above, by nats for a token of the base that is split and for a new token, fitted to the "
-        f"pairs of other tokenizers each time ({split:.1f} and {new:.1f} to all) by what ridge lost: {near[0]} of "
-        f"{len(off)} pairs are within 25% by ridge, {near[1]} by OMP; single texts are off by {form['relative']:.0%} "
-        f"(median), and which of two tokenizers costs a base less on a text was right in {right} of {of} cases. Result "
-        "file: `benchmarks/results/prediction.json`.",
+        "Means of the texts above, by nats for a token of the base that is split, for each of its bytes, and for a new "
+        f"token, fitted to the pairs of other tokenizers each time ({split:.1f}, {bytes_:.2f} and {new:.1f} to all) by "
+        f"what ridge lost. Within 25%: {', '.join(near)}; single texts are off by {form['relative']:.0%} (median), and "
+        f"which of two tokenizers costs a base less on a text was right in {right} of {of} cases. Result file: "
+        "`benchmarks/results/prediction.json`.",
     ]
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 from benchmarks.tables.diloco import diloco
 from benchmarks.tables.distil import distil
-from benchmarks.tables.four_models import four_models, four_models_auto, prediction, rows, serving, vllm_drafts
+from benchmarks.tables.four_models import four_models, prediction, rows, serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
 from benchmarks.tables.merge import merge, merge_interference, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
@@ -32,7 +32,7 @@ from benchmarks.tables.trojan import trojan
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers", "four_models", "four_models_auto", "rows", "pipeline")
+SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers", "four_models", "rows", "pipeline")
 """Experiments with one result file per pair."""
 
 
@@ -347,7 +347,6 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "pairs": pairs,
     "real_pairs": real_pairs,
     "four_models": four_models,
-    "four_models_auto": lambda found: four_models_auto(found, all_results(EXPERIMENTS / "four_models.toml")),
     "rows": lambda found: rows(found, all_results(EXPERIMENTS / "four_models.toml")),
     "prediction": prediction,
     "fidelity": fidelity,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["auto", "numbers", "took", "trimming"]
+__all__ = ["auto", "numbers", "trimming"]
 
 
 def trimming(result: dict[str, Any]) -> str:
@@ -60,7 +60,7 @@ def auto(results: list[dict[str, Any]]) -> str:
     lines = ["| | loss | 95% interval | wall, trials included |", "|---|---:|---:|---:|"]
     for result in results:
         sides = result["pair"]["sides"]
-        choice = f"auto: took {took(sides['auto']['choice']['best'])}"
+        choice = f"auto: took {_took(sides['auto']['choice']['best'])}"
         lines.append(f"| **{result['title']}** | | | |")
         for side, of in sorted(sides.items(), key=lambda item: (item[0] != "auto", item[1]["loss"]["mean"])):
             low, high = of["loss"]["interval"]
@@ -69,7 +69,7 @@ def auto(results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "Result files: `benchmarks/results/auto_*.json`."])
 
 
-def took(best: dict[str, Any]) -> str:
+def _took(best: dict[str, Any]) -> str:
     """A method that `auto` chose."""
     k = f", k={best['options']['k']}" if "k" in best["options"] else ""
     return f"{best['method']}{k}{', calibrated' if best['calibrated'] else ', not calibrated'}"

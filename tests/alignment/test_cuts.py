@@ -10,7 +10,13 @@ from tokenizers import Tokenizer
 
 from tokensurgeon import Vocabulary, align
 from tokensurgeon.alignment.cuts import Cuts
-from tokensurgeon.alignment.prediction import NATS_A_NEW_TOKEN, NATS_A_SPLIT, SPREAD, predict_loss
+from tokensurgeon.alignment.prediction import (
+    NATS_A_NEW_TOKEN,
+    NATS_A_SPLIT,
+    NATS_A_SPLIT_BYTE,
+    SPREAD,
+    predict_loss,
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +62,12 @@ def test_the_same_tokenizer_cuts_nothing_and_costs_nothing(gpt):
     assert predict_loss(found) == (0, 0)
 
 
-def test_tokens_of_the_base_that_are_split_and_new_ones_cost_each_the_same(letters):
+def test_tokens_of_the_base_that_are_split_cost_by_their_bytes_and_new_ones_each_the_same(letters):
     base, donor = letters(("a", "b")), letters()
     once, twice = (cut(base, donor, text) for text in ("abcd", "abab"))
     loss, interval = predict_loss(once)
-    assert loss == pytest.approx(NATS_A_SPLIT / 0.693147 / 4, rel=1e-5) and interval == SPREAD * loss**0.5
+    assert loss == pytest.approx((NATS_A_SPLIT + 2 * NATS_A_SPLIT_BYTE) / 0.693147 / 4, rel=1e-5)
+    assert interval == SPREAD * loss**0.5
     assert predict_loss(twice)[0] == pytest.approx(2 * loss)
     joined = cut(donor, base, "abcd")
     assert predict_loss(joined)[0] == pytest.approx(NATS_A_NEW_TOKEN / 0.693147 / 4, rel=1e-5)

@@ -9,12 +9,13 @@ import pytest
 
 from benchmarks.experiments import prediction
 from benchmarks.experiments.prediction import FORMS, RESULTS, Point, fitted
-from benchmarks.tables.four_models import four_models_auto
 from benchmarks.tables.four_models import prediction as prediction_table
 from benchmarks.tables.four_models import rows as rows_table
 from tokensurgeon.alignment.cuts import Cuts
-from tokensurgeon.alignment.prediction import NATS_A_NEW_TOKEN, NATS_A_SPLIT, SPREAD
+from tokensurgeon.alignment.prediction import NATS_A_NEW_TOKEN, NATS_A_SPLIT, NATS_A_SPLIT_BYTE, SPREAD
 from tokensurgeon.checkpoint.model import OpenModel
+
+FORM = "split places, their bytes, new tokens"
 
 
 def point(base, donor, text, places, nats, tokenizer=None):
@@ -24,8 +25,8 @@ def point(base, donor, text, places, nats, tokenizer=None):
 
 
 def test_the_constants_are_those_of_the_result():
-    form = json.loads((RESULTS / "prediction.json").read_text())["forms"]["split places, new tokens"]
-    assert form["nats"] == pytest.approx([NATS_A_SPLIT, NATS_A_NEW_TOKEN], abs=0.005)
+    form = json.loads((RESULTS / "prediction.json").read_text())["forms"][FORM]
+    assert form["nats"] == pytest.approx([NATS_A_SPLIT, NATS_A_SPLIT_BYTE, NATS_A_NEW_TOKEN], abs=0.005)
     assert form["spread"] == pytest.approx(SPREAD, abs=0.005)
 
 
@@ -67,7 +68,8 @@ def test_points_are_what_a_side_lost_where_the_tokenizers_cut_apart(zoo, monkeyp
     (one,) = prediction.points_of("gpt", "spm", found, ("ridge", "omp"))
     assert (one.title, one.base, one.text, one.lost, one.by_default) == ("T", "gpt", "t", 0.25, 0.5)
     assert one.tokenizers[0] != one.tokenizers[1] and one.cuts.n_bytes == 20 and one.cuts.changed > 0
-    (same,) = prediction.points_of("gpt", "gpt", found, ("ridge", "omp"))
+    (same,) = prediction.points_of("gpt", "gpt", found, ("ridge", "not run"))
+    assert same.by_default is None
     assert same.tokenizers[0] == same.tokenizers[1] and same.cuts.changed == 0
 
 
@@ -75,27 +77,14 @@ def test_the_table_of_predictions_counts_pairs_within_a_quarter():
     left_out = [
         ["A", "t", 0.1, 0.1, 0.1], ["A", "u", 0.3, 0.2, 0.1],
         ["B", "t", 0.1, 0.2, 0.1], ["B", "u", 0.1, 0.1, 0.2],
+        ["C", "t", 0.1, 0.1, None], ["C", "u", 0.1, 0.1, None],
     ]  # fmt: skip
-    form = {"left_out": left_out, "nats": [6.0, 8.0], "relative": 0.5, "order": [2, 3]}
-    lines = prediction_table({"forms": {"split places, new tokens": form}}).splitlines()
+    form = {"left_out": left_out, "nats": [3.0, 1.0, 8.0], "relative": 0.5, "order": [2, 3]}
+    lines = prediction_table({"forms": {FORM: form}}).splitlines()
     assert lines[2] == "| A | +0.150 | +0.200 | -25% | +0.100 | +50% |"
     assert lines[3] == "| B | +0.150 | +0.100 | +50% | +0.150 | +0% |"
-    assert "1 of 2 pairs are within 25% by ridge, 1 by OMP" in lines[-1] and "2 of 3" in lines[-1]
-
-
-def test_the_table_of_auto_has_the_best_that_was_measured_beside_it():
-    def side(mean):
-        return {"loss": {"mean": mean, "interval": [mean - 0.02, mean + 0.02]}}
-
-    choice = {"best": {"method": "omp", "options": {"k": 8}, "calibrated": False}}
-    stages = [{"stage": "making rows", "seconds": 5.0}, {"stage": "choosing the method", "seconds": 20.2}]
-    own = side(0.25) | {"choice": choice, "wall_s": 60.2, "stages": stages}
-    auto = {"title": "A", "pair": {"sides": {"auto": own}}}
-    sides = {"ridge": side(0.2), "omp, k=8": side(0.3), "mergekit omp, k=64": side(0.1)}
-    measured = [{"title": "A", "pair": {"sides": sides}}]
-    lines = four_models_auto([auto], measured).splitlines()
-    assert lines[2] == "| A | omp, k=8, not calibrated | +0.250 | ridge | +0.200 | +0.050 | 60 | 20 |"
-    assert "best on 0 of 1" in lines[-1] and "(median 1.5)" in lines[-1]
+    assert lines[4] == "| C | +0.100 | +0.100 | +0% |  |  |"
+    assert "2 of 3 pairs by ridge, 1 of 2 pairs by default" in lines[-1] and "in 2 of 3 cases" in lines[-1]
 
 
 def test_the_table_of_rows_has_omp_as_it_was_and_counts_the_texts_that_gain():
