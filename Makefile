@@ -120,6 +120,7 @@ bench-serving: $(VENV)/.models $(VENV)/.qwen  ## drafts for a target of 1.5B in 
 bench-four-models: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## methods, auto and mergekit on four models in all pairs (hours)
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/four_models.toml
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/rows.toml
+	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/default.toml
 	$(VENV)/bin/python -m benchmarks.experiments.choices benchmarks/experiments/choices.toml
 
 bench-vllm: $(VENV)/.models $(VENV)/.qwen $(VENV)/.vllm  ## transplanted drafts in a real vLLM on CPUs

@@ -68,21 +68,24 @@ def main(path: Path, results: Path = RESULTS) -> None:
     experiment = tomllib.loads(path.read_text())
     measured = EXPERIMENTS / experiment["measured"]
     pairs = {of["title"]: (of["base"], of["donor"]) for of in read_experiment(measured)["pairs"].values()}
+    defaults = {
+        found["title"]: found["pair"]["sides"]["default"]["bits_per_byte"]
+        for found in all_results(EXPERIMENTS / experiment["default"], results)
+    }
     points = [
         point
         for found in all_results(measured, results)
-        for point in points_of(*pairs[found["title"]], found, (experiment["side"], experiment["default"]))
+        for point in points_of(*pairs[found["title"]], found, experiment["side"], defaults.get(found["title"]))
     ]
     forms = {name: fitted(form, points) for name, form in FORMS.items()}
     result = provenance(path.stem) | {"settings": experiment, "forms": forms}
     (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def points_of(base: str, donor: str, found: dict[str, Any], sides: tuple[str, str]) -> list[Point]:
-    """What a pair lost on each text by one method, and by the default, if it was run."""
+def points_of(base: str, donor: str, found: dict[str, Any], side: str, default: dict[str, float] | None) -> list[Point]:
+    """What a pair lost on each text by one method, and by the default, where its bits per byte are given."""
     pair, read = found["pair"], texts.corpora(found["settings"]["measures"]["bytes"])
-    before, after = (of["bits_per_byte"] for of in (pair["untouched"], pair["sides"][sides[0]]))
-    default = pair["sides"][sides[1]]["bits_per_byte"] if sides[1] in pair["sides"] else None
+    before, after = (of["bits_per_byte"] for of in (pair["untouched"], pair["sides"][side]))
     left, right = opened(base), opened(donor)
     plan = align_sides(left, right)[0].plan
     tokenizers = left.tokenizer.digest(), right.tokenizer.digest()

@@ -43,17 +43,19 @@ def four_models(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def choices(results: list[dict[str, Any]], measured: list[dict[str, Any]]) -> str:
-    """What `--method auto` takes on each pair, beside what the methods that were run there lose."""
+def choices(results: list[dict[str, Any]], measured: list[dict[str, Any]], by_default: list[dict[str, Any]]) -> str:
+    """What `--method auto` takes on each pair, beside what ridge and the default, which is OMP, lose there."""
     lines = [
         "| base ← tokenizer | auto takes | it loses | best measured | loses | auto loses more by |",
         "|---|---|---:|---|---:|---:|",
     ]
-    methods, within, known = {result["title"]: result["pair"]["sides"] for result in measured}, 0, 0
+    methods, within, known = {result["title"]: {"ridge": result["pair"]["sides"]["ridge"]} for result in measured}, 0, 0
+    for result in by_default:
+        methods[result["title"]]["omp, k=8"] = result["pair"]["sides"]["default"]
     for result in results:
         best, sides = result["choice"]["best"], methods[result["title"]]
         taken = ", ".join([best["method"], *(f"{name}={value}" for name, value in best["options"].items())])
-        losses = {side: of["loss"]["mean"] for side, of in sides.items() if "=none" not in side}
+        losses = {side: of["loss"]["mean"] for side, of in sides.items()}
         least = min(losses, key=losses.__getitem__)
         cells = ["", least, f"{losses[least]:+.3f}", ""]
         if taken in losses:
@@ -68,20 +70,22 @@ _ROWS = {
     "ridge, pieces=none": "ridge, `pieces=none`",
     "ridge": "ridge",
     "omp, k=8, rest=dropped": "OMP k=8, `rest=dropped`",
-    "omp, k=8": "OMP k=8",
+    "omp, k=8": "OMP k=8, all tokens",
+    "default": "default",
 }
 
 
-def rows(results: list[dict[str, Any]], measured: list[dict[str, Any]]) -> str:
-    """What pieces are worth to ridge and ridge's map to OMP, beside OMP as it was measured before."""
+def rows(results: list[dict[str, Any]], measured: list[dict[str, Any]], by_default: list[dict[str, Any]]) -> str:
+    """What pieces are worth to ridge and ridge's map to OMP, beside OMP as it was measured before, and the default."""
     lines = [
         f"| base ← tokenizer | OMP k=64, `rest=dropped` | {' | '.join(_ROWS.values())} |",
         "|---|" + "---:|" * (1 + len(_ROWS)),
     ]
     before = {result["title"]: result["pair"]["sides"]["omp, k=64"] for result in measured}
+    defaults = {result["title"]: result["pair"]["sides"] for result in by_default}
     better = {side: [0, 0] for side in ("ridge", "omp, k=8")}
     for result in results:
-        own = result["pair"]["sides"]
+        own = result["pair"]["sides"] | defaults.get(result["title"], {})
         sides = [before[result["title"]], *(own.get(name) for name in _ROWS)]
         best = min(of["loss"]["mean"] for of in sides[1:] if of)  # the first was measured in another precision
         cells = [f"{_loss(of['loss']['mean'], best)} ({_nats(of)})" if of else "" for of in sides]
@@ -98,7 +102,8 @@ def rows(results: list[dict[str, Any]], measured: list[dict[str, Any]]) -> str:
         f"The texts of the table above; in brackets nats for a new token. Scored in {types}, calibrated; the first "
         f"column as it is there. Pieces make ridge better on {ridge} of {of} texts, the map OMP on {omp} of {among}."
     )
-    return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/rows_*.json`."])
+    files = ", ".join(["`benchmarks/results/rows_*.json`", *(["`default_*.json`"] if by_default else [])])
+    return "\n".join([*lines, "", f"{told} Result files: {files}."])
 
 
 def _nats(of: dict[str, Any]) -> str:

@@ -347,7 +347,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "pairs": pairs,
     "real_pairs": real_pairs,
     "four_models": four_models,
-    "rows": lambda found: rows(found, all_results(EXPERIMENTS / "four_models.toml")),
+    "rows": lambda found: rows(
+        found, *(all_results(EXPERIMENTS / f"{name}.toml") for name in ("four_models", "default"))
+    ),
     "prediction": prediction,
     "fidelity": fidelity,
     "auto": auto,

@@ -62,13 +62,12 @@ def test_donors_that_are_put_in_the_right_order_are_counted():
 def test_points_are_what_a_side_lost_where_the_tokenizers_cut_apart(zoo, monkeypatch):
     monkeypatch.setattr(prediction, "opened", lambda name: OpenModel.open(str(zoo[name]), "none"))
     monkeypatch.setattr(prediction.texts, "corpora", lambda n: {"t": ["the house of the men"][:n]})
-    sides = {"ridge": {"bits_per_byte": {"t": 1.25}}, "omp": {"bits_per_byte": {"t": 1.5}}}
-    bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": sides}
+    bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": {"ridge": {"bits_per_byte": {"t": 1.25}}}}
     found = {"title": "T", "pair": bits, "settings": {"measures": {"bytes": 1}}}
-    (one,) = prediction.points_of("gpt", "spm", found, ("ridge", "omp"))
+    (one,) = prediction.points_of("gpt", "spm", found, "ridge", {"t": 1.5})
     assert (one.title, one.base, one.text, one.lost, one.by_default) == ("T", "gpt", "t", 0.25, 0.5)
     assert one.tokenizers[0] != one.tokenizers[1] and one.cuts.n_bytes == 20 and one.cuts.changed > 0
-    (same,) = prediction.points_of("gpt", "gpt", found, ("ridge", "not run"))
+    (same,) = prediction.points_of("gpt", "gpt", found, "ridge", None)
     assert same.by_default is None
     assert same.tokenizers[0] == same.tokenizers[1] and same.cuts.changed == 0
 
@@ -103,7 +102,11 @@ def test_the_table_of_rows_has_omp_as_it_was_and_counts_the_texts_that_gain():
         {"title": "A", "pair": {"sides": sides}} | settings,
         {"title": "B", "pair": {"sides": {"ridge": side(0.4, 0.2, 8.0)}}} | settings,
     ]
-    lines = rows_table(results, measured).splitlines()
-    assert lines[2] == "| A | +0.150 (6.0) | +0.160 (9.0) | +0.125 (8.0) | +0.300 (7.0) | **+0.100** (5.0) |"
-    assert lines[3] == "| B | +0.150 (6.0) |  | **+0.300** (8.0) |  |  |"
+    default = [{"title": "A", "pair": {"sides": {"default": side(0.1, 0.08, 4.0)}}}]
+    lines = rows_table(results, measured, default).splitlines()
+    assert (
+        lines[2]
+        == "| A | +0.150 (6.0) | +0.160 (9.0) | +0.125 (8.0) | +0.300 (7.0) | +0.100 (5.0) | **+0.090** (4.0) |"
+    )
+    assert lines[3] == "| B | +0.150 (6.0) |  | **+0.300** (8.0) |  |  |  |"
     assert "ridge better on 1 of 2 texts, the map OMP on 2 of 2" in lines[-1] and "Scored in float32" in lines[-1]

@@ -178,7 +178,7 @@ def test_calibrated_by_default_where_the_base_is_run_and_the_donors_rows_are_ask
     ):
         made[name] = transplant(str(zoo["gpt"]), str(zoo["spm"]), tmp_path / name, options)
     assert [made[name].content["calibrated"] for name in made] == [True, True, False, False]
-    assert "k=8, rest=mapped, calibrated)" in (shared().out / "README.md").read_text()
+    assert "k=8, rest=mapped, tokens=16384, calibrated)" in (shared().out / "README.md").read_text()
     one, other = (made[name].out / "model.safetensors" for name in ("default", "asked"))
     assert one.read_bytes() == other.read_bytes()
 

@@ -58,9 +58,19 @@ def test_of_a_token_that_is_an_anchor_times_two_the_maps_constant_is_left(space,
     torch.testing.assert_close(found, dropped + mapped[:5] - 2 * mapped[5:], rtol=1e-4, atol=1e-4)
 
 
+def test_the_first_tokens_are_combined_and_the_maps_rows_do_for_the_others(space, base):
+    """The last of the first lies within what is made at once."""
+    n = 5000
+    found, mapped = made("omp", {"k": 4, "tokens": n}, space, base), made("ridge", {}, space, base)
+    torch.testing.assert_close(found[:n], made("omp", {"k": 4}, space, base)[:n], rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[n:], mapped[n:]) and (found[:n] - mapped[:n]).std() > 0.1
+    few, all_ = ({"k": 4, "rest": "dropped"} | more for more in ({"tokens": n}, {}))
+    assert torch.equal(made("omp", few, space, base), made("omp", all_, space, base))
+
+
 def test_the_paper_is_one_option_away(space, base):
     coefficients = make_method("omp", {"k": 4, "rest": "dropped"}).fit(space, Resources()).coefficients
     dense = torch.zeros(NEW, ANCHORS).scatter_add_(1, coefficients.indices, coefficients.values).double()
     found = made("omp", {"k": 4, "rest": "dropped"}, space, base)
     torch.testing.assert_close(found, dense @ base.anchors.double(), rtol=1e-4, atol=1e-4)
-    assert asdict(make_method("omp")) == {"k": 8, "rest": "mapped"}
+    assert asdict(make_method("omp")) == {"k": 8, "rest": "mapped", "tokens": 16_384}

@@ -132,6 +132,24 @@ def test_scikit_learn_does_not_believe_our_solver(zoo, tmp_path, monkeypatch, re
     assert set(failing(tmp_path / "out", zoo, "spm")) == {"rows by scikit-learn"}
 
 
+@pytest.mark.parametrize("seconds", [None, 0])
+def test_rows_of_the_map_alone_are_made_again_beside_those_of_the_solver(zoo, tmp_path, monkeypatch, seconds):
+    """Whether all are or a sample is; scikit-learn sees those of the solver alone."""
+    out = tmp_path / "out"
+    options = TransplantOptions(k=8, method_options={"tokens": 40}, forward=False)
+    report = transplant(str(zoo["gpt"]), str(zoo["spm"]), out, options)
+    if seconds is not None:
+        monkeypatch.setattr(audit, "_SECONDS", seconds)
+    detail = checks_of(out, zoo, "spm")["rows by scikit-learn"].detail
+    assert not failing(out, zoo, "spm") and " of 40 new rows" in detail
+    new = torch.from_numpy(report.alignment.plan.ids(Provenance.RECONSTRUCTED))
+    assert "The 40 new tokens with the lowest ids are combined" in (out / "report.html").read_text()
+    assert f"rows of the other {len(new) - 40:,}." in (out / "report.html").read_text()
+    change_tensor(out, EMBEDDING, lambda t: t.index_copy(0, new[40:], t[new[40:]] * 1.1))
+    digests_again(out)
+    assert "rows made again" in failing(out, zoo, "spm")
+
+
 def test_a_sample_is_another_one_each_time(good, zoo, monkeypatch):
     monkeypatch.setattr(audit, "_SECONDS", 0)
     one, other = (checks_of(good, zoo, "spm")["rows made again"].detail for _ in range(2))

@@ -36,7 +36,7 @@ def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
 
     Example:
         >>> make_method("omp", {"k": "8"})
-        Omp(k=8, rest='mapped')
+        Omp(k=8, rest='mapped', tokens=16384)
     """
     if name == "auto":
         raise InputError("method auto is chosen for a pair of models, by a transplant; here name one")

@@ -29,6 +29,7 @@ from tokensurgeon.surgery.body import Asked
 from tokensurgeon.surgery.options import Auto, TransplantOptions
 from tokensurgeon.surgery.pair import Pair
 from tokensurgeon.transfer.calibrate import calibrate
+from tokensurgeon.transfer.omp import Omp
 from tokensurgeon.transfer.protocol import Method
 from tokensurgeon.transfer.rows import NewRows, VocabularyMatrices, atom_ids, build_rows
 from tokensurgeon.vocabulary.segmentation import base_pieces
@@ -99,7 +100,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Smaller:
-    """A problem with fewer rows: the alignment, the log of how many tokens each row counts for, what was held out."""
+    """A problem with fewer rows: the alignment, the log of how many tokens each row counts for, what was held out.
+
+    ``share`` is that of the tokens that OMP combines.
+    """
 
     alignment: Alignment
     log_weights: torch.Tensor
@@ -277,7 +281,7 @@ def _smaller(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], se
     log_weights[torch.from_numpy(fewer.ids(Provenance.PADDING, Provenance.UNREACHABLE))] = -math.inf
     if len(sample):
         log_weights[torch.from_numpy(sample)] = math.log(len(rest) / len(sample))
-    share = (len(new) + len(sample) + len(held)) / max(1, len(targets))
+    share = (len(new) + len(sample) + len(held)) / max(1, min(len(targets), Omp().tokens))
     return _Smaller(replace(alignment, plan=fewer), log_weights, len(held), len(new), min(1.0, share))
 
 

@@ -56,7 +56,7 @@ class Completed:
     the anchors that t is made of. Where the pieces of the tokens are known, M(t) is corrected by them, see `Mapped`.
 
     Attributes:
-        weights: The combinations, over the anchors.
+        weights: The combinations, over the anchors, of the first targets; the rows of the others are M(t).
         mapped: The map.
     """
 
@@ -65,13 +65,15 @@ class Completed:
 
     def blocks(self, base: BaseRows) -> Iterator[torch.Tensor]:
         """See `Fitted`."""
-        learnt, anchors = self.mapped.onto(base), self.mapped.space.anchors
-        for part, combined in zip(parts(len(self.weights.coefficients)), self.weights.blocks(base), strict=True):
-            some = self.weights.coefficients[part]
-            used, places = torch.unique(some.indices, return_inverse=True)  # no copy of all anchors in float32
-            told, share = transfer(replace(some, indices=places), anchors[used]), some.values.sum(dim=1, keepdim=True)
-            wrong = combined - (told - share * learnt.before) @ learnt.matrix - share * learnt.after
-            yield self.mapped.rows(learnt, base, part) + wrong
+        learnt, space = self.mapped.onto(base), self.mapped.space
+        for part in parts(len(space.targets)):
+            rows, some = self.mapped.rows(learnt, base, part), self.weights.coefficients[part]
+            if len(some):
+                used, places = torch.unique(some.indices, return_inverse=True)  # no copy of all anchors in float32
+                told, share = replace(some, indices=places), some.values.sum(dim=1, keepdim=True)
+                mapped = (transfer(told, space.anchors[used]) - share * learnt.before) @ learnt.matrix
+                rows[: len(some)] += transfer(told, base.anchors[used]) - mapped - share * learnt.after
+            yield rows
 
 
 def weights_of(fitted: Fitted) -> Weights | None:

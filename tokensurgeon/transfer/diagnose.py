@@ -51,13 +51,15 @@ def reconstructions(
         norms: By tensor: (n_targets,) norms of what was approximated.
 
     Returns:
-        By tensor: ``histogram``, ``worst`` and ``typical``; nothing for methods that do not combine anchors.
+        By tensor: ``histogram``, ``worst`` and ``typical`` of those that are ``combined``; nothing for methods that do
+        not combine anchors.
     """
     targets = plan.ids(Provenance.RECONSTRUCTED)
     found = {}
     for name, coefficients in rows.coefficients.items():
         nothing = coefficients.n_active == 0  # no vector in an auxiliary space, or a row of zeros
-        relative = torch.where(nothing, 1.0, coefficients.residual / norms[name].clamp(min=1e-12))
+        own = norms[name][: len(coefficients)]  # of those that are combined
+        relative = torch.where(nothing, 1.0, coefficients.residual / own.clamp(min=1e-12))
         order = relative.argsort(descending=True, stable=True)
         middle = order[len(order) // 4 : 3 * len(order) // 4]  # spread over the middle half
         typical = middle[torch.linspace(0, max(0, len(middle) - 1), min(_TYPICAL, len(middle))).long()]
@@ -77,6 +79,7 @@ def reconstructions(
             "histogram": histogram(relative),
             "median": float(relative.median()) if len(relative) else 0.0,
             "without": int(nothing.sum()),
+            "combined": len(coefficients),
             "worst": shown(order[:_WORST]),
             "typical": shown(typical),
         }

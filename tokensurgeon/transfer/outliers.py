@@ -233,7 +233,7 @@ class Guarded:
             made[torch.from_numpy(ids)[bad]] = self._of_pieces(matrix, bad.tolist()).to(made.dtype)
 
     def _contributions(self, part: slice, norms: torch.Tensor, use: Use) -> torch.Tensor:
-        """(n, 2) float64: the norm of the largest term of each combination, and all norms over √k.
+        """(n, 2) float64: the norm of the largest term of each combination, and all norms over √k; 0 without one.
 
         Rows of the head that are made by what was learnt for the input were judged there.
         """
@@ -241,9 +241,12 @@ class Guarded:
         weights = weights_of(fitted)
         if weights is None:
             return torch.zeros(part.stop - part.start, 2, dtype=torch.float64)
-        some = weights.coefficients[part]
+        some, found = weights.coefficients[part], torch.zeros(part.stop - part.start, 2, dtype=torch.float64)
+        if not len(some):
+            return found
         terms = some.values.abs() * norms[self._learnt.known if weights.ids is None else weights.ids][some.indices]
-        return torch.stack([terms.amax(dim=1), terms.sum(dim=1) / math.sqrt(terms.shape[1])], dim=1)
+        found[: len(some)] = torch.stack([terms.amax(dim=1), terms.sum(dim=1) / math.sqrt(terms.shape[1])], dim=1)
+        return found
 
     def _of_pieces(self, matrix: torch.Tensor, positions: list[int]) -> torch.Tensor:
         """(n, dim) float32 rows of some tokens."""

@@ -23,7 +23,7 @@ class ReferenceOmp:
 
     Attributes:
         k: Anchors per token.
-        rest: As in `tokensurgeon.transfer.omp.Omp`.
+        rest: As in `tokensurgeon.transfer.omp.Omp`. All targets are combined.
     """
 
     name: ClassVar[str] = "omp"
