@@ -69,8 +69,7 @@ def main(path: Path, results: Path = RESULTS) -> None:
     measured = EXPERIMENTS / experiment["measured"]
     pairs = {of["title"]: (of["base"], of["donor"]) for of in read_experiment(measured)["pairs"].values()}
     defaults = {
-        found["title"]: found["pair"]["sides"]["default"]["bits_per_byte"]
-        for found in all_results(EXPERIMENTS / experiment["default"], results)
+        found["title"]: lost_by(found, "default") for found in all_results(EXPERIMENTS / experiment["default"], results)
     }
     points = [
         point
@@ -82,10 +81,15 @@ def main(path: Path, results: Path = RESULTS) -> None:
     (results / f"{path.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
+def lost_by(found: dict[str, Any], side: str) -> dict[str, float]:
+    """Bits per byte that a method lost on each text of a pair."""
+    before, after = (of["bits_per_byte"] for of in (found["pair"]["untouched"], found["pair"]["sides"][side]))
+    return {name: value - before[name] for name, value in after.items() if name not in ("mean", "interval")}
+
+
 def points_of(base: str, donor: str, found: dict[str, Any], side: str, default: dict[str, float] | None) -> list[Point]:
-    """What a pair lost on each text by one method, and by the default, where its bits per byte are given."""
-    pair, read = found["pair"], texts.corpora(found["settings"]["measures"]["bytes"])
-    before, after = (of["bits_per_byte"] for of in (pair["untouched"], pair["sides"][side]))
+    """What a pair lost on each text by one method, and by the default, where that is known."""
+    lost, read = lost_by(found, side), texts.corpora(found["settings"]["measures"]["bytes"])
     left, right = opened(base), opened(donor)
     plan = align_sides(left, right)[0].plan
     tokenizers = left.tokenizer.digest(), right.tokenizer.digest()
@@ -96,8 +100,8 @@ def points_of(base: str, donor: str, found: dict[str, Any], side: str, default: 
             tokenizers=tokenizers,
             text=name,
             cuts=Cuts.of(left.vocabulary, right.vocabulary, plan, parts),
-            lost=after[name] - before[name],
-            by_default=None if default is None else default[name] - before[name],
+            lost=lost[name],
+            by_default=None if default is None else default[name],
         )
         for name, parts in read.items()
     ]

@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import mean
 from typing import Any
 
-__all__ = ["choices", "four_models", "prediction", "rows", "serving", "vllm_drafts"]
+__all__ = ["four_models", "prediction", "rows", "serving", "vllm_drafts"]
 
 _METHODS = {
     "omp, k=64": "OMP k=64",
@@ -43,29 +43,6 @@ def four_models(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def choices(results: list[dict[str, Any]], measured: list[dict[str, Any]], by_default: list[dict[str, Any]]) -> str:
-    """What `--method auto` takes on each pair, beside what ridge and the default, which is OMP, lose there."""
-    lines = [
-        "| base ← tokenizer | auto takes | it loses | best measured | loses | auto loses more by |",
-        "|---|---|---:|---|---:|---:|",
-    ]
-    methods, within, known = {result["title"]: {"ridge": result["pair"]["sides"]["ridge"]} for result in measured}, 0, 0
-    for result in by_default:
-        methods[result["title"]]["omp, k=8"] = result["pair"]["sides"]["default"]
-    for result in results:
-        best, sides = result["choice"]["best"], methods[result["title"]]
-        taken = ", ".join([best["method"], *(f"{name}={value}" for name, value in best["options"].items())])
-        losses = {side: of["loss"]["mean"] for side, of in sides.items()}
-        least = min(losses, key=losses.__getitem__)
-        cells = ["", least, f"{losses[least]:+.3f}", ""]
-        if taken in losses:
-            cells[0], cells[3] = f"{losses[taken]:+.3f}", f"{losses[taken] - losses[least]:+.3f}"
-            within, known = within + (losses[taken] <= sides[least]["loss"]["interval"][1]), known + 1
-        lines.append(f"| {result['title']} | {taken} | {' | '.join(cells)} |")
-    told = f"Within the 95% interval of the best on {within} of {known} pairs on which what it takes was run whole."
-    return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/choices_*.json`."])
-
-
 _ROWS = {
     "ridge, pieces=none": "ridge, `pieces=none`",
     "ridge": "ridge",
@@ -96,7 +73,7 @@ def rows(results: list[dict[str, Any]], measured: list[dict[str, Any]], by_defau
                 names = [name for name in bits if name not in ("mean", "interval")]
                 better[side][0] += sum(bits[name] < others[name] for name in names)
                 better[side][1] += len(names)
-    types = " and ".join(sorted({result["settings"]["measures"]["dtype"] for result in results}))
+    types = " and ".join(sorted({result["settings"]["measures"]["dtype"] for result in [*results, *by_default]}))
     (ridge, of), (omp, among) = better.values()
     told = (
         f"The texts of the table above; in brackets nats for a new token. Scored in {types}, calibrated; the first "

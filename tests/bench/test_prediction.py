@@ -64,7 +64,7 @@ def test_points_are_what_a_side_lost_where_the_tokenizers_cut_apart(zoo, monkeyp
     monkeypatch.setattr(prediction.texts, "corpora", lambda n: {"t": ["the house of the men"][:n]})
     bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": {"ridge": {"bits_per_byte": {"t": 1.25}}}}
     found = {"title": "T", "pair": bits, "settings": {"measures": {"bytes": 1}}}
-    (one,) = prediction.points_of("gpt", "spm", found, "ridge", {"t": 1.5})
+    (one,) = prediction.points_of("gpt", "spm", found, "ridge", {"t": 0.5})
     assert (one.title, one.base, one.text, one.lost, one.by_default) == ("T", "gpt", "t", 0.25, 0.5)
     assert one.tokenizers[0] != one.tokenizers[1] and one.cuts.n_bytes == 20 and one.cuts.changed > 0
     (same,) = prediction.points_of("gpt", "gpt", found, "ridge", None)
@@ -102,7 +102,7 @@ def test_the_table_of_rows_has_omp_as_it_was_and_counts_the_texts_that_gain():
         {"title": "A", "pair": {"sides": sides}} | settings,
         {"title": "B", "pair": {"sides": {"ridge": side(0.4, 0.2, 8.0)}}} | settings,
     ]
-    default = [{"title": "A", "pair": {"sides": {"default": side(0.1, 0.08, 4.0)}}}]
+    default = [{"title": "A", "pair": {"sides": {"default": side(0.1, 0.08, 4.0)}}} | settings]
     lines = rows_table(results, measured, default).splitlines()
     assert (
         lines[2]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tokensurgeon.baselines import make_method
+from tokensurgeon.errors import InputError
 from tokensurgeon.transfer.combine import weights_of
 from tokensurgeon.transfer.protocol import BaseRows, DonorSpace, Pieces, Resources, all_rows
 
@@ -64,8 +65,8 @@ def test_the_first_tokens_are_combined_and_the_maps_rows_do_for_the_others(space
     found, mapped = made("omp", {"k": 4, "tokens": n}, space, base), made("ridge", {}, space, base)
     torch.testing.assert_close(found[:n], made("omp", {"k": 4}, space, base)[:n], rtol=1e-5, atol=1e-5)
     assert torch.equal(found[n:], mapped[n:]) and (found[:n] - mapped[:n]).std() > 0.1
-    few, all_ = ({"k": 4, "rest": "dropped"} | more for more in ({"tokens": n}, {}))
-    assert torch.equal(made("omp", few, space, base), made("omp", all_, space, base))
+    with pytest.raises(InputError, match="tokens goes with rest=mapped"):
+        make_method("omp", {"rest": "dropped", "tokens": n})
 
 
 def test_the_paper_is_one_option_away(space, base):
@@ -73,4 +74,5 @@ def test_the_paper_is_one_option_away(space, base):
     dense = torch.zeros(NEW, ANCHORS).scatter_add_(1, coefficients.indices, coefficients.values).double()
     found = made("omp", {"k": 4, "rest": "dropped"}, space, base)
     torch.testing.assert_close(found, dense @ base.anchors.double(), rtol=1e-4, atol=1e-4)
+    assert asdict(make_method("omp", {"rest": "dropped"})) == {"k": 8, "rest": "dropped", "tokens": None}
     assert asdict(make_method("omp")) == {"k": 8, "rest": "mapped", "tokens": 16_384}

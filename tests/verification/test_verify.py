@@ -145,6 +145,14 @@ def test_rows_of_the_map_alone_are_made_again_beside_those_of_the_solver(zoo, tm
     new = torch.from_numpy(report.alignment.plan.ids(Provenance.RECONSTRUCTED))
     assert "The 40 new tokens with the lowest ids are combined" in (out / "report.html").read_text()
     assert f"rows of the other {len(new) - 40:,}." in (out / "report.html").read_text()
+    once = Manifest.read(out)
+    healed = {"runs": [{"rows": "new"}], "rows": new[:30].tolist(), "tensors": []}
+    Manifest(once.content | {"healed": healed}, once.plan).write(out)  # ten of the first forty are left
+    detail = checks_of(out, zoo, "spm")["rows by scikit-learn"].detail
+    assert " of 10 new rows" in detail and not {"rows made again", "rows by scikit-learn"} & set(
+        failing(out, zoo, "spm")
+    )
+    once.write(out)
     change_tensor(out, EMBEDDING, lambda t: t.index_copy(0, new[40:], t[new[40:]] * 1.1))
     digests_again(out)
     assert "rows made again" in failing(out, zoo, "spm")

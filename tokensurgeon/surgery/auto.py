@@ -100,16 +100,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Smaller:
-    """A problem with fewer rows: the alignment, the log of how many tokens each row counts for, what was held out.
-
-    ``share`` is that of the tokens that OMP combines.
-    """
+    """A problem with fewer rows: the alignment, the log of how many tokens each row counts for, what was held out."""
 
     alignment: Alignment
     log_weights: torch.Tensor
     held_out: int
     new: int
-    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +196,11 @@ def choose(
     begins = None if prefix is None else int(alive.places[prefix])
     plan = alive.alignment.plan
     anchors, trials = len(atom_ids(plan, alive.donor)), []
-    cut = _pieces_of(pair, alive.ids[plan.ids(Provenance.RECONSTRUCTED)])
+    targets = alive.ids[plan.ids(Provenance.RECONSTRUCTED)]
+    cut = _pieces_of(pair, targets)
+    first = pair.alignment.plan.ids(Provenance.RECONSTRUCTED)
+    first = first[: Omp().combined(len(first))]  # what OMP combines in the whole
+    combined = int((targets <= first.max(initial=-1)).sum())
 
     def made_by(method: Method) -> tuple[NewRows, float]:
         started = time.perf_counter()
@@ -224,11 +224,14 @@ def choose(
         if given.get("k", 1) > anchors:
             trials.append(Trial(name, given, False, None, 0.0, f"k exceeds the {anchors} anchors"))
             continue
-        made, minutes = made_by(make_method(name, given))
+        method = make_method(name, given)
+        if isinstance(method, Omp):
+            method = replace(method, tokens=combined)
+        made, minutes = made_by(method)
         if name == "ridge":
             fixed = max(fixed, minutes)  # omp learns the same map
-        if name == "omp":  # whose other work is in the targets; the others' is in the anchors, which are all there
-            minutes = fixed + max(0.0, minutes - fixed) / small.share
+        if isinstance(method, Omp):  # whose other work is in the targets; the others' is in the anchors, all there
+            minutes = fixed + max(0.0, minutes - fixed) * len(first) / max(1, combined)
         if minutes > auto.minutes:
             trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))
             continue
@@ -281,8 +284,7 @@ def _smaller(alignment: Alignment, donor: VocabularyMatrices, seen: set[int], se
     log_weights[torch.from_numpy(fewer.ids(Provenance.PADDING, Provenance.UNREACHABLE))] = -math.inf
     if len(sample):
         log_weights[torch.from_numpy(sample)] = math.log(len(rest) / len(sample))
-    share = (len(new) + len(sample) + len(held)) / max(1, min(len(targets), Omp().tokens))
-    return _Smaller(replace(alignment, plan=fewer), log_weights, len(held), len(new), min(1.0, share))
+    return _Smaller(replace(alignment, plan=fewer), log_weights, len(held), len(new))
 
 
 def replace_vocabulary(model: Any, matrices: VocabularyMatrices) -> None:

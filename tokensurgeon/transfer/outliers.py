@@ -242,8 +242,6 @@ class Guarded:
         if weights is None:
             return torch.zeros(part.stop - part.start, 2, dtype=torch.float64)
         some, found = weights.coefficients[part], torch.zeros(part.stop - part.start, 2, dtype=torch.float64)
-        if not len(some):
-            return found
         terms = some.values.abs() * norms[self._learnt.known if weights.ids is None else weights.ids][some.indices]
         found[: len(some)] = torch.stack([terms.amax(dim=1), terms.sum(dim=1) / math.sqrt(terms.shape[1])], dim=1)
         return found

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokensurgeon.alignment import Ids, Provenance, RowPlan
+from tokensurgeon.alignment import Ids, Provenance
 from tokensurgeon.baselines import Method
 from tokensurgeon.baselines.linear import Procrustes, Ridge
 from tokensurgeon.evaluation.states import quiet_row
@@ -95,9 +95,11 @@ def audit_checks(evidence: Evidence, seed: int, run: bool) -> Iterator[Check]:
         yield from limit_checks(evidence, unlike)
         yield Check(_NAME, True, f"not checked: {why}", note=True)
         return
-    method, order = evidence.method, np.random.default_rng(seed).permutation(len(targets))
-    work, combined = _work(evidence, method), np.intersect1d(targets, _combined(plan, method))
-    chosen = targets if work * len(combined) <= _SECONDS else np.sort(targets[order[:_SAMPLE]])
+    method = evidence.method
+    work, combined = _work(evidence, method), np.intersect1d(targets, _combined(evidence, method))
+    sample, chosen = np.random.default_rng(seed).permutation(combined), targets
+    if work * len(combined) > _SECONDS:  # the others' rows take no longer than ridge's
+        chosen = np.union1d(np.setdiff1d(targets, combined), sample[:_SAMPLE])
     shifts = Shifts.of(evidence, run)
     proven = chosen if shifts is None or not shifts.unproven else chosen[:0]
     yield from limit_checks(evidence, np.setdiff1d(unlike, proven))
@@ -111,8 +113,7 @@ def audit_checks(evidence: Evidence, seed: int, run: bool) -> Iterator[Check]:
     detail = f"{some}: {len(wrong)} are not {what}" if len(wrong) else f"{some} are {what}"
     yield Check(_NAME, not len(wrong), detail, note=bool(unproven) and not len(wrong))
     if isinstance(method, Omp) and len(combined):
-        order = np.random.default_rng(seed).permutation(len(combined))
-        few = np.sort(combined[order[: int(min(max(_FEWEST, _REFERENCE / work), _SAMPLE))]])
+        few = np.sort(sample[: int(min(max(_FEWEST, _REFERENCE / work), _SAMPLE))])
         share = _agreeing(evidence, ReferenceOmp(method.k, method.rest), few, _NEAR, shifts).mean()
         detail = f"{share:.0%} of {len(few)} new rows (seed {seed}) are what orthogonal_mp finds, the others near ties"
         yield Check("rows by scikit-learn", bool(share >= _BY_REFERENCE), detail)
@@ -135,10 +136,11 @@ def _sources(method: Method) -> str:
     return {"donor": "the donor's", "text": "the base's pieces"}.get(method.needs, "nothing")
 
 
-def _combined(plan: RowPlan, method: Method) -> Ids:
-    """New tokens whose rows OMP makes of anchors; all of them by any other method."""
-    new = plan.ids(Provenance.RECONSTRUCTED)
-    return new[: method.tokens] if isinstance(method, Omp) and method.rest == "mapped" else new
+def _combined(evidence: Evidence, method: Method) -> Ids:
+    """New tokens whose rows OMP made of anchors, trained since or not; all of them by any other method."""
+    plan, means = evidence.manifest.plan, [int(i) for i in evidence.content.get("blends", {})]
+    new = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED, Provenance.TRAINED), means)
+    return new[: method.combined(len(new))] if isinstance(method, Omp) else new
 
 
 def _work(evidence: Evidence, method: Method) -> float:
@@ -201,8 +203,8 @@ def _learnt(evidence: Evidence, method: Method, ids: Ids) -> LearntRows:
         nothing, space = torch.zeros(0, dtype=torch.int64), DonorSpace.without_donor(len(ids), pieces)
         return LearntRows.of(method, nothing, space, None, Resources())
     atoms, targets = torch.from_numpy(atom_ids(plan, donor)), torch.from_numpy(ids)
-    if isinstance(method, Omp):
-        method = replace(method, tokens=int(np.isin(ids, _combined(plan, method)).sum()))
+    if isinstance(method, Omp) and method.tokens is not None:  # the first of some ids, which ascend
+        method = replace(method, tokens=int(np.isin(ids, _combined(evidence, method)).sum()))
     own = donor.head if evidence.out.layout.head is not None else None
     return LearntRows.of(
         method,
