@@ -79,8 +79,7 @@ def rows(results: list[dict[str, Any]], measured: list[dict[str, Any]], by_defau
         f"The texts of the table above; in brackets nats for a new token. Scored in {types}, calibrated; the first "
         f"column as it is there. Pieces make ridge better on {ridge} of {of} texts, the map OMP on {omp} of {among}."
     )
-    files = ", ".join(["`benchmarks/results/rows_*.json`", *(["`default_*.json`"] if by_default else [])])
-    return "\n".join([*lines, "", f"{told} Result files: {files}."])
+    return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/rows_*.json`, `default_*.json`."])
 
 
 def _nats(of: dict[str, Any]) -> str:

@@ -198,9 +198,7 @@ def choose(
     anchors, trials = len(atom_ids(plan, alive.donor)), []
     targets = alive.ids[plan.ids(Provenance.RECONSTRUCTED)]
     cut = _pieces_of(pair, targets)
-    first = pair.alignment.plan.ids(Provenance.RECONSTRUCTED)
-    first = first[: Omp().combined(len(first))]  # what OMP combines in the whole
-    combined = int((targets <= first.max(initial=-1)).sum())
+    new = pair.alignment.plan.ids(Provenance.RECONSTRUCTED)
 
     def made_by(method: Method) -> tuple[NewRows, float]:
         started = time.perf_counter()
@@ -225,13 +223,13 @@ def choose(
             trials.append(Trial(name, given, False, None, 0.0, f"k exceeds the {anchors} anchors"))
             continue
         method = make_method(name, given)
-        if isinstance(method, Omp):
-            method = replace(method, tokens=combined)
-        made, minutes = made_by(method)
+        tried = method.of_some(targets, new) if isinstance(method, Omp) else method
+        made, minutes = made_by(tried)
         if name == "ridge":
             fixed = max(fixed, minutes)  # omp learns the same map
-        if isinstance(method, Omp):  # whose other work is in the targets; the others' is in the anchors, all there
-            minutes = fixed + max(0.0, minutes - fixed) * len(first) / max(1, combined)
+        if isinstance(method, Omp) and isinstance(tried, Omp):  # others' work is in the anchors, which are all there
+            more = method.combined(len(new)) / max(1, tried.combined(len(targets)))
+            minutes = fixed + max(0.0, minutes - fixed) * more
         if minutes > auto.minutes:
             trials.append(Trial(name, given, False, None, minutes, f"would take more than {auto.minutes:g} minutes"))
             continue

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from tokensurgeon.alignment import Ids
 from tokensurgeon.errors import InputError
 from tokensurgeon.solver.distributed import solve_in_shares
 from tokensurgeon.transfer.combine import Completed, Weights
@@ -49,6 +50,12 @@ class Omp:
     def combined(self, n: int) -> int:
         """How many of n new tokens are combined."""
         return n if self.tokens is None else min(n, self.tokens)
+
+    def of_some(self, ids: Ids, new: Ids) -> Omp:
+        """The method for some tokens, which are combined if they would be among all new ones; ids ascend."""
+        if self.tokens is None:
+            return self
+        return replace(self, tokens=int((ids <= new[: self.tokens].max(initial=-1)).sum()))
 
     def fit(self, space: DonorSpace, resources: Resources) -> Weights | Completed:
         """Solve; under ``torchrun`` every rank takes its share."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from tokensurgeon.verification.limits import limit_checks
 from tokensurgeon.verification.reference import ReferenceOmp
 from tokensurgeon.verification.running import Check
 from tokensurgeon.verification.shifts import Shifts
-from tokensurgeon.verification.trained import trained_rows
+from tokensurgeon.verification.trained import made_rows, trained_rows
 from tokensurgeon.vocabulary.segmentation import base_pieces
 
 __all__ = ["audit_checks"]
@@ -138,8 +138,7 @@ def _sources(method: Method) -> str:
 
 def _combined(evidence: Evidence, method: Method) -> Ids:
     """New tokens whose rows OMP made of anchors, trained since or not; all of them by any other method."""
-    plan, means = evidence.manifest.plan, [int(i) for i in evidence.content.get("blends", {})]
-    new = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED, Provenance.TRAINED), means)
+    new = made_rows(evidence.manifest)
     return new[: method.combined(len(new))] if isinstance(method, Omp) else new
 
 
@@ -203,8 +202,8 @@ def _learnt(evidence: Evidence, method: Method, ids: Ids) -> LearntRows:
         nothing, space = torch.zeros(0, dtype=torch.int64), DonorSpace.without_donor(len(ids), pieces)
         return LearntRows.of(method, nothing, space, None, Resources())
     atoms, targets = torch.from_numpy(atom_ids(plan, donor)), torch.from_numpy(ids)
-    if isinstance(method, Omp) and method.tokens is not None:  # the first of some ids, which ascend
-        method = replace(method, tokens=int(np.isin(ids, _combined(evidence, method)).sum()))
+    if isinstance(method, Omp):
+        method = method.of_some(ids, made_rows(evidence.manifest))
     own = donor.head if evidence.out.layout.head is not None else None
     return LearntRows.of(
         method,

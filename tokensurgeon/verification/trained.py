@@ -14,7 +14,7 @@ from tokensurgeon.checkpoint.layout import linear_weights
 from tokensurgeon.checkpoint.manifest import Manifest
 from tokensurgeon.verification.running import Check
 
-__all__ = ["trained_checks", "trained_rows", "trained_tensors"]
+__all__ = ["made_rows", "trained_checks", "trained_rows", "trained_tensors"]
 
 _RUNS = 8
 """Whose roundings add up, at most: how many runs there were, only the manifest says."""
@@ -26,6 +26,12 @@ def trained_rows(manifest: Manifest) -> Ids:
     """Output ids (ascending) that a healing run may have changed."""
     healed = manifest.content.get("healed")
     return np.array(sorted(healed["rows"]) if healed else [], dtype=np.int64)
+
+
+def made_rows(manifest: Manifest) -> Ids:
+    """Output ids (ascending) that a method made rows for, trained since or not."""
+    means = [int(i) for i in manifest.content.get("blends", {})]
+    return np.setdiff1d(manifest.plan.ids(Provenance.RECONSTRUCTED, Provenance.TRAINED), means)
 
 
 def trained_tensors(out: Path, files: Checkpoint, manifest: Manifest) -> frozenset[str]:
@@ -44,9 +50,7 @@ def trained_checks(out: Path, new: Checkpoint, old: Checkpoint, manifest: Manife
     rows, named, plan = trained_rows(manifest), {*healed["tensors"]}, manifest.plan
     tensors, rank = trained_tensors(out, new, manifest), _rank(manifest)
     only_new = all(run.get("rows") == "new" for run in healed["runs"])
-    means = [int(i) for i in manifest.content.get("blends", {})]
-    made = np.setdiff1d(plan.ids(Provenance.RECONSTRUCTED, Provenance.TRAINED), means)
-    allowed = made if only_new else np.setdiff1d(np.arange(plan.n_rows), plan.silenced)
+    allowed = made_rows(manifest) if only_new else np.setdiff1d(np.arange(plan.n_rows), plan.silenced)
     wrong = [f"{name}, which no run trains" for name in sorted(named - tensors)]
     wrong += [f"row {i}, which no run trains" for i in np.setdiff1d(rows, allowed).tolist()]
     full = [name for name in sorted(tensors) if rank >= min(new.tensors[name].shape)]
