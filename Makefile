@@ -121,6 +121,7 @@ bench-four-models: $(VENV)/.models $(VENV)/.peers $(VENV)/.qwen  ## methods, aut
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/four_models.toml
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/rows.toml
 	$(VENV)/bin/python -m benchmarks.experiments.fidelity benchmarks/experiments/default.toml
+	$(VENV)/bin/python -m benchmarks.experiments.choices benchmarks/experiments/choices.toml
 
 bench-vllm: $(VENV)/.models $(VENV)/.qwen $(VENV)/.vllm  ## transplanted drafts in a real vLLM on CPUs
 	$(VENV)/bin/python -m benchmarks.experiments.vllm_drafts benchmarks/experiments/vllm_drafts.toml

@@ -70,7 +70,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
         names = ("title", "base", "donor", "measures")
         experiment["pairs"] = {
             name: {part: pair[part] for part in names if part in pair}
-            | {"sides": list(experiment["sides"])}
+            | {"sides": list(experiment.get("sides", ()))}
             | own.get(name, {})
             for name, pair in others.items()
         }

@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import mean
 from typing import Any
 
-__all__ = ["four_models", "prediction", "rows", "serving", "vllm_drafts"]
+__all__ = ["choices", "four_models", "prediction", "rows", "serving", "vllm_drafts"]
 
 _METHODS = {
     "omp, k=64": "OMP k=64",
@@ -42,6 +42,44 @@ def four_models(results: list[dict[str, Any]]) -> str:
     )
     return "\n".join(lines)
 
+
+def choices(
+    results: list[dict[str, Any]],
+    measured: list[dict[str, Any]],
+    by_rows: list[dict[str, Any]],
+    by_default: list[dict[str, Any]],
+) -> str:
+    """What `--method auto` takes on each pair, beside what candidates and OMP as in the paper lose there."""
+    lines = [
+        "| base ← tokenizer | auto takes | it loses | best measured | loses | trials took |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    sides = {result["title"]: {"OMP k=64": result["pair"]["sides"]["omp, k=64"]} for result in measured}
+    for result in by_rows:
+        own = result["pair"]["sides"]
+        sides[result["title"]] |= {_TAKEN[name]: own[name] for name in ("ridge", "omp, k=8") if name in own}
+    for result in by_default:
+        sides[result["title"]]["default"] = result["pair"]["sides"]["default"]
+    within, known = 0, 0
+    for result in results:
+        best, of = result["choice"]["best"], sides[result["title"]]
+        taken = _TAKEN[best["method"]]
+        least = min(of, key=lambda name: of[name]["loss"]["mean"])
+        lost = of[taken]["loss"]["mean"] if taken in of else None
+        if lost is not None:
+            within, known = within + (lost <= of[least]["loss"]["interval"][1]), known + 1
+        cells = ["" if lost is None else f"{lost:+.3f}", least, f"{of[least]['loss']['mean']:+.3f}"]
+        lines.append(f"| {result['title']} | {taken} | {' | '.join(cells)} | {result['seconds']:.0f} s |")
+    told = (
+        f"Within the 95% interval of the best on {within} of {known} pairs on which what it takes was run whole. The "
+        "trials alone are made here: OMP's and ridge's losses are those of the table above. Result files: "
+        "`benchmarks/results/choices_*.json`."
+    )
+    return "\n".join([*lines, "", told])
+
+
+_TAKEN = {"ridge": "ridge", "omp": "default", "omp, k=8": "default", "focus": "FOCUS"}
+"""How the table calls methods; OMP of all tokens is the default where all new tokens are combined."""
 
 _ROWS = {
     "ridge, pieces=none": "ridge, `pieces=none`",
