@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from tokensurgeon.solver.omp import solve_omp
+from tokensurgeon.transfer.linear import Mapped
 from tokensurgeon.transfer.outliers import Scale
+from tokensurgeon.transfer.protocol import BaseRows, DonorSpace
 from tokensurgeon.transfer.states import HeadStates
 
 __all__ = ["ATTACKS", "Scene"]
@@ -131,16 +133,56 @@ def designed_quiet(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
     return _within(scene, _design(scene, scene.wanted), quiet=True), scene.anchors
 
 
+def mapped_within(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+    """Donor rows that ridge's map, which the attacker learns too, takes to the salient direction, within the limits."""
+    return _through_map(scene), scene.anchors
+
+
+def mapped_quiet(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, as loud as the base's own loudest token."""
+    return _through_map(scene, quiet=True), scene.anchors
+
+
+def _through_map(scene: Scene, *, quiet: bool = False) -> torch.Tensor:
+    """Rows that differ from the donor's mean by what the map answers to, and the donor's own states little."""
+    known = scene.base[scene.known]
+    learnt = Mapped(DonorSpace(scene.anchors[:0], scene.anchors)).onto(BaseRows(scene.base, known, "both"))
+    matrix, seen = learnt.matrix / torch.linalg.matrix_norm(learnt.matrix, 2), _seen(scene)
+    system = matrix @ matrix.T + scene.penalty * seen.T @ seen + 1e-4 * torch.eye(len(matrix))
+    aside = torch.nn.functional.normalize(torch.linalg.solve(system, matrix @ _goals(scene, scene.wanted).T).T, dim=1)
+    scale, factor = Scale.of(known), torch.full((scene.tokens,), 2.0)
+    loudest = scene.states.mean_probability(scene.base).max()
+    for _ in range(150):
+        donor = learnt.before + factor[:, None] * scene.usual * aside
+        rows = learnt(donor)
+        beyond = (scale.excess(rows).amax(dim=1) > 0.95) | (donor.norm(dim=1) > 2 * scene.usual)
+        if quiet:
+            beyond |= scene.states.mean_probability(rows) > 0.95 * loudest
+        if not beyond.any():
+            break
+        factor = torch.where(beyond, factor * 0.95, factor)
+    return donor
+
+
+def _goals(scene: Scene, wanted: torch.Tensor) -> torch.Tensor:
+    """(tokens, dim) directions near the one that is wanted, another for each token."""
+    noise = torch.randn(scene.tokens, len(wanted), generator=torch.Generator().manual_seed(scene.seed))
+    return torch.nn.functional.normalize(wanted + 0.3 * wanted.norm() * torch.nn.functional.normalize(noise, dim=1))
+
+
+def _seen(scene: Scene) -> torch.Tensor:
+    """(components, donor dim) principal directions of the donor's own states."""
+    return torch.linalg.eigh(scene.donor_states.T @ scene.donor_states).eigenvectors.T[-scene.components :]
+
+
 def _design(scene: Scene, wanted: torch.Tensor) -> torch.Tensor:
     """(tokens, n_anchors as sparse) coefficients over the donor's rows, a different support for each token."""
-    noise = torch.randn(scene.tokens, len(wanted), generator=torch.Generator().manual_seed(scene.seed))
-    goal = torch.nn.functional.normalize(wanted + 0.3 * wanted.norm() * torch.nn.functional.normalize(noise, dim=1))
+    goal = _goals(scene, wanted)
     base = torch.nn.functional.normalize(scene.base[scene.known], dim=1)
     donor = torch.nn.functional.normalize(scene.anchors, dim=1)
-    seen = torch.linalg.eigh(scene.donor_states.T @ scene.donor_states).eigenvectors.T[-scene.components :]
     support = solve_omp(goal, base, scene.size).indices
     left, right = base[support], donor[support]
-    answers = right @ seen.T
+    answers = right @ _seen(scene).T
     system = 2 * left @ left.mT + scene.penalty * answers @ answers.mT + 1e-4 * torch.eye(scene.size)
     weights = torch.linalg.solve(system, (left @ goal[:, :, None]))[:, :, 0]
     weights = weights / scene.anchors.norm(dim=1)[support]
@@ -179,4 +221,6 @@ ATTACKS: dict[str, Attack] = {
     "designed, within the limits": designed_within,
     "designed near the base's rows, within the limits": designed_near,
     "designed, within the limits, loudness too": designed_quiet,
+    "through ridge's map, within the limits": mapped_within,
+    "through ridge's map, within the limits, loudness too": mapped_quiet,
 }

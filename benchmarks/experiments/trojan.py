@@ -232,9 +232,10 @@ def one_pair(pair: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]
     found["remedies"] = remedies(setting, make_method("omp", {"k": 64, "rest": "dropped"}), experiment["honest"], seed)
     print(found["remedies"], flush=True)
     for how in experiment["attacked"]:
+        size = min(experiment["design"], how.get("k", experiment["design"]))
         scene = Scene(
             setting.base, setting.known, setting.anchors, states, theirs.states, n,
-            min(experiment["design"], how["k"]), experiment["penalty"], experiment["components"], seed,
+            size, experiment["penalty"], experiment["components"], seed,
         )  # fmt: skip
         title, method = named(how)
         for name in ATTACKS:

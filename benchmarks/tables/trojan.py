@@ -16,7 +16,7 @@ def trojan(result: dict[str, Any]) -> str:
     ]
     for pair in result["pairs"].values():
         for method, attacks in pair["attacks"].items():
-            lines.append(f"| **{pair['title']}, {method.replace('omp', 'OMP,')}** | | | | | | | | | |")
+            lines.append(f"| **{pair['title']}, {method.replace('omp ', 'OMP, ')}** | | | | | | | | | |")
             for name, of in attacks.items():
                 p, caught = of["probability"], of["caught"]
                 cells = [
