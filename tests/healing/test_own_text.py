@@ -185,6 +185,28 @@ def test_texts_are_whole_where_time_is_short(zoo, monkeypatch):
     assert sizes[:2] == [16, 5]
 
 
+def test_as_many_are_written_at_once_as_the_memory_holds(zoo, monkeypatch):
+    asked, base = [], load_model(zoo["gpt"])
+
+    def written(*of):
+        asked.append(len(of[2]))
+        if asked[-1] > 3:
+            raise torch.OutOfMemoryError("no room")
+        return ["Some words. " * 20] * asked[-1]
+
+    monkeypatch.setattr(own_text, "_round", written)
+    assert len(write_own(base, 240 * 7, 240, 0)) >= 7
+    refused = [n for n in asked if n > 3]
+    assert refused and asked[: len(refused)] == refused  # no such number is tried again
+
+    def never(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(own_text, "_round", never)
+    with pytest.raises(InputError, match=r"no room.*--own-text 0"):
+        write_own(base, 240, 240, 0)
+
+
 def test_each_text_is_a_piece():
     given = TextPieces.of([Text.of("a b c " * 50), Text.of("d e f " * 50)], 100)
     own = OwnText(["naïve " * 30, "x", "y " * 200], 1.0)

@@ -209,7 +209,13 @@ def _written(
             torch.manual_seed(seed + tried)
             n = min(n, most, -(-4 * (n_bytes - done) // (3 * piece)))  # a third more: some end before
             begun_as = [_beginning(beginnings, seed, number) for number in range(tried, tried + n)]
-            texts += _round(base, drawn, begun_as, length, left)
+            try:
+                texts += _round(base, drawn, begun_as, length, left)
+            except torch.OutOfMemoryError:  # others use the device too
+                if n == 1:
+                    raise
+                n = most = n // 2
+                continue
             done, tried = sum(len(text.encode()) for text in texts), tried + n
             now = time.perf_counter()
             if progress is not None:
