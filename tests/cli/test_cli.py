@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tokensurgeon.baselines import names_needing
 from tokensurgeon.cli.app import app
 from tokensurgeon.cli.common import emit_json
 from tokensurgeon.cli.options import BY_DONOR, WITHOUT_DONOR
+from tokensurgeon.cli.tables import print_comparison, short_names
 
 runner = CliRunner(env={"COLUMNS": "200"})  # no line breaks inside paths
 
@@ -213,6 +215,24 @@ def test_two_tokenizers_are_compared_without_what_loads_models(zoo):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_are_short_where_tables_are_narrow():
+    of_bytes = dict.fromkeys(("split", "joined", "mixed", "new"), 0.123)
+    one = {"bytes": 29300, "text": "a text", "base_tokens": 7101, "tokens": 7418, "shared": 0.987, "of_bytes": of_bytes}
+    one |= {"loss": 0.165, "interval": 0.05, "cut_differently": ["newlines", "numbers"]}
+    donors = [f"/a/long/path/to/a/folder/of/many/models/{name}/model" for name in ("first", "second")]
+    with (console := Console(width=80, file=io.StringIO())).capture() as printed:
+        print_comparison(console, "base", [one | {"donor": donor} for donor in donors])
+    lines = printed.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in ("first/model", "second/model"):
+        assert [line.split() for line in lines if line.startswith(f" {name} ")] == [
+            [name, "7,418", "98.7%", *["12.3%"] * 4, "0.165", "±0.050"]
+        ]
+        assert f"{name} cuts differently: newlines, numbers" in lines
+    assert short_names(["a/b", "a/b", "b"]) == ["a/b", "a/b", "b"]
+    assert short_names(["org/name", "/", "x.gguf"]) == ["name", "/", "x.gguf"]
 
 
 def test_methods_and_their_options(zoo, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -55,7 +56,7 @@ def print_alignment(console: Console, base: str, donor: str, summary: Mapping[st
 
 def print_comparison(console: Console, base: str, found: Sequence[Mapping[str, Any]]) -> None:
     """One line a donor, the one that costs least first."""
-    first = found[0]
+    first, names = found[0], short_names([one["donor"] for one in found])
     table = Table(
         title=f"tokenizers for {escape(base)}, on {first['bytes'] / 1000:.1f} kB of {escape(first['text'])}, which are "
         f"{first['base_tokens']:,} tokens of its own",
@@ -65,17 +66,37 @@ def print_comparison(console: Console, base: str, found: Sequence[Mapping[str, A
         "loss: bits per byte, from what other pairs lost; donors nearer than that are not told apart, and "
         "`tokensurgeon BASE DONOR` measures it. Numbers that are cut differently cost arithmetic beside that.",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,  # narrow: a terminal of 80 columns has room for names beside seven numbers
+        padding=(0, 1, 0, 0),
     )
-    for title in ("donor", "tokens", "shared", "split", "joined", "across", "new", "expected loss", "cut differently"):
-        numeric = title not in ("donor", "cut differently")
+    for title in ("donor", "tokens", "shared", "split", "joined", "across", "new", "expected loss"):
+        numeric = title != "donor"
         table.add_column(title, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    for one in found:
+    for one, name in zip(found, names, strict=True):
         shares = (f"{one['of_bytes'][kind]:.1%}" for kind in ("split", "joined", "mixed", "new"))
         table.add_row(
-            escape(one["donor"]), f"{one['tokens']:,}", f"{one['shared']:.1%}", *shares,
-            f"{one['loss']:.3f} ±{one['interval']:.3f}", ", ".join(one["cut_differently"]),
+            escape(name), f"{one['tokens']:,}", f"{one['shared']:.1%}", *shares,
+            f"{one['loss']:.3f} ±{one['interval']:.3f}",
         )  # fmt: skip
     console.print(table)
+    for one, name in zip(found, names, strict=True):
+        if one["cut_differently"]:
+            console.print(f"{escape(name)} cuts differently: {', '.join(one['cut_differently'])}")
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The last parts of paths, or of hub ids, as many as tell them apart.
+
+    >>> short_names(["/models/a/instruct", "/models/b/instruct", "org/c/"])
+    ['a/instruct', 'b/instruct', 'c']
+    """
+    parts = [tuple(part for part in name.split("/") if part) for name in names]
+    found = []
+    for name, own in zip(names, parts, strict=True):
+        others = [other for other in parts if other != own]
+        n = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own))
+        found.append("/".join(own[-n:]) if 0 < n < len(own) else name)
+    return found
 
 
 def print_transplant(console: Console, report: TransplantReport, profile: bool = False) -> None:
@@ -169,7 +190,7 @@ def print_evaluation(console: Console, results: Mapping[str, Any]) -> None:
     """Bits per byte, side by side."""
     table = Table(title="bits per byte (lower is better)", title_justify="left")
     table.add_column("text")
-    for name in results:
+    for name in short_names(list(results)):
         table.add_column(escape(name), justify="right", overflow="fold")
     first = next(iter(results.values()))
     for text in first["texts"]:
