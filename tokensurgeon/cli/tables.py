@@ -189,7 +189,7 @@ def print_rules(console: Console, rules: Sequence[Rule]) -> None:
 def print_evaluation(console: Console, results: Mapping[str, Any]) -> None:
     """Bits per byte, side by side."""
     table = Table(title="bits per byte (lower is better)", title_justify="left")
-    table.add_column("text")
+    table.add_column("text", overflow="fold")
     for name in short_names(list(results)):
         table.add_column(escape(name), justify="right", overflow="fold")
     first = next(iter(results.values()))
