@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny import TEXT
@@ -45,10 +46,14 @@ def test_the_table_and_json_say_the_same(zoo, text):
     content = json.loads(runner.invoke(app, [*words, "--json"]).stdout)
     shown = runner.invoke(app, words)
     assert content["base"] == str(zoo["gpt"]) and shown.exit_code == 0
-    lines = [next(line for line in shown.stdout.splitlines() if one["donor"] in line) for one in content["donors"]]
-    assert lines == [line for line in shown.stdout.splitlines() if any(line == other for other in lines)]  # in order
-    for one, line in zip(content["donors"], lines, strict=True):
+    printed = shown.stdout.splitlines()
+    names = [Path(one["donor"]).name for one in content["donors"]]
+    lines = [next(line for line in printed if line.split()[:1] == [name]) for name in names]
+    assert lines == [line for line in printed if any(line == other for other in lines)]  # in order
+    for one, line, name in zip(content["donors"], lines, names, strict=True):
         assert f"{one['loss']:.3f} ±{one['interval']:.3f}" in line and f"{one['tokens']:,}" in line
+        kinds = ", ".join(one["cut_differently"])
+        assert f"{name} cuts differently: {kinds}" in printed if kinds else f"{name} cuts" not in shown.stdout
     assert runner.invoke(app, [*words, "--quiet"]).output == ""
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from tokensurgeon.transfer.silence import TARGET_MASS, calibrating_shifts, common_direction, suppressing_row
+from tokensurgeon.transfer.silence import (
+    TARGET_MASS,
+    calibrating_shifts,
+    common_direction,
+    estimated_suppressing_row,
+    mean_row,
+    suppressing_row,
+)
 from tokensurgeon.transfer.states import HeadStates
 
 
@@ -17,7 +24,7 @@ def states(n, dim, seed):
 def test_mass_on_states_that_were_not_seen():
     head = 0.1 * torch.randn(500, 32, generator=torch.Generator().manual_seed(5))
     seen, unseen = states(800, 32, 1), states(800, 32, 2)
-    row = suppressing_row(HeadStates(seen, torch.logsumexp(seen @ head.T, dim=1)), 6000)
+    row = suppressing_row(HeadStates(seen, torch.logsumexp(seen @ head.T, dim=1)), 6000, head.mean(dim=0))
     mass = 6000 * torch.exp(unseen @ row - torch.logsumexp(unseen @ head.T, dim=1))
     assert mass.mean() < 100 * TARGET_MASS
     zero = 6000 / torch.exp(torch.logsumexp(unseen @ head.T, dim=1))
@@ -28,20 +35,47 @@ def test_states_without_a_normaliser_are_silenced_too():
     """As if theirs were the least that is known: what responds little to the direction asks for more of it."""
     seen = states(800, 32, 1)
     known, every = seen[:400], torch.full((800,), 3.0)
-    expected = suppressing_row(HeadStates(seen, every), 10)
-    torch.testing.assert_close(suppressing_row(HeadStates(seen, every[:400]), 10), expected)
-    assert not torch.allclose(suppressing_row(HeadStates(known, every[:400]), 10), expected, rtol=1e-3)
+    nothing = torch.zeros(32)
+    expected = suppressing_row(HeadStates(seen, every), 10, nothing)
+    torch.testing.assert_close(suppressing_row(HeadStates(seen, every[:400]), 10, nothing), expected)
+    assert not torch.allclose(suppressing_row(HeadStates(known, every[:400]), 10, nothing), expected, rtol=1e-3)
 
 
-def test_nothing_is_added_where_zero_is_quiet_enough():
+def test_nothing_is_added_where_the_usual_row_is_quiet_enough():
+    seen, usual = states(800, 32, 1), torch.full((32,), 0.01)
+    assert torch.equal(suppressing_row(HeadStates(seen, torch.full((800,), 60.0)), 10, usual), usual)
+
+
+def test_rows_stay_quiet_where_all_logits_are_low_together():
+    """Behind tokens that it seldom reads a model may have states far from those on text, which lower all logits."""
+    generator = torch.Generator().manual_seed(3)
+    aside = torch.randn(32, generator=generator)
+    head = 0.1 * torch.randn(500, 32, generator=generator) + 0.5 * aside / aside.norm()
+    frequent = torch.linspace(2, -2, 500)[:, None] * common_direction(states(800, 32, 1))
+    head = head + frequent
     seen = states(800, 32, 1)
-    assert (suppressing_row(HeadStates(seen, torch.full((800,), 60.0)), 10) == 0).all()
+    odd = states(800, 32, 2) - 300 * aside / aside.norm()  # logits of some -150
+    every = torch.logsumexp(odd @ head.T, dim=1)
+    assert every.max() < -10
+    rows = suppressing_row(
+        HeadStates(seen, torch.logsumexp(seen @ head.T, dim=1)), 6000, mean_row(head, torch.arange(500))
+    )
+    for row in (rows, estimated_suppressing_row(head, torch.arange(500))):
+        assert (6000 * torch.exp(odd @ row - every)).max() < 1e-3
+    alone = rows - head.mean(dim=0)  # what is below it
+    assert (6000 * torch.exp(odd @ alone - every)).min() > 1
+
+
+def test_the_mean_of_some_rows():
+    rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.testing.assert_close(mean_row(rows, torch.arange(0, 9000, 2)), rows[::2].float().mean(dim=0))
+    assert torch.equal(mean_row(rows, torch.arange(0)), torch.zeros(3))
 
 
 def test_the_row_is_finite_when_a_state_points_away():
     seen = states(800, 32, 1)
     seen[0] = -seen[1]
-    assert torch.isfinite(suppressing_row(HeadStates(seen, torch.zeros(800)), 100)).all()
+    assert torch.isfinite(suppressing_row(HeadStates(seen, torch.zeros(800)), 100, torch.zeros(32))).all()
 
 
 def test_shifted_rows_have_the_expected_prior():

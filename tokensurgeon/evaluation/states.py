@@ -17,7 +17,7 @@ from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.damage import refuse_uniform
 from tokensurgeon.transfer.rows import VocabularyMatrices
-from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
+from tokensurgeon.transfer.silence import estimated_suppressing_row, mean_row, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
 
 __all__ = ["collect_states", "quiet_row", "read_states"]
@@ -107,8 +107,8 @@ def quiet_row(base: OpenModel, matrices: VocabularyMatrices, n_rows: int, states
         states: Its states on text; None where it is not run, and the row is estimated from the head.
     """
     refuse_uniform(base.name, matrices.embedding, np.arange(len(matrices.embedding)))
-    if states is not None:
-        return suppressing_row(states, n_rows)
     head = matrices.embedding if matrices.head is None else matrices.head
-    in_text = sorted(base.vocabulary.text_ids(len(head)).values())
-    return estimated_suppressing_row(head, torch.tensor(in_text, dtype=torch.int64))
+    in_text = torch.tensor(sorted(base.vocabulary.text_ids(len(head)).values()), dtype=torch.int64)
+    if states is not None:
+        return suppressing_row(states, n_rows, mean_row(head, in_text))
+    return estimated_suppressing_row(head, in_text)

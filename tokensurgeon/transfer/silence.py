@@ -4,10 +4,11 @@ The states h of a trained language model share a large mean, so that
 ``u = (E[h hᵀ] + λI)⁻¹ E[h]`` has ``u·h ≈ 1`` for every h. Adding ``c·u`` to a row of the head
 shifts that token's logit by c everywhere: a bias without a bias term, in any architecture.
 
-* `suppressing_row`: ``-c·u`` takes no probability. A zero row would: its logit is 0, which can beat
-  every real token. `estimated_suppressing_row` does it for a model that is not run: nearly everywhere, a model finds
-  frequent tokens likelier than rare ones, so that the mean row of the former less that of the latter responds to all
-  states alike.
+* `suppressing_row`: the mean row of the head less ``c·u`` takes no probability. A zero row would: its logit is 0, which
+  can beat every real token. So would ``-c·u`` alone: behind tokens that a model seldom reads, all of its logits may be
+  low together (to -150 on Gemma-3-270M, one of ten tokens behind BOS), and their mean is what goes down with them.
+  `estimated_suppressing_row` does it for a model that is not run: nearly everywhere, a model finds frequent tokens
+  likelier than rare ones, so that the mean row of the former less that of the latter responds to all states alike.
 * `calibrating_shifts`: the c that gives a reconstructed token the prior that its donor row suggests.
 """
 
@@ -20,12 +21,13 @@ import torch
 from tokensurgeon.transfer.products import coarse_product
 from tokensurgeon.transfer.states import HeadStates
 
-__all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "suppressing_row"]
+__all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "mean_row", "suppressing_row"]
 
 TARGET_MASS = 1e-8
 """Probability that all suppressed rows together may have, per state."""
 _RIDGE = 1e-3
-_ESTIMATED_STRENGTH = 20.0
+_ESTIMATED_STRENGTH = 3.0
+"""Of 2, rows on SmolLM2 take some 1e-6 behind single tokens; of 4, those on Qwen2.5 all behind some."""
 _CHUNK = 4096
 _LOWEST = -80.0
 """Sums of exponentials below that of this have lost digits in float32."""
@@ -47,26 +49,36 @@ def common_direction(states: torch.Tensor) -> torch.Tensor:
     return direction.float()
 
 
-def suppressing_row(states: HeadStates, n_rows: int) -> torch.Tensor:
+def mean_row(head: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """(dim,) float32, the mean of some rows of (rows, dim), of any floating dtype, without a copy of all of them."""
+    total = torch.zeros(head.shape[1], dtype=torch.float64)
+    for some in torch.split(tokens, _CHUNK):
+        total += head[some].double().sum(dim=0)
+    return (total / max(1, len(tokens))).float()
+
+
+def suppressing_row(states: HeadStates, n_rows: int, usual: torch.Tensor) -> torch.Tensor:
     """The row that gives ``n_rows`` copies of itself together less than `TARGET_MASS`.
 
     Args:
         states: What the LM head sees on text.
         n_rows: How many rows the output will have of it.
+        usual: (dim,) float32, the mean row of the head's tokens, see `mean_row`.
 
     Returns:
         (dim,) float32.
     """
     direction = common_direction(states.states)
-    response = states.states @ direction
-    normaliser = torch.full_like(response, float(states.log_normaliser.min()))  # the others' is hardly less
-    normaliser[: len(states.log_normaliser)] = states.log_normaliser
-    needed = math.log(max(n_rows, 1) / TARGET_MASS) - normaliser
+    response, known = states.states @ direction, len(states.log_normaliser)
+    above = states.log_normaliser - states.states[:known] @ usual  # the usual row's logit
+    needed = torch.full_like(response, float(above.min()))  # the others' is hardly less
+    needed[:known] = above
+    needed = math.log(max(n_rows, 1) / TARGET_MASS) - needed
     # States to which the direction hardly responds would ask for an endless row; leave out the
     # lowest hundredth.
     floor = torch.quantile(response[:100_000], 0.01).clamp(min=0.1)
     strength = (needed / response.clamp(min=float(floor))).amax().clamp(min=0.0)
-    return -strength * direction
+    return usual - strength * direction
 
 
 def estimated_suppressing_row(head: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -84,8 +96,8 @@ def estimated_suppressing_row(head: torch.Tensor, tokens: torch.Tensor) -> torch
         (dim,) float32.
     """
     n = max(1, len(tokens) // 50)
-    direction: torch.Tensor = head[tokens[:n]].float().mean(dim=0) - head[tokens[-n:]].float().mean(dim=0)
-    return -_ESTIMATED_STRENGTH * direction
+    direction = head[tokens[:n]].float().mean(dim=0) - head[tokens[-n:]].float().mean(dim=0)
+    return mean_row(head, tokens) - _ESTIMATED_STRENGTH * direction
 
 
 def calibrating_shifts(
