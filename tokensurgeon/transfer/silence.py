@@ -27,7 +27,7 @@ TARGET_MASS = 1e-8
 """Probability that all suppressed rows together may have, per state."""
 _RIDGE = 1e-3
 _ESTIMATED_STRENGTH = 3.0
-"""Of 2, rows on SmolLM2 take some 1e-6 behind single tokens; of 4, those on Qwen2.5 all behind some."""
+"""With 2, rows on SmolLM2 take 3e-6 behind single tokens; with 4 and more, those on Qwen2.5 take all behind some."""
 _CHUNK = 4096
 _LOWEST = -80.0
 """Sums of exponentials below that of this have lost digits in float32."""
