@@ -23,11 +23,10 @@ from tokensurgeon.transfer.states import HeadStates
 
 __all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "mean_row", "suppressing_row"]
 
-TARGET_MASS = 1e-8
+TARGET_MASS = 1e-12
 """Probability that all suppressed rows together may have, per state."""
 _RIDGE = 1e-3
-_ESTIMATED_STRENGTH = 3.0
-"""With 2, rows on SmolLM2 take 3e-6 behind single tokens; with 4 and more, those on Qwen2.5 take all behind some."""
+_ESTIMATED_STRENGTH = 20.0
 _CHUNK = 4096
 _LOWEST = -80.0
 """Sums of exponentials below that of this have lost digits in float32."""
@@ -96,8 +95,8 @@ def estimated_suppressing_row(head: torch.Tensor, tokens: torch.Tensor) -> torch
         (dim,) float32.
     """
     n = max(1, len(tokens) // 50)
-    direction = head[tokens[:n]].float().mean(dim=0) - head[tokens[-n:]].float().mean(dim=0)
-    return mean_row(head, tokens) - _ESTIMATED_STRENGTH * direction
+    direction: torch.Tensor = head[tokens[:n]].float().mean(dim=0) - head[tokens[-n:]].float().mean(dim=0)
+    return -_ESTIMATED_STRENGTH * direction
 
 
 def calibrating_shifts(
