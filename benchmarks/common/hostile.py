@@ -59,6 +59,11 @@ class Scene:
         """The usual norm of the donor's rows."""
         return self.anchors.norm(dim=1).median()
 
+    @property
+    def loudest(self) -> torch.Tensor:
+        """The mean probability of the base's own likeliest token."""
+        return self.states.mean_probability(self.base).max()
+
 
 Attack = Callable[[Scene], tuple[torch.Tensor, torch.Tensor]]
 """Gives the (tokens, donor dim) rows of the attacked tokens, and all (n_anchors, donor dim) rows of the anchors."""
@@ -150,18 +155,28 @@ def _through_map(scene: Scene, *, quiet: bool = False) -> torch.Tensor:
     matrix, seen = learnt.matrix / torch.linalg.matrix_norm(learnt.matrix, 2), _seen(scene)
     system = matrix @ matrix.T + scene.penalty * seen.T @ seen + 1e-4 * torch.eye(len(matrix))
     aside = torch.nn.functional.normalize(torch.linalg.solve(system, matrix @ _goals(scene, scene.wanted).T).T, dim=1)
-    scale, factor = Scale.of(known), torch.full((scene.tokens,), 2.0)
-    loudest = scene.states.mean_probability(scene.base).max()
-    for _ in range(150):
-        donor = learnt.before + factor[:, None] * scene.usual * aside
+    scale, loudest = Scale.of(known), scene.loudest
+
+    def made(factor: torch.Tensor) -> torch.Tensor:
+        return learnt.before + factor[:, None] * scene.usual * aside
+
+    def beyond(factor: torch.Tensor) -> torch.Tensor:
+        donor = made(factor)
         rows = learnt(donor)
-        beyond = (scale.excess(rows).amax(dim=1) > 0.95) | (donor.norm(dim=1) > 2 * scene.usual)
-        if quiet:
-            beyond |= scene.states.mean_probability(rows) > 0.95 * loudest
-        if not beyond.any():
+        long = (scale.excess(rows).amax(dim=1) > 0.95) | (donor.norm(dim=1) > 2 * scene.usual)
+        return long | (scene.states.mean_probability(rows) > 0.95 * loudest) if quiet else long
+
+    return made(_shortened(torch.full((scene.tokens,), 2.0), beyond))
+
+
+def _shortened(factor: torch.Tensor, beyond: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """(tokens,) factors, each as much smaller as it takes not to be beyond a limit, which is not proportional to it."""
+    for _ in range(150):
+        over = beyond(factor)
+        if not over.any():
             break
-        factor = torch.where(beyond, factor * 0.95, factor)
-    return donor
+        factor = torch.where(over, factor * 0.95, factor)
+    return factor
 
 
 def _goals(scene: Scene, wanted: torch.Tensor) -> torch.Tensor:
@@ -200,15 +215,14 @@ def _within(scene: Scene, weights: torch.Tensor, *, quiet: bool = False) -> torc
     rows, donor = weights @ known, weights @ scene.anchors
     terms = (weights.abs() * known.norm(dim=1)).amax(dim=1)
     most = torch.stack([rows.norm(dim=1) / scale.norm, terms / scale.norm, donor.norm(dim=1) / (2 * scene.usual)])
-    factor = 0.95 / most.amax(dim=0)
-    loudest = scene.states.mean_probability(scene.base).max()
-    for _ in range(60):  # neither is proportional
+    loudest = scene.loudest
+
+    def beyond(factor: torch.Tensor) -> torch.Tensor:
         some = rows * factor[:, None]
-        beyond = scale.excess(some)[:, 1] > 0.95
-        if quiet:
-            beyond |= scene.states.mean_probability(some) > 0.95 * loudest
-        factor = torch.where(beyond, factor * 0.95, factor)
-    return donor * factor[:, None]
+        far = scale.excess(some)[:, 1] > 0.95
+        return far | (scene.states.mean_probability(some) > 0.95 * loudest) if quiet else far
+
+    return donor * _shortened(0.95 / most.amax(dim=0), beyond)[:, None]
 
 
 ATTACKS: dict[str, Attack] = {

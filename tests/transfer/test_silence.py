@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tokensurgeon.transfer.silence import (
-    TARGET_MASS,
-    calibrating_shifts,
-    common_direction,
-    mean_row,
-    suppressing_row,
-)
+from tokensurgeon.transfer.silence import TARGET_MASS, calibrating_shifts, common_direction, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.transfer.statistics import mean_row
 
 
 def states(n, dim, seed):
@@ -67,6 +62,9 @@ def test_the_mean_of_some_rows():
     rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
     torch.testing.assert_close(mean_row(rows, torch.arange(0, 9000, 2)), rows[::2].float().mean(dim=0))
     assert torch.equal(mean_row(rows, torch.arange(0)), torch.zeros(3))
+    damaged = rows.clone()
+    damaged[1] = torch.nan
+    torch.testing.assert_close(mean_row(damaged, torch.arange(3)), rows[[0, 2]].float().mean(dim=0))
 
 
 def test_the_row_is_finite_when_a_state_points_away():

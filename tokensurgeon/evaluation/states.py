@@ -17,8 +17,9 @@ from tokensurgeon.evaluation.texts import Text, python_text, split_bytes
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.transfer.damage import refuse_uniform
 from tokensurgeon.transfer.rows import VocabularyMatrices
-from tokensurgeon.transfer.silence import estimated_suppressing_row, mean_row, suppressing_row
+from tokensurgeon.transfer.silence import estimated_suppressing_row, suppressing_row
 from tokensurgeon.transfer.states import HeadStates
+from tokensurgeon.transfer.statistics import mean_row
 
 __all__ = ["collect_states", "quiet_row", "read_states"]
 

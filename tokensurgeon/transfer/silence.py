@@ -21,7 +21,7 @@ import torch
 from tokensurgeon.transfer.products import coarse_product
 from tokensurgeon.transfer.states import HeadStates
 
-__all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "mean_row", "suppressing_row"]
+__all__ = ["calibrating_shifts", "common_direction", "estimated_suppressing_row", "suppressing_row"]
 
 TARGET_MASS = 1e-12
 """Probability that all suppressed rows together may have, per state."""
@@ -48,21 +48,13 @@ def common_direction(states: torch.Tensor) -> torch.Tensor:
     return direction.float()
 
 
-def mean_row(head: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """(dim,) float32, the mean of some rows of (rows, dim), of any floating dtype, without a copy of all of them."""
-    total = torch.zeros(head.shape[1], dtype=torch.float64)
-    for some in torch.split(tokens, _CHUNK):
-        total += head[some].double().sum(dim=0)
-    return (total / max(1, len(tokens))).float()
-
-
 def suppressing_row(states: HeadStates, n_rows: int, usual: torch.Tensor) -> torch.Tensor:
     """The row that gives ``n_rows`` copies of itself together less than `TARGET_MASS`.
 
     Args:
         states: What the LM head sees on text.
         n_rows: How many rows the output will have of it.
-        usual: (dim,) float32, the mean row of the head's tokens, see `mean_row`.
+        usual: (dim,) float32, the mean of the head's rows of tokens that text can hold.
 
     Returns:
         (dim,) float32.

@@ -14,10 +14,15 @@ _SMALLEST = 1e-15
 """Norm below which squares are lost in float32."""
 
 
-def mean_row(rows: torch.Tensor) -> torch.Tensor:
-    """(dim,) float32 mean of the rows that are finite: a damaged one that nobody needs does not spoil the others."""
+def mean_row(rows: torch.Tensor, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """(dim,) float32 mean of the rows that are finite: a damaged one that nobody needs does not spoil the others.
+
+    Args:
+        rows: (n, dim), any floating dtype; a block at a time is copied.
+        ids: (m,) int64, those that count; None for all.
+    """
     total, n = torch.zeros(rows.shape[1], dtype=torch.float64), 0
-    for some in _finite(rows):
+    for some in _finite(rows, ids):
         total, n = total + some.sum(dim=0, dtype=torch.float64), n + len(some)
     return (total / max(1, n)).float()
 
@@ -69,8 +74,8 @@ def _norms(rows: torch.Tensor) -> torch.Tensor:
     return norms
 
 
-def _finite(rows: torch.Tensor) -> Iterator[torch.Tensor]:
-    for part in parts(len(rows)):
-        some = rows[part].float()
+def _finite(rows: torch.Tensor, ids: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+    for part in parts(len(rows if ids is None else ids)):
+        some = rows[part if ids is None else ids[part]].float()
         good = torch.isfinite(some.sum(dim=1))
         yield some if bool(good.all()) else some[good]
