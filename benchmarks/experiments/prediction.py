@@ -1,4 +1,4 @@
-"""How well tokenizers alone predict what real transplants lose: pairs and losses of `rows.toml`.
+"""How well tokenizers alone predict what real transplants lose: pairs of `rows.toml`.
 
     python -m benchmarks.experiments.prediction benchmarks/experiments/prediction.toml
 
@@ -37,10 +37,7 @@ _LEAST_LOSS = 0.02
 
 
 class Point(NamedTuple):
-    """A pair, by title and by both tokenizers; a text as it cuts it; and bits per byte lost there.
-
-    By default too, where that was run.
-    """
+    """A pair, by title and by both tokenizers; a text as it cuts it; bits per byte lost by default and by ridge."""
 
     title: str
     base: str
@@ -48,7 +45,7 @@ class Point(NamedTuple):
     text: str
     cuts: Cuts
     lost: float
-    by_default: float | None
+    by_ridge: float
 
 
 FORMS: dict[str, Form] = {
@@ -66,15 +63,13 @@ def main(path: Path, results: Path = RESULTS) -> None:
     """Fit to what was measured, and write the result."""
     texts.required_directory()
     experiment = tomllib.loads(path.read_text())
-    measured = EXPERIMENTS / experiment["measured"]
+    measured, beside = EXPERIMENTS / experiment["measured"], EXPERIMENTS / experiment["beside"]
     pairs = {of["title"]: (of["base"], of["donor"]) for of in read_experiment(measured)["pairs"].values()}
-    defaults = {
-        found["title"]: lost_by(found, "default") for found in all_results(EXPERIMENTS / experiment["default"], results)
-    }
+    by_ridge = {found["title"]: lost_by(found, "ridge") for found in all_results(beside, results)}
     points = [
         point
         for found in all_results(measured, results)
-        for point in points_of(*pairs[found["title"]], found, experiment["side"], defaults.get(found["title"]))
+        for point in points_of(*pairs[found["title"]], found, by_ridge[found["title"]])
     ]
     forms = {name: fitted(form, points) for name, form in FORMS.items()}
     result = provenance(path.stem) | {"settings": experiment, "forms": forms}
@@ -87,9 +82,9 @@ def lost_by(found: dict[str, Any], side: str) -> dict[str, float]:
     return {name: value - before[name] for name, value in after.items() if name not in ("mean", "interval")}
 
 
-def points_of(base: str, donor: str, found: dict[str, Any], side: str, default: dict[str, float] | None) -> list[Point]:
-    """What a pair lost on each text by one method, and by the default, where that is known."""
-    lost, read = lost_by(found, side), texts.corpora(found["settings"]["measures"]["bytes"])
+def points_of(base: str, donor: str, found: dict[str, Any], by_ridge: dict[str, float]) -> list[Point]:
+    """What a pair lost on each text by default, and by ridge."""
+    lost, read = lost_by(found, "default"), texts.corpora(found["settings"]["measures"]["bytes"])
     left, right = opened(base), opened(donor)
     plan = align_sides(left, right)[0].plan
     tokenizers = left.tokenizer.digest(), right.tokenizer.digest()
@@ -101,7 +96,7 @@ def points_of(base: str, donor: str, found: dict[str, Any], side: str, default: 
             text=name,
             cuts=Cuts.of(left.vocabulary, right.vocabulary, plan, parts),
             lost=lost[name],
-            by_default=None if default is None else default[name],
+            by_ridge=by_ridge[name],
         )
         for name, parts in read.items()
     ]
@@ -140,7 +135,7 @@ def fitted(form: Form, points: Sequence[Point]) -> dict[str, Any]:
         "rms": {"fit": _rms(x @ nats - lost), "left_out": _rms(off)},
         "relative": float(np.median(off / np.abs(lost))),
         "spread": float(np.quantile(off / np.sqrt(left_out), 0.9)),
-        "order": order(points, x @ nats),
+        "order": order(points, left_out),
         "left_out": listed(points, left_out),
     }
 
@@ -162,10 +157,9 @@ def order(points: Sequence[Point], guessed: Any) -> list[int]:
 
 
 def listed(points: Sequence[Point], guessed: Any) -> list[list[Any]]:
-    """Title, text, what was lost, what was predicted, and what was lost by default, if it was run."""
+    """Title, text, what was lost, what was predicted, and what was lost by ridge."""
     return [
-        [one.title, one.text, one.lost, float(guess), one.by_default]
-        for one, guess in zip(points, guessed, strict=True)
+        [one.title, one.text, one.lost, float(guess), one.by_ridge] for one, guess in zip(points, guessed, strict=True)
     ]
 
 

@@ -115,7 +115,8 @@ def rows(results: list[dict[str, Any]], measured: list[dict[str, Any]], by_defau
     (ridge, of), (omp, among) = better.values()
     told = (
         f"The texts of the table above; in brackets nats for a new token. Scored in {types}, calibrated; the first "
-        f"column as it is there. Pieces make ridge better on {ridge} of {of} texts, the map OMP on {omp} of {among}."
+        f"column as it is there, scored in bfloat16. Pieces make ridge better on {ridge} of {of} texts, the map OMP on "
+        f"{omp} of {among}."
     )
     return "\n".join([*lines, "", f"{told} Result files: `benchmarks/results/rows_*.json`, `default_*.json`."])
 
@@ -127,18 +128,14 @@ def _nats(of: dict[str, Any]) -> str:
 def prediction(result: dict[str, Any]) -> str:
     """What tokenizers alone predict of each pair, fitted to the others, beside what two methods lost there."""
     form = result["forms"]["split places, their bytes, new tokens"]
-    lines = ["| base ← tokenizer | predicted | ridge lost | off by | default lost | off by |", "|---|" + 5 * "---:|"]
-    off: dict[str, list[float]] = {"ridge": [], "default": []}
+    lines = ["| base ← tokenizer | predicted | default lost | off by | ridge lost | off by |", "|---|" + 5 * "---:|"]
+    off: dict[str, list[float]] = {"default": [], "ridge": []}
     for title, rows in groupby(form["left_out"], key=lambda row: row[0]):
-        _, _, *columns = zip(*rows, strict=True)
-        guess, cells = mean(columns[1]), []
-        for side, values in zip(off, (columns[0], columns[2]), strict=True):
-            if None in values:
-                cells += ["", ""]
-                continue
-            lost = mean(values)
-            off[side].append(guess / lost - 1)
-            cells += [f"{lost:+.3f}", f"{off[side][-1]:+.0%}"]
+        _, _, by_default, predicted, by_ridge = zip(*rows, strict=True)
+        guess, cells = mean(predicted), []
+        for side, values in zip(off, (by_default, by_ridge), strict=True):
+            off[side].append(guess / mean(values) - 1)
+            cells += [f"{mean(values):+.3f}", f"{off[side][-1]:+.0%}"]
         lines.append(f"| {title} | {guess:+.3f} | {' | '.join(cells)} |")
     near = [f"{sum(abs(one) < 0.2505 for one in of)} of {len(of)} pairs by {side}" for side, of in off.items()]
     (split, bytes_, new), (right, of) = form["nats"], form["order"]
@@ -146,9 +143,9 @@ def prediction(result: dict[str, Any]) -> str:
         "",
         "Means of the texts above, by nats for a token of the base that is split, for each of its bytes, and for a new "
         f"token, fitted to the pairs of other tokenizers each time ({split:.1f}, {bytes_:.2f} and {new:.1f} to all) by "
-        f"what ridge lost. Within 25%: {', '.join(near)}; single texts are off by {form['relative']:.0%} (median), and "
-        f"which of two tokenizers costs a base less on a text was right in {right} of {of} cases. Result file: "
-        "`benchmarks/results/prediction.json`.",
+        f"what the default lost. Within 25%: {', '.join(near)}; single texts are off by {form['relative']:.0%} "
+        f"(median), and which of two tokenizers costs a base less on a text was right in {right} of {of} cases. Result "
+        "file: `benchmarks/results/prediction.json`.",
     ]
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ from benchmarks.common.pairs import pair_title
 from benchmarks.experiments.fidelity import all_results
 from benchmarks.tables.diloco import diloco
 from benchmarks.tables.distil import distil
-from benchmarks.tables.four_models import four_models, prediction, rows, serving, vllm_drafts
+from benchmarks.tables.four_models import choices, four_models, prediction, rows, serving, vllm_drafts
 from benchmarks.tables.hostile import hostile
 from benchmarks.tables.merge import merge, merge_interference, merge_search
 from benchmarks.tables.pairs import control_tokens, pairs, real_pairs
@@ -32,7 +32,7 @@ from benchmarks.tables.trojan import trojan
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers", "four_models", "rows", "pipeline")
+SEVERAL = ("fidelity", "auto", "heal", "drafts", "numbers", "four_models", "rows", "choices", "pipeline")
 """Experiments with one result file per pair."""
 
 
@@ -349,6 +349,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "four_models": four_models,
     "rows": lambda found: rows(
         found, *(all_results(EXPERIMENTS / f"{name}.toml") for name in ("four_models", "default"))
+    ),
+    "choices": lambda found: choices(
+        found, *(all_results(EXPERIMENTS / f"{name}.toml") for name in ("four_models", "rows", "default"))
     ),
     "prediction": prediction,
     "fidelity": fidelity,

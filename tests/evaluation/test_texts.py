@@ -35,6 +35,8 @@ def test_what_is_read_in_parts_is_the_text(tmp_path, content, mark):
     text = open_texts([path])["t.txt"]
     assert len(list(text)) > 3 and "".join(text) == "".join(text) == content  # more than once
     assert text.beginning(77) == content[:77]
+    middle = content.encode()[(text.n_bytes - 50) // 2 - text.marked :][:50]
+    assert text.middle(50) == middle.decode("utf-8", "ignore") and text.middle(10**6) == content
     assert text.end(100) == content.encode()[-100:].decode("utf-8", "ignore") and text.end(10**6) == content
     for limit in (1500, 1501, 1502, 1503):
         assert (

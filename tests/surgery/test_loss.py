@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tokensurgeon import TransplantOptions, evaluate, transplant
 from tokensurgeon.cli.app import app
 from tokensurgeon.evaluation.loss import BasePiece, Unit, describe_loss, units_of
-from tokensurgeon.report.loss import advice, loss_in_words
+from tokensurgeon.report.loss import advice, level, loss_in_words
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,23 @@ def test_it_is_told_everywhere_or_left_out(zoo, tmp_path):
     assert figure in done.stdout
     assert figure in (tmp_path / "out/README.md").read_text() and figure in (tmp_path / "out/report.html").read_text()
     page = (tmp_path / "out/report.html").read_text()
-    assert all(f"<tr><td>{kind}</td>" in page for kind in loss["writing"])
-    assert "The costliest tokens" in (tmp_path / "out/report.html").read_text()
+    assert all(f"<span>{kind}, " in page for kind in loss["writing"])
+    assert "The costliest tokens" in page
+    card = (tmp_path / "out/README.md").read_text()
+    assert card.count(" ×, ") == len(loss["costliest"]) > 0
     done = CliRunner().invoke(app, [*words, "--overwrite", "--no-score"])
     assert "loss" not in json.loads((tmp_path / "out/tokensurgeon.json").read_text())
     assert done.exit_code == 0 and "bits per byte" not in done.stdout
     done = CliRunner().invoke(app, [*words, "--overwrite", "--no-forward"])
     assert done.exit_code == 0 and "loss" not in json.loads((tmp_path / "out/tokensurgeon.json").read_text())
+
+
+def test_a_text_is_scored_by_its_middle(zoo, tmp_path):
+    (tmp_path / "text").write_text("word " * 2000 + "1234 " * 2000 + "word " * 2000)
+    words = ["transplant", str(zoo["gpt"]), str(zoo["spm"]), "--k", "4", "--text", str(tmp_path / "text")]
+    assert CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")]).exit_code == 0
+    writing = json.loads((tmp_path / "out/tokensurgeon.json").read_text())["loss"]["writing"]
+    assert "numbers" in writing and "words" not in writing
 
 
 def content(loss, segmentation, new, shared, split=None, **more):
@@ -135,15 +145,37 @@ def content(loss, segmentation, new, shared, split=None, **more):
 
 def test_what_to_do_follows_from_where_the_loss_is():
     assert "nothing needs to be done" in advice(content(0.012, 0.01, 0.0, 0.002))
-    assert "heal, which teaches" in advice(content(0.15, 0.14, 0.005, 0.005, split=0.13))
-    rows = advice(content(0.12, 0.02, 0.09, 0.01, split=0.02))
-    assert "--untie" in rows and "heal" in rows
-    assert "--untie" not in advice(content(0.12, 0.02, 0.09, 0.01, base={"tied": False}))
+    assert "heal (15 minutes" in advice(content(0.15, 0.05, 0.05, 0.05))
+    assert "which teaches the new cuts" in advice(content(0.15, 0.14, 0.005, 0.005, split=0.13))
+    assert "which trains the rows of new tokens" in advice(content(0.12, 0.02, 0.09, 0.01, split=0.02))
     numbers = {"numbers": {"digit_by_digit": {"base": True, "donor": False}, "changed": False},
                "scheme_differences": [{"kind": "numbers"}]}  # fmt: skip
-    assert "--numbers base" in advice(content(0.2, 0.1, 0.1, 0.0, **numbers))
+    for loss in (0.2, 0.012):  # also where the rest is well
+        told = advice(content(loss, loss, 0.0, 0.0, **numbers))
+        assert "--numbers base" in told and "nothing" not in told
+
+
+def test_text_that_does_not_tell_a_loss_from_none_is_no_good_news():
+    few = content(0.3, 0.2, 0.1, 0.0)
+    for interval in (0.35, None):
+        few["loss"]["interval"] = interval
+        assert "too little text" in advice(few) and level(few["loss"]) == "watch"
+    few["loss"]["interval"] = 0.29
+    assert "heal" in advice(few) and level(few["loss"]) == "bad"
+    gain = content(-0.01, -0.01, 0.0, 0.0)
+    gain["loss"]["interval"] = 0.05
+    assert "nothing needs to be done" in advice(gain) and level(gain["loss"]) == "good"
+
+
+def test_the_loss_in_words():
     told = " ".join(loss_in_words(content(0.15, 0.14, 0.005, 0.005, split=0.13)))
-    assert "+0.150 bits per byte (±0.010)" in told and "6.6 nats" in told
-    assert "with the same tokenizer" not in told
+    assert "+0.150 bits per byte (95%: ±0.010)" in told
+    assert "one costs the base 4.0 nats; its first piece costs 5.0, each piece inside 6.6." in told
+    assert "with the same tokenizer" not in told and "costliest" not in told
+    lost = content(0.15, 0.14, 0.005, 0.005)
+    lost["loss"]["costliest"] = [{"tokens": ["' '", f"'{i}'"], "count": i, "loss": 0.1} for i in range(5)]
+    assert "The costliest: ' ' '0' (0 ×, +0.100), ' ' '1' (1 ×, +0.100), ' ' '2' (2 ×, +0.100). What" in " ".join(
+        loss_in_words(lost)
+    )
     assert "It falls hardest on numbers (30% of the loss, 10% of the text)." in told
     assert "hardest" not in " ".join(loss_in_words(content(0.012, 0.01, 0.0, 0.002)))

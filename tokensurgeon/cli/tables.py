@@ -120,13 +120,13 @@ def print_transplant(console: Console, report: TransplantReport, profile: bool =
             f"unexplained variance {held['unexplained']:.2f}, "
             f"norm ratio {held['norm_ratio']:.2f}"
         )
+    if profile:
+        print_stages(console, content["stages"])
+    console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")
     for sentence in loss_in_words(content) if content.get("loss") else ():
         console.print(escape(sentence))
     if content.get("prediction"):
         console.print(escape(prediction_in_words(content["prediction"])))
-    if profile:
-        print_stages(console, content["stages"])
-    console.print(f"{len(report.checks)} invariants verified in {content['seconds']:.0f} s in all")
     console.print(f"[bold]{escape(str(report.out))}[/bold] is ready; report.html inside says how far to trust it")
 
 

@@ -2,8 +2,8 @@
 
 The same bytes are scored three times: by the base in its own tokenization; by the base made to read the donor's tokens,
 each as the equal token of its own or as its pieces; by the transplant. What the second loses is the foreign
-segmentation, which no row can mend; what the third loses beside it are rows. Between two places at which both
-tokenizations meet stands a unit: a token of the base that the donor has whole, one that it splits, several that it
+segmentation, to the base's own rows; what the third loses beside it is due to new ones. Between two places at which
+both tokenizations meet stands a unit: a token of the base that the donor has whole, one that it splits, several that it
 joins, or a mixture.
 """
 

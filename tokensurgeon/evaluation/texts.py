@@ -96,6 +96,10 @@ class Text:
         """The last bytes, without those of a character that goes beyond them."""
         return self.at(max(self.marked, self.n_bytes - n_bytes), n_bytes)
 
+    def middle(self, n_bytes: int) -> str:
+        """As many bytes from the middle, without those of a character that is cut."""
+        return self.at(max(self.marked, (self.n_bytes - n_bytes) // 2), n_bytes)
+
     def at(self, place: int, n_bytes: int) -> str:
         """The characters from one byte on."""
         with self._opened() as file:

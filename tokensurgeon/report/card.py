@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokensurgeon.report.loss import loss_in_words, prediction_in_words
+from tokensurgeon.report.loss import costliest, digits_would_help, loss_in_words, prediction_in_words
 from tokensurgeon.report.markdown import code, escaped, front_matter, plain
 
 __all__ = [
@@ -66,7 +66,10 @@ def _cost(content: dict[str, Any]) -> list[str]:
         sentences = [prediction_in_words(content["prediction"])]
     else:
         return []
-    return ["## What it costs", "", " ".join(map(escaped, sentences)), ""]
+    found = ["## What it costs", "", " ".join(map(escaped, sentences)), ""]
+    if content.get("loss") and (most := costliest(content["loss"])):
+        found += [f"The costliest tokens: {escaped(', '.join(most))}.", ""]
+    return found
 
 
 def described(method: dict[str, Any]) -> str:
@@ -224,7 +227,7 @@ def _number_tokens(numbers: dict[str, Any]) -> str:
     if not numbers["tokens"]:
         return ""
     many = f" {numbers['tokens']:,} of the donor's tokens have several digits, such as {', '.join(numbers['examples'])}"
-    if not numbers["digit_by_digit"]["base"] or numbers["digit_by_digit"]["donor"]:
+    if not digits_would_help(numbers):
         return f"{many}."
     return (
         f"{many}: no row can say which digits follow the first. `--numbers base` cuts numbers digit by digit instead."

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["advice", "level", "loss_in_words", "prediction_in_words"]
+__all__ = ["advice", "costliest", "digits_would_help", "level", "loss_in_words", "prediction_in_words"]
 
 _SMALL, _LARGE = 0.02, 0.1
 """Bits per byte. Of four real models with each other's tokenizers, chat and text suffer little below the former."""
 
+_FEW = 3
 _MUCH = 0.2
 """Of the loss: kinds of text that hold less are not named."""
 
 
 def level(loss: Mapping[str, Any]) -> str:
-    """``good``, ``watch`` or ``bad``."""
+    """``good``, ``watch`` or ``bad``; of too little text ``watch``."""
+    if _too_little(loss):
+        return "watch"
     return "good" if loss["loss"] <= _SMALL else "watch" if loss["loss"] <= _LARGE else "bad"
+
+
+def _too_little(loss: Mapping[str, Any]) -> bool:
+    """Whether the text does not tell a loss from none."""
+    return loss["interval"] is None or _SMALL < loss["loss"] <= loss["interval"]
 
 
 def loss_in_words(content: Mapping[str, Any]) -> list[str]:
@@ -27,20 +35,29 @@ def loss_in_words(content: Mapping[str, Any]) -> list[str]:
     """
     loss = content["loss"]
     bits, split = loss["bits_per_byte"], loss["split"]
-    width = "" if loss["interval"] is None else f" (±{loss['interval']:.3f})"
+    width = "" if loss["interval"] is None else f" (95%: ±{loss['interval']:.3f})"
     found = [
         f"{loss['loss']:+.3f} bits per byte{width} on {loss['bytes'] / 1000:.1f} kB of {loss['text']}: "
         f"{bits['base']:.3f} before, {bits['transplant']:.3f} after.",
-        f"Of that, {loss['segmentation']:+.3f} is the foreign segmentation, which no row can mend, "
+        f"Of that, {loss['segmentation']:+.3f} is what the base itself loses when it reads the donor's cuts, "
         f"{loss['new']:+.3f} new tokens, {loss['shared']:+.3f} shared ones.",
     ]
     if split["inside_tokens"]:
         unit = loss["units"]["split"]
         found.append(
-            f"{unit['count']:,} tokens of the base are split ({unit['loss']:+.3f}); pieces inside of them cost "
-            f"{split['inside_nats']:.1f} nats each."
+            f"{unit['count']:,} tokens of the base are split ({unit['loss']:+.3f}): one costs the base "
+            f"{split['base_nats']:.1f} nats; its first piece costs {split['first_nats']:.1f}, each piece inside "
+            f"{split['inside_nats']:.1f}."
         )
-    return [*found, *_stands_out(loss), advice(content)]
+    few = (
+        [f"The costliest: {', '.join(costliest(loss)[:_FEW])}."] if loss["loss"] > _SMALL and loss["costliest"] else []
+    )
+    return [*found, *_stands_out(loss), *few, advice(content)]
+
+
+def costliest(loss: Mapping[str, Any]) -> list[str]:
+    """The tokens that stand where most is lost, how often, and bits per byte."""
+    return [f"{' '.join(of['tokens'])} ({of['count']} ×, {of['loss']:+.3f})" for of in loss["costliest"]]
 
 
 def _stands_out(loss: Mapping[str, Any]) -> list[str]:
@@ -62,10 +79,19 @@ def prediction_in_words(prediction: Mapping[str, Any]) -> str:
     share = prediction["of_bytes"]
     return (
         f"Expected loss, predicted from the tokenizers alone: {prediction['loss']:+.3f} bits per byte "
-        f"(±{prediction['interval']:.3f}) on {prediction['bytes'] / 1000:.1f} kB of {prediction['text']}. Of its bytes "
-        f"{share['split']:.1%} lie in tokens of the base that are split, {share['joined']:.1%} in joined ones, "
-        f"{share['mixed']:.1%} in ones that are cut across, and {share['new']:.1%} in new tokens."
+        f"(90%: ±{prediction['interval']:.3f}) on {prediction['bytes'] / 1000:.1f} kB of {prediction['text']}. "
+        f"Of its bytes {share['split']:.1%} lie in tokens of the base that are split, {share['joined']:.1%} in joined "
+        f"ones, {share['mixed']:.1%} in ones that are cut across, and {share['new']:.1%} in new tokens."
     )
+
+
+def digits_would_help(numbers: Mapping[str, Any]) -> bool:
+    """Whether ``--numbers base`` would give numbers the base's cuts, and was not asked for.
+
+    Args:
+        numbers: As the manifest has them.
+    """
+    return numbers["digit_by_digit"] == {"base": True, "donor": False} and not numbers["changed"]
 
 
 def advice(content: Mapping[str, Any]) -> str:
@@ -74,19 +100,18 @@ def advice(content: Mapping[str, Any]) -> str:
     Args:
         content: The manifest's, see `loss_in_words`.
     """
-    loss = content["loss"]
-    if loss["loss"] <= max(_SMALL, loss["interval"] or 0.0):
-        return "What to do: nothing needs to be done."
-    todo = []
-    if any(scheme["kind"] == "numbers" for scheme in content["scheme_differences"]):
-        numbers = content["numbers"]
-        if numbers["digit_by_digit"] == {"base": True, "donor": False} and not numbers["changed"]:
-            todo.append("try --numbers base, as the tokenizers cut numbers differently")
-    if loss["units"]["split"]["loss"] >= loss["loss"] / 2:
-        todo.append("heal, which teaches the new cuts, or take a donor with more tokens")
-    elif loss["new"] >= loss["loss"] / 2:
-        untie = content["base"]["tied"] and not content["options"].get("untie")
-        todo.append("heal, which trains the rows of new tokens" + (", or try --untie" if untie else ""))
-    else:
-        todo.append("heal")
-    return f"What to do: {'; '.join(todo)}."
+    loss, todo = content["loss"], []
+    differ = any(scheme["kind"] == "numbers" for scheme in content["scheme_differences"])
+    if differ and digits_would_help(content["numbers"]):
+        todo.append("try --numbers base, as the tokenizers cut numbers differently (not for drafts or students)")
+    if _too_little(loss):
+        todo.append("this is too little text to tell: give more by --text")
+    elif loss["loss"] > _SMALL:
+        healing = "heal (15 minutes gave small models nearly half of such a loss back)"
+        if loss["units"]["split"]["loss"] >= loss["loss"] / 2:
+            todo.append(f"{healing}, which teaches the new cuts, or take a donor with more tokens")
+        elif loss["new"] >= loss["loss"] / 2:
+            todo.append(f"{healing}, which trains the rows of new tokens")
+        else:
+            todo.append(healing)
+    return f"What to do: {'; '.join(todo) or 'nothing needs to be done'}."

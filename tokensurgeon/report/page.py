@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from tokensurgeon.report.card import choice_in_words, described, few_anchors, outliers_in_words, warnings
+from tokensurgeon.report.loss import digits_would_help, loss_in_words, prediction_in_words
 from tokensurgeon.report.loss import level as level_of
-from tokensurgeon.report.loss import loss_in_words, prediction_in_words
 
 __all__ = ["report_page", "verdict"]
 
@@ -20,7 +20,7 @@ _DOUBTS = (
     ("pieces", "Rows that disagree with their own text",
      "The new row is no nearer to the base's rows of the token's own pieces than to those of another token. "
      "The number is the difference of the cosines."),
-    ("loud", "Loud rows", "Their mean probability over text that the base reads is above 0.1%. --calibrate lowers it."),
+    ("loud", "Loud rows", "Their mean probability over text that the base reads is above 0.1%."),
     ("norm", "Donor rows of unusual length", "In robust deviations from the donor's median log-norm."),
 )  # fmt: skip
 
@@ -92,9 +92,7 @@ def verdict(
     schemes = {s["kind"]: s for s in content["scheme_differences"]}
     if "numbers" in schemes:
         base, donor = schemes["numbers"]["examples"][0]
-        remedy = (
-            " Try --numbers base." if content["numbers"]["digit_by_digit"] == {"base": True, "donor": False} else ""
-        )
+        remedy = " Try --numbers base." if digits_would_help(content["numbers"]) else ""
         found.append(("bad", f"Numbers are cut differently ({base} in the base, {donor} in the donor): arithmetic "
                              f"will suffer, whatever the rows.{remedy}"))  # fmt: skip
     if content["numbers"]["changed"]:

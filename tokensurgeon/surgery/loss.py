@@ -49,19 +49,20 @@ class Ruler:
         Args:
             pair: The models.
             loaded: The base.
-            texts: Of the user, whose beginnings are read; Python's own where there are none.
+            texts: Of the user, which are read in their middle: `auto` is chosen by the beginning, calibration reads
+                the end. Python's own where there are none.
         """
         share = _READ // max(1, len(texts))
-        begun = {name: text.beginning(share) for name, text in texts.items()} or {
-            "Python's documentation": python_text(_READ, part=1)
+        read = {name: text.middle(share) for name, text in texts.items()} or {
+            "Python's documentation": python_text(_READ, part=3)
         }
         sides = pair.base.vocabulary, pair.donor.vocabulary
         plan, rows = pair.alignment.plan, len(pair.base_matrices.embedding)
         copied = np.isin(plan.provenance, [Provenance.COPIED, Provenance.ROLE, Provenance.OVERRIDE])
-        cut = [piece for text in begun.values() for piece in split_bytes(text)]
+        cut = [piece for text in read.values() for piece in split_bytes(text)]
         pieces = read_base(loaded, sides, np.where(copied, plan.source, -1), rows, cut)
         new = plan.provenance == Provenance.RECONSTRUCTED
-        return cls(", ".join(begun), pieces, sides[1], new) if pieces else None
+        return cls(", ".join(read), pieces, sides[1], new) if pieces else None
 
     def score(self, loaded: LoadedModel, watched: torch.Tensor) -> float:
         """Measure an output, see `tokensurgeon.verification.running.Scorer`."""
