@@ -195,24 +195,25 @@ def _percent(of: dict[str, Any]) -> str:
 def serving(result: dict[str, Any]) -> str:
     """Drafts for a real target, in llama.cpp's server and in transformers."""
     lines = [
-        "| draft for Qwen2.5-Coder-1.5B | drafted at a time | accepted, greedy | tokens a pass | speed | accepted, "
-        "sampled | tokens a pass | speed | speed in transformers |",
+        "| draft for Qwen2.5-Coder-1.5B, in llama-server | drafted at a time | accepted, greedy | tokens a pass | speed "
+        "| same texts | accepted, sampled | tokens a pass | speed |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    others = dict(result["transformers"])
     for name, of in result["llama.cpp"]["sides"].items():
-        there = others.pop(name, None)
         cells = [str(of["draft_tokens"] or "")]
         for mode in ("greedy", "sampled"):
             accepted = of[mode]["acceptance"]
             cells += ["" if accepted is None else f"{accepted:.0%}", f"{of[mode]['tokens_per_pass']:.2f}"]
             cells.append(f"{of[mode]['speed_up']:.2f} ×")
-        cells.append("" if there is None else f"{there['greedy']['speed_up']:.2f} ×")
+            if mode == "greedy":
+                cells.append(f"{of[mode]['same_texts']} of {of[mode]['texts']}")
         lines.append(f"| {_TITLES.get(name, name)} | {' | '.join(cells)} |")
-    for name, there in others.items():
-        cells = ["", f"{there['greedy']['acceptance']:.0%}", f"{1 / there['greedy']['passes_per_token']:.2f}"]
-        cells += ["", "", "", "", f"{there['greedy']['speed_up']:.2f} ×"]
-        lines.append(f"| {_TITLES.get(name, name)} | {' | '.join(cells)} |")
+    lines += ["", "| in transformers, greedy | accepted | tokens a pass | speed |", "|---|---:|---:|---:|"]
+    for name, modes in result["transformers"].items():
+        there = modes["greedy"]
+        accepted = "" if there["acceptance"] is None else f"{there['acceptance']:.0%}"
+        told = f"{accepted} | {1 / there['passes_per_token']:.2f} | {there['speed_up']:.2f} ×"
+        lines.append(f"| {_TITLES.get(name, name)} | {told} |")
     how, hardware = result["settings"]["llama.cpp"], result["hardware"]
     costs = "; ".join(
         f"a target in {kind} reads one token in {of['1']:.0f} ms, three in {of['3']:.0f}, eight in {of['8']:.0f}"

@@ -6,6 +6,7 @@ import itertools
 import json
 import tomllib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -21,7 +22,15 @@ from tokensurgeon.drafting.learn import _better, divergence, learn
 from tokensurgeon.drafting.make import _prompts
 from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.drafting.written import encoded, write_texts
-from tokensurgeon.evaluation.acceptance import Agreement, agree, predict, read_beliefs, time_tokens, tokens_per_pass
+from tokensurgeon.evaluation.acceptance import (
+    Agreement,
+    agree,
+    predict,
+    read_beliefs,
+    sampled_per_pass,
+    time_tokens,
+    tokens_per_pass,
+)
 from tokensurgeon.evaluation.drafts import DraftOptions
 from tokensurgeon.evaluation.loading import load_model
 from tokensurgeon.evaluation.writing import plainly
@@ -66,12 +75,28 @@ def test_passes_of_the_target(length):
 def test_the_best_length_goes_by_times_and_agreement():
     always, never = [[True] * 60], [[False] * 60]
     target_s = {1: 1.0, 2: 1.1, 3: 1.2, 5: 1.4}
-    best = predict(always, target_s, 0.1)
+    best = predict(partial(tokens_per_pass, always), target_s, 0.1)
     assert best.draft_tokens == 4 and best.tokens_per_pass == 5 and best.speed_up == pytest.approx(5 / 1.8)
     assert best.by_length[1] == (2, pytest.approx(2 / 1.2))
-    none = predict(never, target_s, 0.1)
+    none = predict(partial(tokens_per_pass, never), target_s, 0.1)
     assert (none.draft_tokens, none.speed_up) == (0, 1.0) and max(none.by_length[1]) == 1
-    assert predict(always, target_s, 2.0).draft_tokens == 0
+    assert predict(partial(tokens_per_pass, always), target_s, 2.0).draft_tokens == 0
+
+
+def test_times_that_fall_with_more_tokens_are_noise():
+    """Taken on a real target: reading five tokens looked cheaper than reading three."""
+    noisy = {1: 1.0, 2: 1.13, 3: 1.26, 4: 1.24, 5: 1.14, 6: 1.3}
+    of = predict(partial(sampled_per_pass, 0.5), noisy, 0.0).by_length
+    costs = [tokens / speed_up for tokens, speed_up in of.values()]
+    assert costs == sorted(costs) and costs[1] == costs[3] == pytest.approx((1.26 + 1.24 + 1.14) / 3)
+
+
+def test_sampled_tokens_of_a_pass():
+    generator = torch.Generator().manual_seed(0)
+    accepted = torch.rand(20_000, 3, generator=generator) < 0.6
+    runs = accepted.long().cumprod(1).sum(1) + 1
+    assert sampled_per_pass(0.6, 3) == pytest.approx(float(runs.double().mean()), abs=0.02)
+    assert sampled_per_pass(1.0, 3) == 4 and sampled_per_pass(0.0, 3) == 1
 
 
 def test_a_target_agrees_with_itself_and_beliefs_are_its_probabilities(target):
@@ -161,7 +186,9 @@ def test_the_command_makes_a_draft_that_is_verified(zoo, target, text, tmp_path)
     assert ("healed" in told) == bool(told["draft"]["learnt_from"])
     if "healed" in told:
         assert told["healed"]["runs"][0]["teacher"] == str(target) and told["healed"]["runs"][0]["lora"] == 2
-    assert "## Draft for `" in (out / "README.md").read_text() and "speed-up" in done.stdout
+    card = (out / "README.md").read_text()
+    assert "## Draft for `" in card and "where tokens are sampled" in card and "speed-up" in done.stdout
+    assert "greedily " in done.stdout and "by sampling " in done.stdout and told["draft"]["sampled"]["by_length"]
     assert not [check for check in verify(out, zoo["gpt"], target) if not check.ok]
     assert {path.name for path in tmp_path.iterdir()} == {"draft", "text.txt"}
     again = CliRunner().invoke(app, [*words, "--json", "--overwrite"])
@@ -194,6 +221,18 @@ def test_what_cannot_be_is_refused_before_any_work(zoo, target, text, tmp_path, 
     )
     assert done.exit_code == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_what_cannot_be_exported_is_refused_before_it_learns(target, text, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    monkeypatch.setattr("tokensurgeon.drafting.make.learn", None)
+    experiment = tomllib.loads((architectures.RESULTS.parent / "experiments/architectures.toml").read_text())
+    small = architectures.build(experiment["architectures"]["olmo2"], experiment["sizes"], "olmo2", tmp_path / "s", 700)
+    words = ["draft", str(small), str(target), "--out", str(tmp_path / "draft"), "--minutes", "1", "--text", str(text)]
+    words += ["--prompts", "2", "--prompt-bytes", "64", "--new-tokens", "4", "--gguf", str(tmp_path / "x.gguf")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "'olmo2' are not written as GGUF" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"s", "text.txt"}
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from typer.testing import CliRunner
 
+from benchmarks.experiments import architectures
 from tokensurgeon import InputError, TransplantOptions, transplant
 from tokensurgeon.alignment import Provenance
 from tokensurgeon.checkpoint import TokenizerFiles
@@ -286,6 +287,20 @@ def test_verify_sees_what_was_not_trained(healed_twice, zoo, tmp_path, damage):
     failed = {check.name for check in verify(tmp_path / "twice", zoo["gpt"]) if not check.ok}
     changed = {f"{EMBEDDING} anchors"} if damage == "anchor" else {"body unchanged"}
     assert failed == changed | (set() if damage == "projection" else {"tensors as written"})
+
+
+def test_a_student_drops_nothing_out(zoo, tmp_path):
+    """Its teacher does not, and what it is to learn are the teacher's beliefs."""
+    own = {"alone": True, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 2048}
+    base = architectures.build(own, {}, "gpt2", tmp_path / "base", 700)
+    transplant(str(base), str(zoo["spm"]), tmp_path / "start", TransplantOptions(k=8))
+    curves = []
+    for share in (0.0, 0.9):
+        config = tmp_path / "start/config.json"
+        dropped = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), share)
+        config.write_text(json.dumps(json.loads(config.read_text()) | dropped))
+        curves.append(heal(str(tmp_path / "start"), str(base), tmp_path / f"{share}", quick(rows="all", lora=2)).curve)
+    assert [{**of, "minutes": 0} for of in curves[0]] == [{**of, "minutes": 0} for of in curves[1]]
 
 
 @pytest.mark.slow

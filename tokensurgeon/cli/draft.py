@@ -13,6 +13,7 @@ from tokensurgeon.cli.memory import give_back_freed_memory
 
 if TYPE_CHECKING:
     from tokensurgeon.drafting import DraftReport
+    from tokensurgeon.evaluation.acceptance import Prediction
 
 
 def command(
@@ -70,7 +71,10 @@ def command(
         )  # fmt: skip
         _check_gguf(gguf, quantise, out, (small, target), overwrite)
         with progress_bar(quiet or json_out) as tell:
-            report = make_draft(small, target, out, options, tools=tool or (), overwrite=overwrite, progress=tell)
+            report = make_draft(
+                small, target, out, options, tools=tool or (), gguf=gguf is not None, overwrite=overwrite,
+                progress=tell,
+            )  # fmt: skip
     stands = f"the draft stands in {out}; tokensurgeon export {out} --gguf {gguf} writes what is missing"
     with guarded(debug=debug, quiet=quiet or json_out, interrupted=stands):
         with progress_bar(quiet or json_out) as tell:
@@ -110,19 +114,23 @@ def _print(report: DraftReport, gguf: Path | None) -> None:
     from tokensurgeon.cli.tables import print_draft_lengths
 
     told, best = report.told, report.prediction
-    if best is not None:
-        print_draft_lengths(console(), best.by_length)
+    if best is not None and report.sampled is not None:
+        print_draft_lengths(console(), best.by_length, report.sampled.by_length)
     before = ""
     if told["learnt_from"]:
         before = f" ({told['greedy_before']:.0%} and {told['overlap_before']:.0%} before it learnt)"
-    pays = "no length of draft pays here"
-    if best is None:
-        pays = "one of the two keeps no cache that can be timed, so that no speed is predicted"
-    elif best.draft_tokens:
-        pays = f"draft {best.draft_tokens} tokens at a time for {best.speed_up:.2f} times the speed"
+    pays = "one of the two keeps no cache that can be timed, so that no speed is predicted"
+    if best is not None and report.sampled is not None:
+        pays = f"greedily {_pays(best)}, by sampling {_pays(report.sampled)}"
     where = "" if gguf is None else f" (and {gguf})"
     print_output(
         report.out,
         f"{where}: the target agrees to {told['greedy']:.0%} of drafted tokens greedily, to {told['overlap']:.0%} or "
         f"more of sampled ones{before}; {pays}",
     )
+
+
+def _pays(of: Prediction) -> str:
+    if not of.draft_tokens:
+        return "no length of draft pays here"
+    return f"draft {of.draft_tokens} tokens at a time for {of.speed_up:.2f} times the speed"

@@ -33,8 +33,8 @@ def command(
         typer.Option(
             "--own-text",
             metavar="SHARE",
-            help="Share of the pieces that the base writes itself, in up to a fifth of the time: text of all kinds "
-            "that it knows, so that other kinds than the given one heal too. 0 trains on the given text alone.  "
+            help="Share of the pieces that the base writes itself before, in up to 0.4 x SHARE of --minutes: text of all "
+            "kinds that it knows, so that other kinds than the given one heal too. 0 trains on the given text alone.  "
             "[default: 0.5; 0 with --diloco]",
         ),
     ] = None,

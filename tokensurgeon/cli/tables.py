@@ -142,13 +142,16 @@ def print_stages(console: Console, stages: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def print_draft_lengths(console: Console, by_length: Mapping[int, tuple[float, float]]) -> None:
+def print_draft_lengths(
+    console: Console, greedy: Mapping[int, tuple[float, float]], sampled: Mapping[int, tuple[float, float]]
+) -> None:
     """Tokens a pass and predicted speed, one line a draft length."""
-    table = Table(title="predicted for greedy text in transformers, on this device", title_justify="left")
-    for title in ("tokens drafted", "tokens a pass", "speed-up"):
+    table = Table(title="predicted in transformers, on this device", title_justify="left")
+    for title in ("tokens drafted", "tokens a pass, greedy", "speed-up", "tokens a pass, sampled", "speed-up"):
         table.add_column(title, justify="right")
-    for length, (gained, speed_up) in by_length.items():
-        table.add_row(str(length), f"{gained:.2f}", f"{speed_up:.2f} ×")
+    for length, pairs in ((length, (greedy[length], sampled[length])) for length in greedy):
+        cells = (cell for gained, speed_up in pairs for cell in (f"{gained:.2f}", f"{speed_up:.2f} ×"))
+        table.add_row(str(length), *cells)
     console.print(table)
 
 

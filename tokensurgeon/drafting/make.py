@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,20 @@ from tokensurgeon.drafting.state import DraftState
 from tokensurgeon.drafting.write import write_draft
 from tokensurgeon.drafting.written import encoded
 from tokensurgeon.errors import InputError, MissingDependencyError, VerificationError
-from tokensurgeon.evaluation.acceptance import Prediction, Written, agree, predict, time_tokens
+from tokensurgeon.evaluation.acceptance import (
+    Prediction,
+    Written,
+    agree,
+    predict,
+    sampled_per_pass,
+    time_tokens,
+    tokens_per_pass,
+)
 from tokensurgeon.evaluation.drafts import pieces_in_turn
 from tokensurgeon.evaluation.loading import LoadedModel, load_model, pick_device
 from tokensurgeon.evaluation.texts import Text, open_texts, python_text
 from tokensurgeon.evaluation.writing import plainly
+from tokensurgeon.gguf import check_export
 from tokensurgeon.healing.resume import identity_of, key_of
 from tokensurgeon.progress import Progress, Stage
 from tokensurgeon.readiness import TOOLS, check
@@ -52,12 +62,14 @@ class DraftReport:
 
     Attributes:
         out: The draft.
-        prediction: What it should gain, in transformers on this device; None where times cannot be taken.
+        prediction: What it should gain greedily, in transformers on this device; None where times cannot be taken.
+        sampled: What it should gain by sampling.
         told: All that was measured as plain data, as the manifest has it (``draft``).
     """
 
     out: Path
     prediction: Prediction | None
+    sampled: Prediction | None
     told: dict[str, Any]
 
 
@@ -68,6 +80,7 @@ def make_draft(
     options: MakeDraftOptions | None = None,
     *,
     tools: Sequence[str] = (),
+    gguf: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> DraftReport:
@@ -79,6 +92,7 @@ def make_draft(
         out: Output directory.
         options: See `MakeDraftOptions`.
         tools: Of `tokensurgeon.readiness.TOOLS`: those whose rules the draft must keep to.
+        gguf: Whether the draft is to be exported as GGUF: what `export_gguf` refuses is refused before it learns.
         overwrite: Replace a model that is there.
         progress: Called with (stage, done, total).
 
@@ -117,6 +131,8 @@ def make_draft(
         transplant(small, target, made, how, progress=progress)
         for tool in tools:
             _refuse(tool, str(made), target)
+        if gguf:
+            check_export(str(made))
         state = DraftState(place, _key(base, target, starts, options))
         try:
             first, rest = starts[: options.prompts], starts[options.prompts :]
@@ -138,11 +154,11 @@ def make_draft(
             raise
         del draft
         run = options.as_dict() | {"teacher": target, "lora": options.lora or None, "rows": "all", "texts": n_texts}
-        predicted: list[Prediction | None] = []
+        predicted: list[tuple[Prediction, Prediction] | tuple[None, None]] = []
 
         def measure(work: Path) -> dict[str, Any]:
-            told, prediction = _measured(load_model(work, device, fast=True), greedy, sampled, (target_s, draft_s))
-            predicted.append(prediction)
+            told, found = _measured(load_model(work, device, fast=True), greedy, sampled, (target_s, draft_s))
+            predicted.append(found)
             more = {"target": target, "device": str(device), "learnt_from": n_texts if learnt else 0}
             return more | before | told
 
@@ -156,7 +172,8 @@ def make_draft(
             learnt = None
             told = write_draft(place, opened, base.directory, None, run, measure, overwrite)
         state.remove()
-    return DraftReport(place, predicted[-1], told)
+    greedily, by_sampling = predicted[-1]
+    return DraftReport(place, greedily, by_sampling, told)
 
 
 def _key(base: OpenModel, target: str, starts: Sequence[list[int]], options: MakeDraftOptions) -> str:
@@ -246,18 +263,28 @@ def _measured(
     texts: Sequence[Written],
     sampled: Sequence[Written],
     seconds: tuple[dict[int, float] | None, dict[int, float] | None],
-) -> tuple[dict[str, Any], Prediction | None]:
+) -> tuple[dict[str, Any], tuple[Prediction, Prediction] | tuple[None, None]]:
     """The draft as it was written: what the target agrees to, and what that makes of its speed."""
-    greedy, (target_s, draft_s) = agree(draft, texts), seconds
-    prediction = None if target_s is None or draft_s is None else predict(greedy.matches, target_s, draft_s[1])
+    greedy, overlap, (target_s, draft_s) = agree(draft, texts), agree(draft, sampled).overlap, seconds
+    found: tuple[Prediction, Prediction] | tuple[None, None] = (None, None)
+    if target_s is not None and draft_s is not None:
+        by_mode = partial(tokens_per_pass, greedy.matches), partial(sampled_per_pass, overlap)
+        found = predict(by_mode[0], target_s, draft_s[1]), predict(by_mode[1], target_s, draft_s[1])
     told = {
         "texts": len(texts) + len(sampled),
         "positions": sum(map(len, greedy.matches)),
         "greedy": greedy.greedy,
-        "overlap": agree(draft, sampled).overlap,
-        "draft_tokens": prediction and prediction.draft_tokens,
-        "tokens_per_pass": prediction and prediction.tokens_per_pass,
-        "speed_up": prediction and prediction.speed_up,
-        "by_length": prediction and {str(length): list(pair) for length, pair in prediction.by_length.items()},
+        "overlap": overlap,
+        **_plain(found[0]),
+        "sampled": _plain(found[1]),
     }
-    return told, prediction
+    return told, found
+
+
+def _plain(prediction: Prediction | None) -> dict[str, Any]:
+    """As the manifest has it, with nothing where nothing was predicted."""
+    if prediction is None:
+        return dict.fromkeys(("draft_tokens", "tokens_per_pass", "speed_up", "by_length"))
+    return asdict(prediction) | {
+        "by_length": {str(length): list(pair) for length, pair in prediction.by_length.items()}
+    }

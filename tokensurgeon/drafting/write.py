@@ -70,15 +70,20 @@ def write_draft(
 def _section(told: dict[str, Any]) -> str:
     pays = "How much faster it makes the target was not predicted: one of the two keeps no cache that can be timed."
     if told["speed_up"] is not None:
-        pays = f"No length of draft should be faster than no draft, in transformers on {told['device']}."
-    if told["draft_tokens"]:
-        pays = (
-            f"Drafting {told['draft_tokens']} tokens at a time makes {told['tokens_per_pass']:.2f} tokens a pass, and "
-            f"should be {told['speed_up']:.2f} times as fast as no draft, in transformers on {told['device']}."
-        )
+        modes = f"Greedily {_pays(told)}; where tokens are sampled {_pays(told['sampled'])}"
+        pays = f"{modes}: in transformers on {told['device']}."
     learnt = f" It learnt from {told['learnt_from']:,} texts that the target wrote." if told["learnt_from"] else ""
     return (
         f"\n\n## Draft for {code(visible(told['target']))}\n\nOn {told['texts']} texts that the target wrote and it "
         f"had not seen, {told['greedy']:.0%} of single drafted tokens are the target's greedy choice, and "
         f"{told['overlap']:.0%} or more are accepted where tokens are sampled.{learnt} {pays}\n"
+    )
+
+
+def _pays(of: dict[str, Any]) -> str:
+    if not of["draft_tokens"]:
+        return "no length of draft should be faster than no draft"
+    return (
+        f"drafting {of['draft_tokens']} tokens at a time makes {of['tokens_per_pass']:.2f} tokens a pass, and should "
+        f"be {of['speed_up']:.2f} times as fast as no draft"
     )

@@ -10,15 +10,19 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.isotonic import IsotonicRegression
 
 from tokensurgeon.evaluation.loading import LoadedModel
 
-__all__ = ["Agreement", "Prediction", "Written", "agree", "predict", "read_beliefs", "time_tokens", "tokens_per_pass"]
+__all__ = [
+    "Agreement", "Prediction", "Written", "agree", "predict", "read_beliefs", "sampled_per_pass", "time_tokens",
+    "tokens_per_pass",
+]  # fmt: skip
 
 KEPT = 64
 """Of the target's likeliest tokens at each position, how many are kept."""
@@ -144,28 +148,47 @@ def tokens_per_pass(matches: Sequence[Sequence[bool]], draft_tokens: int) -> flo
     return tokens / max(1, passes)
 
 
-def predict(matches: Sequence[Sequence[bool]], target_s: Mapping[int, float], draft_s: float) -> Prediction:
+def sampled_per_pass(overlap: float, draft_tokens: int) -> float:
+    """Tokens that speculative sampling writes with each pass of the target, each accepted with the same probability.
+
+    Args:
+        overlap: That probability.
+        draft_tokens: Drafted at a time.
+
+    >>> from tokensurgeon.evaluation.acceptance import sampled_per_pass
+    >>> sampled_per_pass(0.5, 2)
+    1.75
+    """
+    return sum(overlap**n for n in range(draft_tokens + 1))
+
+
+def predict(gained: Callable[[int], float], target_s: Mapping[int, float], draft_s: float) -> Prediction:
     """The length of draft that makes the target fastest.
 
     Args:
-        matches: By text: at which positions the draft is right.
-        target_s: Tokens read at once to seconds, 1 among them; a draft of n tokens needs n + 1.
+        gained: From drafted tokens to tokens per pass of the target.
+        target_s: Tokens read at once to seconds, 1 among them; a draft of n tokens needs n + 1. Of times that are
+            shorter for more tokens the mean counts: they are noise.
         draft_s: Seconds for a token of the draft.
     """
-    by_length = {}
-    for read in sorted(target_s):
+    reads = sorted(target_s)
+    steady = IsotonicRegression().fit_transform(reads, [target_s[read] for read in reads])
+    times, by_length = dict(zip(reads, map(float, steady), strict=True)), {}
+    for read in reads:
         if read > 1:
-            gained = tokens_per_pass(matches, read - 1)
-            by_length[read - 1] = gained, gained * target_s[1] / (target_s[read] + (read - 1) * draft_s)
+            tokens = gained(read - 1)
+            by_length[read - 1] = tokens, tokens * times[1] / (times[read] + (read - 1) * draft_s)
     best = max(by_length, key=lambda length: by_length[length][1])
-    gained, speed_up = by_length[best]
+    tokens, speed_up = by_length[best]
     if speed_up <= 1:
         return Prediction(0, 1.0, 1.0, by_length)
-    return Prediction(best, gained, speed_up, by_length)
+    return Prediction(best, tokens, speed_up, by_length)
 
 
 def time_tokens(loaded: LoadedModel, context: Sequence[int], counts: Iterable[int]) -> dict[int, float] | None:
     """Seconds that a model takes to read some tokens behind a context that it has read, the median of five.
+
+    All counts are timed in turn, so that what else the machine does meanwhile falls on all of them.
 
     Args:
         loaded: The model.
@@ -177,23 +200,21 @@ def time_tokens(loaded: LoadedModel, context: Sequence[int], counts: Iterable[in
     """
     model: Any = loaded.model
     ids = torch.tensor([list(context)], device=model.device)
-    found = {}
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
     with torch.inference_mode():
         read = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
         if read is None:
             return None
-        for count in counts:
-            more = ids[:, -1:].expand(1, count)
-            seconds = []
-            for _ in range(_REPEATS + 1):
+        for _ in range(_REPEATS + 1):
+            for count, taken in seconds.items():
+                more = ids[:, -1:].expand(1, count)
                 cache = copy.deepcopy(read)  # some cannot be cropped
                 _wait(model)
                 begun = time.perf_counter()
                 model(input_ids=more, past_key_values=cache, use_cache=True)
                 _wait(model)
-                seconds.append(time.perf_counter() - begun)
-            found[count] = statistics.median(seconds[1:])  # the first warms up
-    return found
+                taken.append(time.perf_counter() - begun)
+    return {count: statistics.median(taken[1:]) for count, taken in seconds.items()}  # the first warms up
 
 
 def _wait(model: Any) -> None:

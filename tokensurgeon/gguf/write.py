@@ -20,7 +20,7 @@ from tokensurgeon.gguf.spm import cut_otherwise
 from tokensurgeon.gguf.vocabulary import GgufVocabulary, gguf_vocabulary
 from tokensurgeon.progress import Progress, Stage
 
-__all__ = ["GGUF_DTYPES", "ExportReport", "export_gguf"]
+__all__ = ["GGUF_DTYPES", "ExportReport", "check_export", "export_gguf"]
 
 GGUF_DTYPES = ("f32", "f16", "bf16")
 
@@ -83,12 +83,7 @@ def export_gguf(
         raise InputError(f"--dtype {dtype!r} must be one of {', '.join(GGUF_DTYPES)}")
     target = Path(out).expanduser().absolute()
     check_target(target, overwrite, (model,), suffix=".gguf", option="--gguf")
-    opened = OpenModel.open(model)
-    config = _config(opened.directory)
-    architecture = find_architecture(config)
-    vocabulary = gguf_vocabulary(opened.tokenizer, opened.layout.rows)
-    _refuse(model, opened, config, vocabulary)
-    names = _tensor_names(opened, architecture, config)
+    opened, config, architecture, vocabulary, names = check_export(model)
     tensors, width = opened.checkpoint.tensors, 4 if dtype == "f32" else 2
     refuse_full(target, sum(width * math.prod(tensors[name].shape) for name in names), "--gguf")
     with staged(target, overwrite, suffix=".gguf", option="--gguf") as work:
@@ -97,6 +92,20 @@ def export_gguf(
         target, architecture.name, vocabulary.model, vocabulary.pre or "", opened.layout.rows, len(names), dtype,
         target.stat().st_size,
     )  # fmt: skip
+
+
+def check_export(model: str) -> tuple[OpenModel, Any, Architecture, GgufVocabulary, dict[str, str]]:
+    """The model, its config, and what becomes of both and of the tensors' names.
+
+    Raises:
+        InputError: If llama.cpp could not read what `export_gguf` would write.
+    """
+    opened = OpenModel.open(model)
+    config = _config(opened.directory)
+    architecture = find_architecture(config)
+    vocabulary = gguf_vocabulary(opened.tokenizer, opened.layout.rows)
+    _refuse(model, opened, config, vocabulary)
+    return opened, config, architecture, vocabulary, _tensor_names(opened, architecture, config)
 
 
 def _config(directory: Path) -> Any:

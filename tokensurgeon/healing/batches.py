@@ -101,6 +101,6 @@ def nth_piece(n: int, position: int, seed: int) -> int:
     return int(_shuffled(n, position // n, seed)[position % n])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _shuffled(n: int, turn: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.random.default_rng((seed, turn)).permutation(n)

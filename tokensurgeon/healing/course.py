@@ -105,11 +105,9 @@ class Course:
     def evaluate(self, **said: float) -> None:
         """Score, and keep the state if it is the best."""
         student, report = self.student, self.report
-        student.model.eval()
         held_out, other = (
             score_text(student.model, student.encode, student.prefix, pieces).bits_per_byte for pieces in self.scored
         )
-        student.model.train()
         report.seconds = time.perf_counter() - self.begun
         since = report.steps - (report.curve[-1]["step"] if report.curve else 0)
         losses = {name: total / since for name, total in self.sums.items()} if since else {}

@@ -143,7 +143,6 @@ class Lesson:
                 break
         self.variance = float(torch.cat(states).var(dim=0).mean())
         model = self.student.model
-        model.eval()
         if self.branches and not tried[2]:
             self.branches = 0  # nobody knows whether it could read them
             log.warning(
@@ -157,7 +156,6 @@ class Lesson:
                 "%s reads no branches (its attention takes no mask from outside): what may follow inside of the "
                 "base's tokens is learnt from the text alone, which is slower", type(model).__name__,
             )  # fmt: skip
-        model.train()
 
     def task(self, piece: Piece, number: int) -> Task:
         """Let the teacher read a piece.
