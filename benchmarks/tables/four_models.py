@@ -195,8 +195,8 @@ def _percent(of: dict[str, Any]) -> str:
 def serving(result: dict[str, Any]) -> str:
     """Drafts for a real target, in llama.cpp's server and in transformers."""
     lines = [
-        "| draft for Qwen2.5-Coder-1.5B, in llama-server | drafted at a time | accepted, greedy | tokens a pass | speed "
-        "| same texts | accepted, sampled | tokens a pass | speed |",
+        "| draft for Qwen2.5-Coder-1.5B, in llama-server | drafted at a time | accepted, greedy | tokens a pass "
+        "| speed | same texts | accepted, sampled | tokens a pass | speed |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, of in result["llama.cpp"]["sides"].items():

@@ -62,13 +62,12 @@ def test_donors_that_are_put_in_the_right_order_are_counted():
 def test_points_are_what_a_side_lost_where_the_tokenizers_cut_apart(zoo, monkeypatch):
     monkeypatch.setattr(prediction, "opened", lambda name: OpenModel.open(str(zoo[name]), "none"))
     monkeypatch.setattr(prediction.texts, "corpora", lambda n: {"t": ["the house of the men"][:n]})
-    bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": {"ridge": {"bits_per_byte": {"t": 1.25}}}}
+    bits = {"untouched": {"bits_per_byte": {"t": 1.0}}, "sides": {"default": {"bits_per_byte": {"t": 1.25}}}}
     found = {"title": "T", "pair": bits, "settings": {"measures": {"bytes": 1}}}
-    (one,) = prediction.points_of("gpt", "spm", found, "ridge", {"t": 0.5})
-    assert (one.title, one.base, one.text, one.lost, one.by_default) == ("T", "gpt", "t", 0.25, 0.5)
+    (one,) = prediction.points_of("gpt", "spm", found, {"t": 0.5})
+    assert (one.title, one.base, one.text, one.lost, one.by_ridge) == ("T", "gpt", "t", 0.25, 0.5)
     assert one.tokenizers[0] != one.tokenizers[1] and one.cuts.n_bytes == 20 and one.cuts.changed > 0
-    (same,) = prediction.points_of("gpt", "gpt", found, "ridge", None)
-    assert same.by_default is None
+    (same,) = prediction.points_of("gpt", "gpt", found, {"t": 0.5})
     assert same.tokenizers[0] == same.tokenizers[1] and same.cuts.changed == 0
 
 
@@ -76,14 +75,14 @@ def test_the_table_of_predictions_counts_pairs_within_a_quarter():
     left_out = [
         ["A", "t", 0.1, 0.1, 0.1], ["A", "u", 0.3, 0.2, 0.1],
         ["B", "t", 0.1, 0.2, 0.1], ["B", "u", 0.1, 0.1, 0.2],
-        ["C", "t", 0.1, 0.1, None], ["C", "u", 0.1, 0.1, None],
+        ["C", "t", 0.1, 0.1, 0.1], ["C", "u", 0.1, 0.1, 0.1],
     ]  # fmt: skip
     form = {"left_out": left_out, "nats": [3.0, 1.0, 8.0], "relative": 0.5, "order": [2, 3]}
     lines = prediction_table({"forms": {FORM: form}}).splitlines()
     assert lines[2] == "| A | +0.150 | +0.200 | -25% | +0.100 | +50% |"
     assert lines[3] == "| B | +0.150 | +0.100 | +50% | +0.150 | +0% |"
-    assert lines[4] == "| C | +0.100 | +0.100 | +0% |  |  |"
-    assert "2 of 3 pairs by ridge, 1 of 2 pairs by default" in lines[-1] and "in 2 of 3 cases" in lines[-1]
+    assert lines[4] == "| C | +0.100 | +0.100 | +0% | +0.100 | +0% |"
+    assert "2 of 3 pairs by default, 2 of 3 pairs by ridge" in lines[-1] and "in 2 of 3 cases" in lines[-1]
 
 
 def test_the_table_of_rows_has_omp_as_it_was_and_counts_the_texts_that_gain():

@@ -33,9 +33,9 @@ def command(
         typer.Option(
             "--own-text",
             metavar="SHARE",
-            help="Share of the pieces that the base writes itself before, in up to 0.4 x SHARE of --minutes: text of all "
-            "kinds that it knows, so that other kinds than the given one heal too. 0 trains on the given text alone.  "
-            "[default: 0.5; 0 with --diloco]",
+            help="Share of the pieces that the base writes itself before, in up to 0.4 x SHARE of --minutes: text of "
+            "all kinds that it knows, so that other kinds than the given one heal too. 0 trains on the given text "
+            "alone.  [default: 0.5; 0 with --diloco]",
         ),
     ] = None,
     rows: Annotated[
