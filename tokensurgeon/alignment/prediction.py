@@ -11,8 +11,8 @@ __all__ = ["NATS_A_NEW_TOKEN", "NATS_A_SPLIT", "NATS_A_SPLIT_BYTE", "SPREAD", "p
 NATS_A_SPLIT, NATS_A_SPLIT_BYTE, NATS_A_NEW_TOKEN = 2.55, 0.90, 6.07
 """What a token of the base costs that the donor splits, each of its bytes, and a token that the base has not.
 
-Fitted to what the default loses on ten real pairs and four texts each (`benchmarks/results/prediction.json`). All pairs of
-tokenizers that were left out of the fit are predicted within 25%. Single texts have a median error of 12%."""
+Fitted to what the default loses on ten real pairs and four texts each (`benchmarks/results/prediction.json`). All pairs
+of tokenizers that were left out of the fit are predicted within 25%. Single texts have a median error of 12%."""
 SPREAD = 0.097
 """Times the root of the loss: nine in ten losses of pairs left out are within this of what is predicted. Which of two
 donors costs a base less on a text was right in thirteen of sixteen cases."""
