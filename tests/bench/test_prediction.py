@@ -59,6 +59,11 @@ def test_donors_that_are_put_in_the_right_order_are_counted():
     assert fitted(FORMS["places"], points)["order"] == [1, 3]
 
 
+def test_the_order_is_that_of_predictions_without_the_pair():
+    points = [point("a", "b", "t", 10, 3.0), point("a", "c", "t", 11, 9.0)]  # right, had both been fitted to
+    assert fitted(FORMS["places"], points)["order"] == [0, 1]
+
+
 def test_points_are_what_a_side_lost_where_the_tokenizers_cut_apart(zoo, monkeypatch):
     monkeypatch.setattr(prediction, "opened", lambda name: OpenModel.open(str(zoo[name]), "none"))
     monkeypatch.setattr(prediction.texts, "corpora", lambda n: {"t": ["the house of the men"][:n]})
