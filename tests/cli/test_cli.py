@@ -33,7 +33,8 @@ def test_no_command_means_transplant(zoo, tmp_path):
 
 
 def test_options_may_come_first(zoo, tmp_path):
-    assert run("--k", 8, zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--dry-run").exit_code == 0
+    dry = run("--k", 8, zoo["gpt"], zoo["spm"], "--out", tmp_path / "out", "--dry-run")
+    assert dry.exit_code == 0 and "Expected loss, predicted" in dry.stdout and "nothing was written" in dry.stdout
 
 
 def test_the_default_output_is_named_after_both(zoo, tmp_path, monkeypatch):
@@ -48,7 +49,9 @@ def test_json_is_one_object_and_nothing_else(zoo, tmp_path):
     assert content["counts"]["copied"] > 100 and content["out"] == str(tmp_path / "out")
     assert content["options"]["memory"] == "1GiB"
     dry = json.loads(run(zoo["gpt"], zoo["spm"], "--dry-run", "--json").stdout)
-    assert dry["out"] is None and dry["counts"] == content["counts"]
+    assert dry["out"] is None and dry["counts"] == content["counts"] and dry["prediction"]["loss"] > 0
+    for more in (["--no-score"], ["--method", "zero"]):
+        assert "prediction" not in json.loads(run(zoo["gpt"], zoo["spm"], "--dry-run", "--json", *more).stdout)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])

@@ -102,10 +102,12 @@ def short_names(names: Sequence[str]) -> list[str]:
 def print_transplant(console: Console, report: TransplantReport, profile: bool = False) -> None:
     """What was written (or would be), what it is made of, what to watch; where time went, if asked for."""
     print_alignment(console, report.base.name, report.donor.name, report.summary | report.content)
+    content = report.content
     if report.out is None:
+        if content.get("prediction"):
+            console.print(escape(prediction_in_words(content["prediction"])))
         console.print("dry run: nothing was written")
         return
-    content = report.content
     held = content["held_out"]
     if content["choice"]:
         console.print(escape(choice_in_words(content["choice"])))

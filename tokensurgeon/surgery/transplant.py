@@ -167,6 +167,8 @@ def transplant(
     }
     if dry_run:
         summary = summarise(left, right, alignment, schemes)
+        if options.score and (method is None or method.needs == "donor"):
+            content["prediction"] = predict(left, right, alignment, texts)
         return TransplantReport(None, left, right, alignment, summary, content | summary, [])
 
     matrices = ours, given.matrices()
