@@ -277,7 +277,7 @@ def test_branches_stand_within_the_context_alone(positions, read, caplog):
     piece = Piece(STUDENT, TEACHER, MEET)
     lesson = Lesson(student, teacher, Splits(CUTS), BY_FIRST, Joins([], [], ([], []), list), TermWeights(part=1.0), 0)
     lesson.prepare([piece])
-    assert lesson.student.model.training and ("leaves room for branches" in caplog.text) != read
+    assert not lesson.student.model.training and ("leaves room for branches" in caplog.text) != read
     task = lesson.task(piece, 0)
     assert (
         (lesson.branches > 0) == (task.ids.shape[1] > len(STUDENT)) == (len(task.targets["branch"].place) > 0) == read

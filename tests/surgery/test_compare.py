@@ -63,7 +63,7 @@ def test_align_predicts_the_same(zoo, text):
     prediction = json.loads(runner.invoke(app, [*words, "--json"]).stdout)["predictions"][0]
     assert prediction == {name: found[name] for name in prediction}
     shown = " ".join(runner.invoke(app, words).stdout.split())
-    assert f"{found['loss']:+.3f} bits per byte (±{found['interval']:.3f}) on 4.0 kB of some.txt" in shown
+    assert f"{found['loss']:+.3f} bits per byte (90%: ±{found['interval']:.3f}) on 4.0 kB of some.txt" in shown
 
 
 def test_a_transplant_that_is_not_run_predicts(zoo, text, tmp_path):
