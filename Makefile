@@ -16,7 +16,7 @@ demo: $(VENV)/.models  ## the main job on two real models
 
 install: $(VENV)/.models $(VENV)/.peers  ## .venv with everything that demo, tests and benchmarks need
 
-test: $(INSTALLED)  ## the default tests, under two minutes on two cores, offline once installed; WORKERS=8 where there are cores
+test: $(INSTALLED)  ## the default tests, three to seven minutes on two cores, offline once installed; WORKERS=8 where there are cores
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(INSTALLED)  ## the tests left out of `make test` for their time: real launchers, several processes; offline too
