@@ -188,7 +188,8 @@ def test_the_command_makes_a_draft_that_is_verified(zoo, target, text, tmp_path)
         assert told["healed"]["runs"][0]["teacher"] == str(target) and told["healed"]["runs"][0]["lora"] == 2
     card = (out / "README.md").read_text()
     assert "## Draft for `" in card and "where tokens are sampled" in card and "speed-up" in done.stdout
-    assert "greedily " in done.stdout and "by sampling " in done.stdout and told["draft"]["sampled"]["by_length"]
+    shown = " ".join(done.stdout.split())
+    assert "greedily " in shown and "by sampling " in shown and told["draft"]["sampled"]["by_length"]
     assert not [check for check in verify(out, zoo["gpt"], target) if not check.ok]
     assert {path.name for path in tmp_path.iterdir()} == {"draft", "text.txt"}
     again = CliRunner().invoke(app, [*words, "--json", "--overwrite"])
