@@ -139,7 +139,7 @@ def content(loss, segmentation, new, shared, split=None, **more):
             "split": {"first_nats": 5.0, "inside_nats": 6.6, "inside_tokens": 12, "base_nats": 4.0}, "costliest": [],
             "writing": {"words": {"bytes": 0.9, "loss": 0.7 * loss}, "numbers": {"bytes": 0.1, "loss": 0.3 * loss}},
         },
-        "base": {"tied": True}, "options": {"untie": False}, "scheme_differences": [],
+        "scheme_differences": [],
     } | more  # fmt: skip
 
 

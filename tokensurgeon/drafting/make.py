@@ -49,6 +49,8 @@ __all__ = ["DraftReport", "make_draft"]
 
 log = logging.getLogger(__name__)
 
+_Predicted = tuple[Prediction, Prediction] | tuple[None, None]
+"""Greedily and by sampling; nothing where times cannot be taken."""
 _MANY = 4096
 """Prompts to write from, at most."""
 _PYTHON_BYTES = 1 << 19
@@ -154,7 +156,7 @@ def make_draft(
             raise
         del draft
         run = options.as_dict() | {"teacher": target, "lora": options.lora or None, "rows": "all", "texts": n_texts}
-        predicted: list[tuple[Prediction, Prediction] | tuple[None, None]] = []
+        predicted: list[_Predicted] = []
 
         def measure(work: Path) -> dict[str, Any]:
             told, found = _measured(load_model(work, device, fast=True), greedy, sampled, (target_s, draft_s))
@@ -263,10 +265,10 @@ def _measured(
     texts: Sequence[Written],
     sampled: Sequence[Written],
     seconds: tuple[dict[int, float] | None, dict[int, float] | None],
-) -> tuple[dict[str, Any], tuple[Prediction, Prediction] | tuple[None, None]]:
+) -> tuple[dict[str, Any], _Predicted]:
     """The draft as it was written: what the target agrees to, and what that makes of its speed."""
     greedy, overlap, (target_s, draft_s) = agree(draft, texts), agree(draft, sampled).overlap, seconds
-    found: tuple[Prediction, Prediction] | tuple[None, None] = (None, None)
+    found: _Predicted = (None, None)
     if target_s is not None and draft_s is not None:
         by_mode = partial(tokens_per_pass, greedy.matches), partial(sampled_per_pass, overlap)
         found = predict(by_mode[0], target_s, draft_s[1]), predict(by_mode[1], target_s, draft_s[1])

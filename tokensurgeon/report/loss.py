@@ -10,9 +10,11 @@ __all__ = ["advice", "costliest", "digits_would_help", "level", "loss_in_words",
 _SMALL, _LARGE = 0.02, 0.1
 """Bits per byte. Of four real models with each other's tokenizers, chat and text suffer little below the former."""
 
-_FEW = 3
 _MUCH = 0.2
 """Of the loss: kinds of text that hold less are not named."""
+
+_FEW = 3
+"""Of the costliest tokens, those that stand in the sentences; the card and the page have all."""
 
 
 def level(loss: Mapping[str, Any]) -> str:
